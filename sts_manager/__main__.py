@@ -1,0 +1,5 @@
+"""`python -m sts_manager`."""
+
+from sts_manager.cli import main
+
+main()

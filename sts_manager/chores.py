@@ -1,0 +1,187 @@
+"""The utility commands: what an operator does beside the daemon. Over the ports only; each tells what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sts_manager.domain.errors import BadInput, Permanent, Retryable
+from sts_manager.domain.model import (
+    Change,
+    Hold,
+    JobStatus,
+    OperationSnapshot,
+    OperationState,
+    PausedBy,
+    PrefixJob,
+    changed,
+)
+from sts_manager.domain.naming import JobName as TransferJobName
+from sts_manager.domain.naming import OperationName, Prefix, chunks, is_ours
+from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, TransferProject
+
+ROWS_AT_ONCE = 1000
+TRIES_TO_MARK = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What became of one job or operation: `done` says it happened (or would, in a dry run), `why` when it did not."""
+
+    name: str
+    done: bool
+    why: str = ""
+
+
+def prepare(store: JobStore, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+    """Load prefixes as waiting rows. Raises BadInput, and loads nothing, when one overlaps with a stored prefix."""
+    clashes = store.clashes(prefixes, limit=20)
+    if clashes:
+        lines = [f"  {clash.prefix!r} overlaps with {clash.stored!r}, which is in the table" for clash in clashes]
+        raise BadInput("\n".join(["nothing was loaded: objects would be copied twice, because", *lines]))
+    return store.load(prefixes, at, progress)
+
+
+def pause_all(
+    store: JobStore, project: TransferProject, at: datetime, *, hold: Hold | None, dry_run: bool, all_in_project: bool
+) -> list[Done]:
+    """Pause what runs. With `hold` nothing starts until `resume_all`; without it the daemon resumes in its next job cycle."""
+    if hold is not None and not dry_run:
+        store.set_hold(hold)
+    found = _active(store, project, all_in_project=all_in_project)
+    wanted = [seen for _, seen in found if seen.state in (OperationState.IN_PROGRESS, OperationState.QUEUED)]
+    if not dry_run:
+        # The wish is stored before the call, so that the daemon knows whose pause it finds.
+        by = PausedBy.HOLD if hold is not None else PausedBy.COMMAND
+        _mark(store, at, lambda job: replace(job, paused_by=by) if job.status is JobStatus.RUNNING else None)
+    return [_call(seen.name, project.pause, dry_run=dry_run) for seen in wanted]
+
+
+def resume_all(store: JobStore, project: TransferProject, at: datetime, *, dry_run: bool, all_in_project: bool) -> list[Done]:
+    """Lift the hold and resume every paused operation, whoever paused it: this is the command that may."""
+    if not dry_run:
+        store.set_hold(None)
+        # What cannot be resumed right now, the daemon resumes in its next job cycle.
+        _mark(store, at, lambda job: replace(job, paused_by=PausedBy.COMMAND) if job.status is JobStatus.PAUSED else None)
+    found = _active(store, project, all_in_project=all_in_project)
+    wanted = [seen for _, seen in found if seen.state is OperationState.PAUSED]
+    return [_call(seen.name, project.resume, dry_run=dry_run) for seen in wanted]
+
+
+def remove_successful_one_time_jobs(
+    store: JobStore, project: TransferProject, *, dry_run: bool, all_in_project: bool
+) -> Iterator[Done]:
+    """Delete transfer jobs that ran once and succeeded wholly. Never one that has not run, recurs, or is still needed."""
+    jobs = [job for job in project.transfer_jobs() if all_in_project or is_ours(job.name)]
+    latest = project.operations([job.latest_operation for job in jobs if job.latest_operation is not None])
+    names = [TransferJobName(job.name) for job in jobs if is_ours(job.name)]
+    rows = store.jobs_named(names)
+    for job in jobs:
+        row = rows.get(TransferJobName(job.name)) if is_ours(job.name) else None
+        why = _kept_because(job, latest, row, all_in_project=all_in_project)
+        if why:
+            yield Done(name=job.name, done=False, why=why)
+        else:
+            yield _call(job.name, project.delete_job, dry_run=dry_run)
+
+
+def _kept_because(
+    job: TransferJobView,
+    latest: Mapping[OperationName, OperationSnapshot],
+    row: PrefixJob | None,
+    *,
+    all_in_project: bool,
+) -> str:
+    if not job.one_time:
+        return "it recurs"
+    if job.latest_operation is None:
+        return "it never ran"
+    seen = latest.get(job.latest_operation)
+    if seen is None:
+        return f"its operation {job.latest_operation} is not known any more"
+    if seen.state is not OperationState.SUCCESS or seen.counters.objects_failed:
+        return f"its last run is {seen.raw_state} with {seen.counters.objects_failed:,} failed objects"
+    if row is None and not all_in_project:
+        return "no row of this store belongs to it"
+    if row is not None and row.status is not JobStatus.DONE:
+        return f"its prefix {row.prefix!r} is {row.status.value}; the daemon still needs it"
+    return ""
+
+
+def retry(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]:
+    """Let prefixes that ended in error (or wait for a later try) start again, with a fresh count of attempts."""
+    out = []
+    for prefix in wanted:
+        job = store.job(prefix)
+        if job is None:
+            out.append(Done(name=prefix, done=False, why="no such prefix in the table"))
+        elif job.status not in (JobStatus.ERROR, JobStatus.WAITING):
+            out.append(Done(name=prefix, done=False, why=f"it is {job.status.value}"))
+        else:
+            stale = store.record(Batch(changes=(_fresh(job, at),), at=at))
+            out.append(Done(name=prefix, done=not stale, why="the daemon changed it this very moment; repeat" if stale else ""))
+    return out
+
+
+def retry_errors(store: JobStore, at: datetime, *, code: str | None) -> Iterator[Done]:
+    """`retry` for every prefix in error, or for those with one error code."""
+    rows = [job for job in store.with_status(JobStatus.ERROR) if code is None or job.error_code == code]
+    for some in chunks(rows, ROWS_AT_ONCE):
+        stale = store.record(Batch(changes=tuple(_fresh(job, at) for job in some), at=at))
+        for job in some:
+            yield Done(name=job.prefix, done=job.prefix not in stale)
+
+
+def _fresh(job: PrefixJob, at: datetime) -> Change:
+    after = replace(
+        job,
+        status=JobStatus.WAITING,
+        operation_name=None,
+        attempt_base=job.attempt,
+        forgiven=0,
+        not_before=None,
+        error_code="",
+        error_message="",
+        ended_at=None,
+        missing_count=0,
+        missing_since=None,
+    )
+    return changed(job, after, at)
+
+
+def _active(store: JobStore, project: TransferProject, *, all_in_project: bool) -> list[tuple[str, OperationSnapshot]]:
+    """The active operations of this store's rows, or of the whole project."""
+    if all_in_project:
+        return list(project.active_operations(None))
+    live = store.live()
+    found = list(project.active_operations({str(job.job_name) for job in live if job.job_name is not None}))
+    known = {seen.name for _, seen in found}
+    # Rows taken over from the older tool may not know their job's name yet, but know the operation.
+    other: list[OperationName] = [job.operation_name for job in live if job.operation_name and job.operation_name not in known]
+    return found + [("", seen) for seen in project.operations(other).values() if seen.active]
+
+
+def _mark(store: JobStore, at: datetime, mark: Callable[[PrefixJob], PrefixJob | None]) -> None:
+    """Change live rows beside a running daemon: rows that it changes meanwhile are read and marked again."""
+    only: frozenset[Prefix] | None = None
+    for _ in range(TRIES_TO_MARK):
+        changes = []
+        for job in store.live():
+            after = mark(job) if only is None or job.prefix in only else None
+            if after is not None and after != job:
+                changes.append(changed(job, after, at))
+        only = store.record(Batch(changes=tuple(changes), at=at)) if changes else frozenset()
+        if not only:
+            return
+    raise BadInput("the daemon keeps changing the rows; repeat the command")
+
+
+def _call(name: str, call: Callable[..., None], *, dry_run: bool) -> Done:
+    if dry_run:
+        return Done(name=name, done=True)
+    try:
+        call(name)
+    except (Retryable, Permanent) as error:
+        return Done(name=name, done=False, why=str(error))
+    return Done(name=name, done=True)

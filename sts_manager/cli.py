@@ -1,0 +1,410 @@
+"""The commands. Exit codes: 0 done, 1 some prefixes ended in error, 2 bad usage or settings, 3 cannot go on."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+
+from sts_manager import chores, logs, screens, wiring
+from sts_manager.daemon import Ending, Stop
+from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
+from sts_manager.domain.model import Hold, JobStatus
+from sts_manager.domain.naming import Prefix
+from sts_manager.ports import JobStore
+from sts_manager.prefix_file import read_prefixes
+from sts_manager.reconciler import PassResult
+from sts_manager.settings import Settings, load_settings, shown
+
+log = logging.getLogger(__name__)
+
+EXIT_ERRORS, EXIT_USAGE, EXIT_CANNOT_GO_ON = 1, 2, 3
+
+app = typer.Typer(
+    name="sts-manager",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Moves prefixes of objects from AWS S3 to Google Cloud Storage. "
+    "Settings come from flags, STS_MANAGER_… variables, the --config-path file, then defaults.",
+)
+# Tables are as wide as they need to be where nobody's terminal limits them.
+out, err = Console(width=None if sys.stdout.isatty() else 200), Console(stderr=True)
+
+
+def _option(name: str) -> Any:
+    """A flag for one setting: its help is the setting's description, its default the setting's default."""
+    field = Settings.model_fields[name]
+    default = f" (default: {field.default})" if field.default not in ("", None, False) else ""
+    return typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", show_default=False)
+
+
+def _switch(name: str) -> Any:
+    dashed = name.replace("_", "-")
+    return typer.Option(
+        f"--{dashed}/--no-{dashed}" if not dashed.startswith("no-") else f"--{dashed}",
+        help=Settings.model_fields[name].description,
+        show_default=False,
+    )
+
+
+Config = Annotated[Path | None, typer.Option("--config-path", help="JSON file with these flags (no leading dashes).")]
+Store = Annotated[str | None, _option("store")]
+JobTable = Annotated[str | None, _option("job_table")]
+HistoryTable = Annotated[str | None, _option("job_history_table")]
+Dataset = Annotated[str | None, _option("dataset")]
+DatasetLocation = Annotated[str | None, _option("dataset_location")]
+Project = Annotated[str | None, _option("project")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+AllInProject = Annotated[bool, typer.Option("--all-in-project", help="Also what other tools made in the project.")]
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of ours as one message and an exit code; anything else is a defect and keeps its traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        complaint = logs.configure()
+        if complaint:
+            err.print(f"warning: {complaint}", markup=False)
+        try:
+            command(*args, **kwargs)
+        except BadInput as error:
+            _fail(error, EXIT_USAGE)
+        except (Fatal, Retryable, Permanent, LeaseLost) as error:
+            _fail(error, EXIT_CANNOT_GO_ON)
+
+    return run
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"error: {logs.masked(str(error))}", file=sys.stderr)
+    raise typer.Exit(code) from error
+
+
+def _settings(config: Path | None, **flags: object) -> Settings:
+    return load_settings(flags, os.environ, config)
+
+
+@contextmanager
+def _opened(settings: Settings, *, create: bool = False) -> Iterator[JobStore]:
+    store = wiring.store_of(settings, create=create)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@app.command()
+@_guarded
+def run(
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
+    project: Project = None,
+    source_bucket: Annotated[str | None, _option("source_bucket")] = None,
+    destination_bucket: Annotated[str | None, _option("destination_bucket")] = None,
+    job_interval: Annotated[float | None, _option("job_interval")] = None,
+    metrics_interval: Annotated[float | None, _option("metrics_interval")] = None,
+    sleep_timeout: Annotated[float | None, _option("sleep_timeout")] = None,
+    max_concurrent_jobs: Annotated[int | None, _option("max_concurrent_jobs")] = None,
+    max_attempts: Annotated[int | None, _option("max_attempts")] = None,
+    retry_delay: Annotated[float | None, _option("retry_delay")] = None,
+    no_retry_on_job_error: Annotated[bool | None, _switch("no_retry_on_job_error")] = None,
+    allow_new_jobs_when_stalled: Annotated[bool | None, _switch("allow_new_jobs_when_stalled")] = None,
+    publish_heartbeat: Annotated[bool | None, _switch("publish_heartbeat")] = None,
+    stackdriver_project: Annotated[str | None, _option("stackdriver_project")] = None,
+    overwrite_dest_objects: Annotated[bool | None, _switch("overwrite_dest_objects")] = None,
+    overwrite_when: Annotated[str | None, _option("overwrite_when")] = None,
+    modified_since: Annotated[str | None, _option("modified_since")] = None,
+    modified_before: Annotated[str | None, _option("modified_before")] = None,
+    storage_class: Annotated[str | None, _option("storage_class")] = None,
+    s3_role_arn: Annotated[str | None, _option("s3_role_arn")] = None,
+    s3_credentials_secret: Annotated[str | None, _option("s3_credentials_secret")] = None,
+    s3_cloudfront_domain: Annotated[str | None, _option("s3_cloudfront_domain")] = None,
+    s3_managed_private_network: Annotated[bool | None, _switch("s3_managed_private_network")] = None,
+    sts_log_failures: Annotated[bool | None, _switch("sts_log_failures")] = None,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End when every prefix has ended: exit 0, or 1 if any ended in error.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="One pass, then end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan of one pass; write and start nothing.")] = False,
+) -> None:
+    """Run the daemon: start, watch, resume and retry transfers until told to stop (SIGTERM)."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
+    stop = Stop()
+    with _opened(settings) as opened, stop.on_signals():
+        if dry_run:
+            result = wiring.reconciler_of(settings, opened, None, stop).run_pass(dispatch=True, dry_run=True)
+            _print_lines([*screens.plan_lines(result.plan), *([result.degraded] if result.degraded else [])])
+        elif once:
+            _run_once(settings, opened, stop)
+        else:
+            _run_daemon(settings, opened, stop, until_done=until_done)
+
+
+def _run_once(settings: Settings, opened: JobStore, stop: Stop) -> None:
+    _, reconciler, lease = wiring.daemon_of(settings, opened, stop)
+    holder = lease.acquire()
+    if holder is not None:
+        raise Fatal(f"{holder.who} runs on this store since {holder.since:%Y-%m-%d %H:%M:%SZ}; stop it first, or leave it to it")
+    try:
+        result = reconciler.run_pass(dispatch=True)
+        reconciler.settle_outcomes()
+    finally:
+        lease.release()
+    _print_lines(screens.plan_lines(result.plan))
+    if result.degraded:
+        raise Fatal(result.degraded)
+
+
+def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, *, until_done: bool) -> None:
+    daemon, _, _ = wiring.daemon_of(settings, opened, stop, until_done=until_done, watch=_progress(opened))
+    ending = daemon.run()
+    log.info("ended", extra={"fields": {"because": ending.value}})
+    if ending is Ending.ERRORS:
+        print("some prefixes ended in error; `sts-manager status` says which and why", file=sys.stderr)
+        raise typer.Exit(EXIT_ERRORS)
+    if ending is Ending.BLOCKED:
+        breaker = opened.control().breaker
+        assert breaker is not None
+        raise Fatal(f"nothing can start: {breaker.code}: {breaker.message}. Mend it and run again: nothing is lost")
+
+
+def _progress(opened: JobStore) -> Callable[[PassResult], None]:
+    """On a terminal, a line after each pass that says how far the whole is; the log has the rest."""
+    if not out.is_terminal:
+        return lambda _result: None
+
+    def show(result: PassResult) -> None:
+        counts = result.counts
+        total = sum(counts.values())
+        report = opened.control().report
+        moved = "" if report is None or not report.samples else screens.human_bytes(report.samples[-1].bytes_copied)
+        running = counts[JobStatus.RUNNING]
+        out.print(f"{counts[JobStatus.DONE]:,} of {total:,} prefixes done, {running:,} running, {moved} copied", markup=False)
+
+    return show
+
+
+@app.command("prepare-tables")
+@_guarded
+def prepare_tables(
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
+    job_prefix_source_file: Annotated[
+        Path | None,
+        typer.Option(help="JSON array of prefixes, or one prefix a line. Without it only the tables are made."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Create the tables when missing, bring an older schema up to date, and load prefixes as `waiting`. Safe to repeat."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    prefixes = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else []
+    if dry_run:
+        out.print(f"{len(prefixes):,} prefixes are fit to load into {settings.store}; nothing was written", markup=False)
+        return
+    with (
+        _opened(settings, create=True) as opened,
+        Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
+    ):
+        task = bar.add_task("loading prefixes", total=len(prefixes))
+        loaded = chores.prepare(opened, prefixes, datetime.now(UTC), lambda number: bar.advance(task, number))
+    out.print(f"{settings.store}: {loaded.added:,} prefixes added, {loaded.present:,} were there already", markup=False)
+
+
+@app.command("pause-all-jobs")
+@_guarded
+def pause_all_jobs(
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    project: Project = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Also start and resume nothing until resume-all-jobs.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks at `status` (with --hold).")] = "",
+    dry_run: DryRun = False,
+    all_in_project: AllInProject = False,
+) -> None:
+    """Pause all running operations. Without --hold a running daemon resumes them in its next job cycle."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    now = datetime.now(UTC)
+    wish = Hold(by=f"{getpass.getuser()}@{socket.gethostname()}", at=now, reason=reason) if hold else None
+    with _opened(settings) as opened:
+        done = chores.pause_all(
+            opened, wiring.transfer_project(settings), now, hold=wish, dry_run=dry_run, all_in_project=all_in_project
+        )
+    if hold and not dry_run:
+        _print_lines(["held: nothing starts or resumes until `sts-manager resume-all-jobs`"])
+    _report(done, "paused", dry_run=dry_run)
+
+
+@app.command("resume-all-jobs")
+@_guarded
+def resume_all_jobs(
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    project: Project = None,
+    dry_run: DryRun = False,
+    all_in_project: AllInProject = False,
+) -> None:
+    """Lift the hold, and resume every paused operation."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    with _opened(settings) as opened:
+        done = chores.resume_all(
+            opened, wiring.transfer_project(settings), datetime.now(UTC), dry_run=dry_run, all_in_project=all_in_project
+        )
+    _report(done, "resumed", dry_run=dry_run)
+
+
+@app.command("remove-successful-one-time-jobs")
+@_guarded
+def remove_successful_one_time_jobs(
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    project: Project = None,
+    dry_run: DryRun = False,
+    all_in_project: AllInProject = False,
+) -> None:
+    """Delete transfer jobs that ran once and succeeded wholly. Never-run, recurring and still needed ones are kept."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    with _opened(settings) as opened:
+        done = list(
+            chores.remove_successful_one_time_jobs(
+                opened, wiring.transfer_project(settings), dry_run=dry_run, all_in_project=all_in_project
+            )
+        )
+    _report(done, "removed", dry_run=dry_run)
+
+
+@app.command()
+@_guarded
+def status(
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Is it running, how far is it, what failed and what to do about it."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    with _opened(settings) as opened:
+        if as_json:
+            print(screens.as_json(screens.gather(opened, datetime.now(UTC))))
+        elif watch:
+            with Live(console=out, auto_refresh=False) as live:
+                while True:
+                    live.update(screens.screen(screens.gather(opened, datetime.now(UTC))), refresh=True)
+                    time.sleep(2)
+        else:
+            out.print(screens.screen(screens.gather(opened, datetime.now(UTC))))
+
+
+@app.command()
+@_guarded
+def history(
+    prefix: Annotated[str, typer.Argument(help="The prefix, exactly as in the job table.")],
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with each operation in full.")] = False,
+) -> None:
+    """Everything that happened to one prefix, oldest first."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    with _opened(settings) as opened:
+        if opened.job(Prefix(prefix)) is None:
+            raise BadInput(f"there is no prefix {prefix!r} in {settings.store}; is it spelt as in the file, with its last '/'?")
+        rows = opened.history(Prefix(prefix))
+        if as_json:
+            print(screens.history_json(rows))
+        else:
+            out.print(screens.history_table(prefix, rows))
+
+
+@app.command()
+@_guarded
+def retry(
+    prefixes: Annotated[list[str] | None, typer.Argument(help="Prefixes to start again.")] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="All prefixes that ended in error.")] = False,
+    code: Annotated[str | None, typer.Option(help="With --errors: only those with this error code.")] = None,
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+) -> None:
+    """Let prefixes that ended in error start again, with a fresh count of attempts."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    if bool(prefixes) == errors:
+        raise BadInput("name prefixes to retry, or give --errors for all that ended in error")
+    if code and not errors:
+        raise BadInput("--code goes with --errors")
+    settings = _settings(config_path, **flags)
+    now = datetime.now(UTC)
+    with _opened(settings) as opened:
+        if errors:
+            done = list(chores.retry_errors(opened, now, code=code))
+        else:
+            done = chores.retry(opened, [Prefix(prefix) for prefix in prefixes or ()], now)
+    _report(done, "will be tried again", dry_run=False)
+    if any(not one.done for one in done):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+def _report(done: list[chores.Done], verb: str, *, dry_run: bool) -> None:
+    for one in done:
+        if one.done:
+            _print_lines([f"{'would be ' if dry_run else ''}{verb}  {one.name}"])
+        else:
+            _print_lines([f"not {verb}  {one.name}: {one.why}"])
+    number = sum(one.done for one in done)
+    _print_lines([f"{number:,} {'would be ' if dry_run else ''}{verb}, {len(done) - number:,} left as they are"])
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def main() -> None:
+    """The entry point of `sts-manager`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

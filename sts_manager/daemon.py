@@ -1,0 +1,200 @@
+"""The loop: intervals, signals, the lease, and what to do when the store or the service is away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from types import FrameType
+
+from sts_manager.domain.errors import LeaseLost, StoreUnavailable
+from sts_manager.domain.model import JobStatus
+from sts_manager.ports import Clock, Holder, Lease
+from sts_manager.reconciler import PassResult, Reconciler
+
+log = logging.getLogger(__name__)
+
+SECOND_SIGNAL_EXIT = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Seconds: between dispatches, between looks at the service, and the sleep between turns of the loop."""
+
+    job_s: float
+    metrics_s: float
+    sleep_s: float
+
+
+class Ending(Enum):
+    """Why the loop ended."""
+
+    STOPPED = "stopped"  # a signal
+    DONE = "done"  # --until-done: every prefix is done
+    ERRORS = "errors"  # --until-done: every prefix has ended, some in error
+    BLOCKED = "blocked"  # --until-done: the breaker is open and nothing runs
+
+
+class Stop:
+    """A wish to stop that can be waited for. The second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __call__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until told to stop or the time is over; whether to stop."""
+        return self._event.wait(seconds)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask to stop while this context is open."""
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            if self._event.is_set():
+                os._exit(SECOND_SIGNAL_EXIT)
+            self._event.set()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Daemon:
+    """Holds the lease and runs passes until told to stop, or until done.
+
+    watch   called after each pass, for a progress screen
+    """
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        lease: Lease,
+        clock: Clock,
+        intervals: Intervals,
+        stop: Stop,
+        *,
+        until_done: bool = False,
+        watch: Callable[[PassResult], None] = lambda _result: None,
+    ) -> None:
+        self._reconciler, self._lease, self._clock = reconciler, lease, clock
+        self._intervals, self._stop = intervals, stop
+        self._until_done, self._watch = until_done, watch
+        self._job_due = self._metrics_due = 0.0
+        self._degraded = ""
+
+    def run(self) -> Ending:
+        """Run until stopped. Losing the lease sends it back to waiting, read-only, behind the new holder."""
+        while not self._stop():
+            if not self._wait_for_lease():
+                break
+            try:
+                ending = self._lead()
+            except LeaseLost as lost:
+                log.warning("lease_lost", extra={"fields": {"message": str(lost)}})
+                continue
+            self._end()
+            return ending
+        return Ending.STOPPED
+
+    def _wait_for_lease(self) -> bool:
+        """Whether the lease is ours; False when told to stop while another daemon had it."""
+        told = ""
+        while not self._stop():
+            try:
+                holder = self._lease.acquire()
+            except StoreUnavailable as error:
+                self._set_degraded(str(error))
+                self._stop.wait(min(self._intervals.sleep_s, 5.0))
+                continue
+            if holder is None:
+                log.info("lease_taken", extra={"fields": {"epoch": self._lease.fence}})
+                return True
+            if holder.who != told:
+                log.warning("waiting_for_lease", extra={"fields": _holder_fields(holder)})
+                told = holder.who
+            self._stop.wait(min(self._intervals.sleep_s, 5.0))
+        return False
+
+    def _lead(self) -> Ending:
+        now = self._clock.monotonic()
+        self._job_due = self._metrics_due = now
+        while not self._stop():
+            try:
+                self._lease.renew()
+                ending = self._turn()
+            except StoreUnavailable as error:
+                self._set_degraded(str(error))
+                ending = None
+            if ending is not None:
+                return ending
+            self._stop.wait(self._intervals.sleep_s)
+        return Ending.STOPPED
+
+    def _turn(self) -> Ending | None:
+        """One turn: a pass if one is due. Outcomes of the last pass make the next one due at once."""
+        now = self._clock.monotonic()
+        dispatch = now >= self._job_due
+        if not dispatch and now < self._metrics_due and not self._reconciler.pending:
+            return None
+        result = self._reconciler.run_pass(dispatch=dispatch)
+        self._metrics_due = now + self._intervals.metrics_s
+        if dispatch:
+            self._job_due = now + self._intervals.job_s
+        self._set_degraded(result.degraded)
+        _log_pass(result)
+        self._watch(result)
+        return self._verdict(result) if self._until_done else None
+
+    def _verdict(self, result: PassResult) -> Ending | None:
+        if result.ended:
+            return Ending.ERRORS if result.counts[JobStatus.ERROR] else Ending.DONE
+        idle = not result.counts[JobStatus.RUNNING] and not result.counts[JobStatus.PAUSED]
+        if result.plan.breaker is not None and idle:
+            return Ending.BLOCKED
+        return None
+
+    def _set_degraded(self, cause: str) -> None:
+        if cause and cause != self._degraded:
+            log.error("degraded", extra={"fields": {"cause": cause, "effect": "nothing new starts until this is over"}})
+        elif self._degraded and not cause:
+            log.info("recovered", extra={"fields": {"was": self._degraded}})
+        self._degraded = cause
+
+    def _end(self) -> None:
+        """Record what is known and give the lease back; what cannot be written now is found out again at the next start."""
+        try:
+            self._reconciler.settle_outcomes()
+            self._lease.release()
+        except (StoreUnavailable, LeaseLost) as error:
+            log.warning("ended_without_last_write", extra={"fields": {"cause": str(error)}})
+
+
+def _holder_fields(holder: Holder) -> dict[str, str | int]:
+    return {
+        "holder": holder.who,
+        "since": holder.since.isoformat(timespec="seconds"),
+        "last_beat": holder.beaten_at.isoformat(timespec="seconds"),
+        "effect": "this daemon is read-only until the holder is gone",
+    }
+
+
+def _log_pass(result: PassResult) -> None:
+    counts = {status.value: number for status, number in result.counts.items()}
+    fields: dict[str, str | int] = {**counts, "stalled": result.plan.stalled, "actions": result.acted}
+    if result.plan.blocked:
+        fields["blocked"] = result.plan.blocked
+    log.info("pass", extra={"fields": fields})

@@ -1,0 +1,1 @@
+"""Pure values and decisions: standard library only; no I/O, clock, logging or vendor."""

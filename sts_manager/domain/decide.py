@@ -1,0 +1,201 @@
+"""The decision: from what is observed to the steps that close the gap. Pure, and a function of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import islice
+
+from sts_manager.domain.model import (
+    Action,
+    Breaker,
+    Change,
+    JobStatus,
+    Note,
+    Observed,
+    OperationState,
+    PausedBy,
+    PauseOperation,
+    Plan,
+    Policy,
+    PrefixJob,
+    ResumeOperation,
+    Route,
+    Severity,
+    StartJob,
+    changed,
+)
+from sts_manager.domain.naming import job_name
+from sts_manager.domain.ramp import is_stalled, ramp_room
+from sts_manager.domain.settle import Settled, next_breaker, settle
+
+PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
+
+
+def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
+    """Name the steps that close the gap between the job table and what runs."""
+    settled = tuple(settle(job, observed, policy, now) for job in observed.live)
+    breaker = next_breaker(observed, settled, policy, now)
+    steering = [steer(row, observed, policy, now) for row in settled]
+    room = _room(settled, policy, now)
+    resumes = list(islice(_resumes(settled, observed, policy), room))
+    starts, breaker = _starts(settled, observed, policy, breaker, room - len(resumes), now)
+    ended_well = sum(row.after.status is JobStatus.DONE for row in settled)
+    changes = [change for change, _ in steering if change is not None]
+    actions = [action for _, action in steering if action is not None]
+    return Plan(
+        changes=(*changes, *(change for change, _ in starts)),
+        actions=(*actions, *resumes, *(action for _, action in starts)),
+        breaker=breaker,
+        notes=(*(note for row in settled for note in row.notes), *_breaker_notes(observed.breaker, breaker)),
+        running=sum(row.after.status is JobStatus.RUNNING for row in settled) + len(starts),
+        stalled=sum(is_stalled(row.after, now, policy.stalled_after) for row in settled),
+        ended_well=ended_well,
+        blocked=_blocked(observed, breaker),
+    )
+
+
+def steer(row: Settled, observed: Observed, policy: Policy, now: datetime) -> tuple[Change | None, Action | None]:
+    """What is recorded of a live row, and the call that follows from the hold or from an intent without an operation."""
+    after = row.after
+    action: Action | None = None
+    if after.status is JobStatus.RUNNING and after.operation_name is None:
+        # An intent whose start was never answered (a crash, a lost answer): ask again under the same name. It may start
+        # a transfer only when starting is allowed; else what it left behind is only looked for.
+        due = after.not_before is None or after.not_before <= now
+        may_start = observed.hold is None and observed.breaker is None
+        if due and after.job_name is not None:
+            action = StartJob(
+                prefix=after.prefix,
+                attempt=after.attempt,
+                job_name=after.job_name,
+                route=route_of(after, policy),
+                adopt_only=not may_start,
+            )
+    elif observed.hold is not None and row.state in PAUSABLE and after.operation_name is not None:
+        action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
+        after = replace(after, paused_by=PausedBy.HOLD)
+    told = row.seen and after.status is not JobStatus.PAUSED
+    if after == row.before and not told:
+        return None, action
+    return changed(row.before, after, now, row.results), action
+
+
+def _room(settled: Sequence[Settled], policy: Policy, now: datetime) -> int:
+    """How many more may run at once, whatever the ramp says."""
+    running = [row.after for row in settled if row.after.status is JobStatus.RUNNING]
+    if policy.ignore_stalled:
+        running = [job for job in running if not is_stalled(job, now, policy.stalled_after)]
+    return max(0, policy.running_max - len(running))
+
+
+def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy) -> Iterator[ResumeOperation]:
+    """Operations that this program paused, in the job cycle, when no hold stands. What a person paused stays paused."""
+    if observed.hold is not None or not policy.dispatch:
+        return
+    for row in settled:
+        job = row.after
+        if row.state is not OperationState.PAUSED or job.operation_name is None or job.paused_by is PausedBy.NOBODY:
+            continue
+        yield ResumeOperation(prefix=job.prefix, operation_name=job.operation_name, route=route_of(job, policy))
+
+
+def _starts(
+    settled: Sequence[Settled],
+    observed: Observed,
+    policy: Policy,
+    breaker: Breaker | None,
+    room: int,
+    now: datetime,
+) -> tuple[list[tuple[Change, StartJob]], Breaker | None]:
+    """The prefixes that start now, each with the intent that is committed first."""
+    if observed.hold is not None or not policy.dispatch or observed.unseen:
+        return [], breaker
+    running = policy.running_max - room
+    allowed = min(room, ramp_room(running, observed.ended_well + _done(settled), policy.running_max))
+    if breaker is not None:
+        if now < breaker.probe_at:
+            return [], breaker
+        allowed = min(allowed, 1)
+    started = [launch(job, policy, now) for job in islice(_ready(observed, now), allowed)]
+    if breaker is not None and started:
+        breaker = _probed(breaker, started[0][1], policy, now)
+    return started, breaker
+
+
+def _ready(observed: Observed, now: datetime) -> Iterator[PrefixJob]:
+    # Fewest attempts first: a prefix that keeps failing must not hold up the healthy ones.
+    live = {job.prefix for job in observed.live}
+    for job in sorted(observed.startable, key=lambda job: (job.attempt, job.prefix)):
+        due = job.not_before is None or job.not_before <= now
+        if job.status is JobStatus.WAITING and due and job.prefix not in live:
+            yield job
+
+
+def launch(job: PrefixJob, policy: Policy, now: datetime) -> tuple[Change, StartJob]:
+    """The intent to start a prefix's next attempt, and the action that carries it out."""
+    attempt = job.attempt + 1
+    name = job_name(policy.migration, job.prefix, attempt)
+    intent = replace(
+        job,
+        status=JobStatus.RUNNING,
+        route=policy.route,
+        attempt=attempt,
+        job_name=name,
+        operation_name=None,
+        not_before=None,
+        paused_by=PausedBy.NOBODY,
+        counters=replace(job.counters, **dict.fromkeys(job.counters.__slots__, 0)),
+        missing_count=0,
+        missing_since=None,
+        started_at=now,
+        progress_at=now,
+        ended_at=None,
+    )
+    action = StartJob(prefix=job.prefix, attempt=attempt, job_name=name, route=policy.route)
+    return changed(job, intent, now), action
+
+
+def _probed(breaker: Breaker, probe: StartJob, policy: Policy, now: datetime) -> Breaker:
+    probes = breaker.probes + 1
+    wait = min(policy.breaker_delay_max, policy.breaker_delay * 2 ** min(probes, 20))
+    return replace(breaker, probes=probes, probe=probe.prefix, probe_at=now + wait)
+
+
+def _done(settled: Sequence[Settled]) -> int:
+    return sum(row.after.status is JobStatus.DONE for row in settled)
+
+
+def _breaker_notes(before: Breaker | None, after: Breaker | None) -> Iterator[Note]:
+    if before is None and after is not None:
+        fields = {"code": after.code, "message": after.message, "next_probe": after.probe_at.isoformat()}
+        yield Note(event="breaker_opened", severity=Severity.ERROR, fields=fields)
+    elif before is not None and after is None:
+        yield Note(event="breaker_closed", fields={"code": before.code})
+    elif before is not None and after is not None and before.probes != after.probes:
+        fields = {"code": after.code, "message": after.message, "next_probe": after.probe_at.isoformat()}
+        yield Note(event="breaker_probing", severity=Severity.WARNING, prefix=after.probe, fields=fields)
+
+
+def _blocked(observed: Observed, breaker: Breaker | None) -> str:
+    """Why nothing may start, in words; empty when starting is allowed."""
+    if observed.hold is not None:
+        reason = f": {observed.hold.reason}" if observed.hold.reason else ""
+        return f"held by {observed.hold.by}{reason}"
+    if breaker is not None:
+        return f"breaker open: {breaker.code}: {breaker.message}"
+    if observed.unseen:
+        return f"{len(observed.unseen)} operations could not be polled"
+    return ""
+
+
+def starts(plan: Plan) -> tuple[StartJob, ...]:
+    """The starts of a plan that begin a new transfer (not the ones that ask again about an old intent)."""
+    intended = {change.after.prefix for change in plan.changes if change.before.attempt < change.after.attempt}
+    return tuple(action for action in plan.actions if isinstance(action, StartJob) and action.prefix in intended)
+
+
+def route_of(job: PrefixJob, policy: Policy) -> Route:
+    """The route a row travels: its own once it has started, else the configured one."""
+    return job.route or policy.route

@@ -1,0 +1,368 @@
+"""The nouns of the control plane: prefix jobs, operations as observed, plans and their actions, outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sts_manager.domain.naming import JobName, OperationName, Prefix
+
+
+class JobStatus(StrEnum):
+    """The five statuses of the job table; users' queries depend on these words."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    ERROR = "error"
+
+
+LIVE = (JobStatus.RUNNING, JobStatus.PAUSED)
+ENDED = (JobStatus.DONE, JobStatus.ERROR)
+
+
+class Route(StrEnum):
+    """How a prefix travels."""
+
+    STS_S3 = "sts-s3"
+    STS_GCS = "sts-gcs"
+    STS_URL_LIST = "sts-url-list"
+    CDN = "cdn"
+
+
+class OperationState(StrEnum):
+    """The states of a transfer operation (Storage Transfer Service); UNKNOWN stands for any the service adds later."""
+
+    QUEUED = "QUEUED"
+    IN_PROGRESS = "IN_PROGRESS"
+    SUSPENDING = "SUSPENDING"
+    PAUSED = "PAUSED"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    ABORTED = "ABORTED"
+    UNKNOWN = "UNKNOWN"
+
+
+class PausedBy(StrEnum):
+    """Who asked for a pause. What nobody here asked for was asked for by a person, and is left alone."""
+
+    NOBODY = ""
+    COMMAND = "pause-all-jobs"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What an operation has found and done so far; `found` excludes `skipped` (Storage Transfer Service)."""
+
+    objects_found: int = 0
+    bytes_found: int = 0
+    objects_copied: int = 0
+    bytes_copied: int = 0
+    objects_skipped: int = 0
+    bytes_skipped: int = 0
+    objects_failed: int = 0
+    bytes_failed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative")
+
+    @property
+    def any_success(self) -> bool:
+        """Whether at least one object is known to be at the sink."""
+        return self.objects_copied > 0 or self.objects_skipped > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorBreakdown:
+    """How often one error happened in an operation, with one sample (the service keeps at most five)."""
+
+    code: str
+    count: int
+    sample_url: str = ""
+    sample_details: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationSnapshot:
+    """One transfer operation as the service described it; `results` is the whole description as JSON text."""
+
+    name: OperationName
+    state: OperationState
+    raw_state: str
+    job_name: JobName | None = None
+    counters: Counters = Counters()
+    errors: tuple[ErrorBreakdown, ...] = ()
+    results: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether the operation can still move objects."""
+        return self.state not in (OperationState.SUCCESS, OperationState.FAILED, OperationState.ABORTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixJob:
+    """One row of the job table: the transfer of one prefix.
+
+    attempt          the number of the last try, 0 before the first; it is part of the transfer job's name
+    attempt_base     tries before the last `retry` command: they no longer count against the limit
+    forgiven         tries that ended because of a project-wide fault (a permission, a bucket): they do not count either
+    generation       row version, for compare-and-set
+    not_before       earliest start of the next try
+    progress_at      when the counters last changed, or the try began
+    missing_count    consecutive polls in which the service did not know the operation, since `missing_since`
+    """
+
+    prefix: Prefix
+    status: JobStatus = JobStatus.WAITING
+    route: Route | None = None
+    job_name: JobName | None = None
+    operation_name: OperationName | None = None
+    attempt: int = 0
+    attempt_base: int = 0
+    forgiven: int = 0
+    generation: int = 0
+    not_before: datetime | None = None
+    paused_by: PausedBy = PausedBy.NOBODY
+    counters: Counters = Counters()
+    error_code: str = ""
+    error_message: str = ""
+    missing_count: int = 0
+    missing_since: datetime | None = None
+    started_at: datetime | None = None
+    progress_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_updated: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.attempt_base <= self.attempt or self.forgiven < 0 or self.generation < 0:
+            raise ValueError(f"impossible attempt numbers for {self.prefix!r}: {self.attempt_base}, {self.attempt}")
+        if self.status in LIVE and self.job_name is None:
+            raise ValueError(f"{self.prefix!r} is {self.status} but names no transfer job")
+
+    @property
+    def tries(self) -> int:
+        """How many attempts count against the limit."""
+        return max(0, self.attempt - self.attempt_base - self.forgiven)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A new version of a row; it is accepted only while the stored generation is `before.generation`.
+
+    `results` is the operation's JSON for the history row, empty when no operation was seen.
+    """
+
+    before: PrefixJob
+    after: PrefixJob
+    results: str = ""
+
+    def __post_init__(self) -> None:
+        if self.after.prefix != self.before.prefix or self.after.generation != self.before.generation + 1:
+            raise ValueError(f"a change keeps the prefix and adds one to the generation: {self.before.prefix!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """The operator's stored wish to run nothing."""
+
+    by: str
+    at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """Dispatch is stopped because of a project-wide fault.
+
+    `probes` starts were allowed through so far; the next one may go at `probe_at`. `probe` is the prefix whose
+    operation must be seen healthy before the breaker closes.
+    """
+
+    code: str
+    message: str
+    opened_at: datetime
+    probe_at: datetime
+    probes: int = 0
+    probe: Prefix | None = None
+
+
+# What the reconciler may do: actions are imperatives, and each names what it acts upon.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartJob:
+    """Create the transfer job (or adopt the one of this name) and run it if it never ran.
+
+    `adopt_only`: find what an earlier, unanswered start left behind, and start nothing.
+    """
+
+    prefix: Prefix
+    attempt: int
+    job_name: JobName
+    route: Route
+    adopt_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseOperation:
+    prefix: Prefix
+    operation_name: OperationName
+    route: Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeOperation:
+    prefix: Prefix
+    operation_name: OperationName
+    route: Route
+
+
+Action = StartJob | PauseOperation | ResumeOperation
+
+
+# What became of an action: outcomes are in the past tense.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStarted:
+    """The transfer job exists, and this is its operation (None only for adopt_only, when it never ran)."""
+
+    prefix: Prefix
+    attempt: int
+    operation_name: OperationName | None
+    adopted: bool = False
+
+
+class Refusal(StrEnum):
+    """What a failed start means for the prefix."""
+
+    THROTTLED = "throttled"  # certainly not applied: wait, no attempt burned
+    DENIED = "denied"  # project-wide: open the breaker, no attempt burned
+    UNCERTAIN = "uncertain"  # perhaps applied: ask again under the same name
+    NAME_DELETED = "name deleted"  # go on with the next attempt's name
+    PERMANENT = "permanent"  # the prefix ends in error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRefused:
+    prefix: Prefix
+    attempt: int
+    refusal: Refusal
+    code: str
+    message: str
+    after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationResumed:
+    prefix: Prefix
+    operation_name: OperationName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringFailed:
+    """A pause or a resume was not accepted; the next pass decides anew."""
+
+    prefix: Prefix
+    verb: str
+    code: str
+    message: str
+
+
+StartOutcome = JobStarted | StartRefused
+Outcome = JobStarted | StartRefused | OperationResumed | SteeringFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Everything a decision looks at.
+
+    live             rows that are running or paused, as stored
+    startable        the next rows that may start, fewest attempts first; at least `running_max` of them if there are as many
+    operations       what the service said of the operations it was asked about
+    unseen           operations that could not be asked about in this pass (the call failed): nothing is concluded of them
+    outcomes         what became of the last pass's actions, not yet recorded
+    ended_well       operations that ended well since the last dispatch: the ramp counts them with what runs
+    """
+
+    live: tuple[PrefixJob, ...] = ()
+    startable: tuple[PrefixJob, ...] = ()
+    operations: Mapping[OperationName, OperationSnapshot] = field(default_factory=dict)
+    unseen: frozenset[OperationName] = frozenset()
+    outcomes: tuple[Outcome, ...] = ()
+    hold: Hold | None = None
+    breaker: Breaker | None = None
+    ended_well: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The operator's settings, as far as decisions depend on them; `dispatch`: this pass may start and resume."""
+
+    migration: str
+    route: Route
+    running_max: int = 20
+    attempts_max: int = 5
+    retry: bool = True
+    ignore_stalled: bool = False
+    dispatch: bool = True
+    stalled_after: timedelta = timedelta(seconds=300)
+    retry_delay: timedelta = timedelta(seconds=60)
+    retry_delay_max: timedelta = timedelta(hours=1)
+    breaker_delay: timedelta = timedelta(minutes=5)
+    breaker_delay_max: timedelta = timedelta(hours=1)
+    missing_polls: int = 3
+    missing_for: timedelta = timedelta(minutes=10)
+
+    def __post_init__(self) -> None:
+        if self.running_max < 1 or self.attempts_max < 1:
+            raise ValueError("at least one job must be allowed to run, and one attempt to be made")
+
+
+class Severity(StrEnum):
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something an operator should read once: a constant event name plus fields. The shell logs it; the domain does not."""
+
+    event: str
+    severity: Severity = Severity.INFO
+    prefix: Prefix | None = None
+    fields: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps that close the gap between the job table and what runs.
+
+    `changes` are committed first; only then are the actions of accepted rows carried out.
+    """
+
+    changes: tuple[Change, ...] = ()
+    actions: tuple[Action, ...] = ()
+    breaker: Breaker | None = None
+    notes: tuple[Note, ...] = ()
+    running: int = 0
+    stalled: int = 0
+    ended_well: int = 0
+    blocked: str = ""
+
+
+def changed(before: PrefixJob, after: PrefixJob, at: datetime, results: str = "") -> Change:
+    """A change from `before` to `after`, with the row's version and time set."""
+    return Change(
+        before=before,
+        after=replace(after, generation=before.generation + 1, last_updated=at),
+        results=results,
+    )

@@ -1,0 +1,53 @@
+"""Buckets with a path inside: `s3://bucket/path/`, `gs://bucket/path/`, or a bare bucket name, which means GCS."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+
+
+class Scheme(StrEnum):
+    S3 = "s3"
+    GCS = "gs"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A bucket and the path in it (empty, or ending in '/'), where a transfer reads or writes."""
+
+    scheme: Scheme
+    bucket: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.scheme}://{self.bucket}/{self.path}".removesuffix("/")
+            if not self.path
+            else (f"{self.scheme}://{self.bucket}/{self.path}")
+        )
+
+    def overlaps(self, other: Place) -> bool:
+        """Whether one of the two lies inside the other."""
+        if (self.scheme, self.bucket) != (other.scheme, other.bucket):
+            return False
+        return self.path.startswith(other.path) or other.path.startswith(self.path)
+
+
+def place(text: str) -> Place:
+    """Read a place as users write it; raises ValueError that says what would be right."""
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        scheme, rest = Scheme.GCS.value, text
+    if scheme not in (Scheme.S3.value, Scheme.GCS.value):
+        raise ValueError(f"{text!r} is neither s3:// nor gs://: write s3://bucket/path, gs://bucket/path or a GCS bucket's name")
+    bucket, _, path = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError(f"{text!r} does not name a bucket: {bucket!r} is not a bucket's name")
+    if path.startswith("/"):
+        raise ValueError(f"{text!r}: the path inside the bucket starts with '/'")
+    if path and not path.endswith("/"):
+        path += "/"
+    return Place(Scheme(scheme), bucket, path)

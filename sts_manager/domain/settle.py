@@ -1,0 +1,281 @@
+"""What one row becomes, given what was observed of its transfer: the per-prefix half of the decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sts_manager.domain.model import (
+    Breaker,
+    JobStarted,
+    JobStatus,
+    Note,
+    Observed,
+    OperationResumed,
+    OperationSnapshot,
+    OperationState,
+    Outcome,
+    PausedBy,
+    Policy,
+    PrefixJob,
+    Refusal,
+    Severity,
+    StartRefused,
+    SteeringFailed,
+)
+from sts_manager.domain.ramp import backoff, progressed
+
+Fields = dict[str, str | int]
+
+PROJECT_WIDE_CODES = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+"""Error codes of an operation that point at a permission rather than at objects, when nothing at all was moved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A row with everything observed folded in.
+
+    `denied`: this prefix met a project-wide fault (code, message). `healthy`: its operation moves or moved objects, or
+    ended well: evidence that a project-wide fault is over.
+    """
+
+    before: PrefixJob
+    after: PrefixJob
+    results: str = ""
+    notes: tuple[Note, ...] = ()
+    denied: tuple[str, str] | None = None
+    healthy: bool = False
+    seen: bool = False
+    state: OperationState | None = None
+
+
+def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) -> Settled:
+    """Fold the outcomes of the last pass, then the operation's snapshot, into a live row."""
+    settled = Settled(before=job, after=job)
+    for outcome in observed.outcomes:
+        if outcome.prefix == job.prefix:
+            settled = _with_outcome(settled, outcome, policy, now)
+    name = settled.after.operation_name
+    if name is None or settled.after.status not in (JobStatus.RUNNING, JobStatus.PAUSED):
+        return settled
+    snapshot = observed.operations.get(name)
+    if snapshot is not None:
+        return _with_snapshot(settled, snapshot, policy, now)
+    if name in observed.unseen:
+        return settled
+    return _with_missing(settled, policy, now)
+
+
+def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datetime) -> Settled:
+    job = settled.after
+    match outcome:
+        case JobStarted() if outcome.attempt == job.attempt and job.operation_name is None:
+            if outcome.operation_name is None:
+                return _with_nothing_started(settled)
+            note = Note(
+                event="job_adopted" if outcome.adopted else "job_started",
+                prefix=job.prefix,
+                fields={"job": str(job.job_name), "operation": outcome.operation_name, "attempt": job.attempt},
+            )
+            after = replace(
+                job,
+                operation_name=outcome.operation_name,
+                error_code="",
+                error_message="",
+                not_before=None,
+                progress_at=now,
+            )
+            return replace(settled, after=after, notes=(*settled.notes, note))
+        case StartRefused() if outcome.attempt == job.attempt and job.operation_name is None:
+            return _with_refusal(settled, outcome, policy, now)
+        case OperationResumed() if outcome.operation_name == job.operation_name:
+            # Our wish is fulfilled: if it is found paused again, a person paused it.
+            return replace(settled, after=replace(job, paused_by=PausedBy.NOBODY))
+        case SteeringFailed():
+            note = Note(
+                event="steering_failed",
+                severity=Severity.WARNING,
+                prefix=job.prefix,
+                fields={"call": outcome.verb, "code": outcome.code, "message": outcome.message},
+            )
+            return replace(settled, notes=(*settled.notes, note))
+    return settled
+
+
+def _with_nothing_started(settled: Settled) -> Settled:
+    """A look under the intent's name found that it was never carried out: the attempt's number is free again."""
+    job = settled.after
+    after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, not_before=None, started_at=None)
+    note = Note(event="intent_withdrawn", prefix=job.prefix, fields={"job": str(job.job_name), "attempt": job.attempt})
+    return replace(settled, after=after, notes=(*settled.notes, note))
+
+
+def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: datetime) -> Settled:
+    job = replace(settled.after, error_code=refused.code, error_message=refused.message)
+    fields: Fields = {"code": refused.code, "message": refused.message, "attempt": job.attempt}
+    note = Note(event="start_refused", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
+    wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
+    match refused.refusal:
+        case Refusal.THROTTLED | Refusal.DENIED:
+            # Certainly not applied: the attempt's number, and so its name, is used again. Nothing is burned.
+            after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, not_before=now + wait, started_at=None)
+            denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
+            return replace(settled, after=after, notes=(*settled.notes, note), denied=denied)
+        case Refusal.UNCERTAIN:
+            # Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again.
+            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
+        case Refusal.NAME_DELETED:
+            return _try_again_or_end(replace(settled, after=job), policy, now)
+        case Refusal.PERMANENT:
+            return _ended_in_error(replace(settled, after=job), refused.code, refused.message, now)
+
+
+def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy, now: datetime) -> Settled:
+    job = settled.after
+    # Only an operation that is at work can stall: one that is queued, or was paused until now, has had no chance to move.
+    at_work = snapshot.state in (OperationState.IN_PROGRESS, OperationState.PAUSED)
+    moved = progressed(job.counters, snapshot.counters) or not at_work
+    resumed = job.status is JobStatus.PAUSED and snapshot.state is OperationState.IN_PROGRESS
+    job = replace(
+        job,
+        job_name=snapshot.job_name or job.job_name,
+        counters=snapshot.counters,
+        progress_at=now if moved or resumed or job.progress_at is None else job.progress_at,
+        missing_count=0,
+        missing_since=None,
+    )
+    settled = replace(
+        settled,
+        after=job,
+        results=snapshot.results,
+        seen=True,
+        state=snapshot.state,
+        healthy=snapshot.counters.any_success,
+    )
+    match snapshot.state:
+        case OperationState.SUCCESS if snapshot.counters.objects_failed == 0:
+            after = replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None)
+            done = Note(event="prefix_done", prefix=job.prefix, fields=_moved(job))
+            return replace(settled, after=after, notes=(*settled.notes, done), healthy=True)
+        case OperationState.SUCCESS | OperationState.FAILED:
+            return _with_failure(settled, snapshot, policy, now)
+        case OperationState.ABORTED:
+            message = "cancelled outside this program; `retry` starts it again"
+            return _ended_in_error(settled, "CANCELLED", message, now)
+        case OperationState.PAUSED:
+            return replace(settled, after=replace(job, status=JobStatus.PAUSED))
+        case OperationState.UNKNOWN:
+            fields: Fields = {"operation": snapshot.name, "state": snapshot.raw_state}
+            unknown = Note(event="unknown_operation_state", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
+            return replace(settled, notes=(*settled.notes, unknown))
+        case OperationState.QUEUED | OperationState.IN_PROGRESS | OperationState.SUSPENDING:
+            # A pause that was asked for has not happened while the row is still running: the wish stays noted. Once it
+            # was paused and runs again, the wish is spent.
+            spent = settled.before.status is JobStatus.PAUSED
+            after = replace(job, status=JobStatus.RUNNING, paused_by=PausedBy.NOBODY if spent else job.paused_by)
+            return replace(settled, after=after)
+
+
+def _with_failure(settled: Settled, snapshot: OperationSnapshot, policy: Policy, now: datetime) -> Settled:
+    job = settled.after
+    code, message = failure_cause(snapshot)
+    job = replace(job, error_code=code, error_message=message)
+    settled = replace(settled, after=job)
+    if code in PROJECT_WIDE_CODES and not snapshot.counters.any_success:
+        settled = replace(settled, denied=(code, message))
+        if job.forgiven < policy.attempts_max:
+            # The fault is the project's, not the prefix's; forgiving is bounded so that attempts are.
+            settled = replace(settled, after=replace(job, forgiven=job.forgiven + 1))
+    return _try_again_or_end(settled, policy, now)
+
+
+def _with_missing(settled: Settled, policy: Policy, now: datetime) -> Settled:
+    """The service does not know the operation: believed only after several polls over some time."""
+    job = settled.after
+    since = job.missing_since or now
+    job = replace(job, missing_count=job.missing_count + 1, missing_since=since)
+    fields: Fields = {"operation": str(job.operation_name), "polls": job.missing_count}
+    note = Note(event="operation_not_found", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
+    settled = replace(settled, after=job, notes=(*settled.notes, note), seen=True)
+    if job.missing_count < policy.missing_polls or now - since < policy.missing_for:
+        return settled
+    message = f"the service no longer knows {job.operation_name}"
+    after = replace(job, error_code="OPERATION_NOT_FOUND", error_message=message)
+    return _try_again_or_end(replace(settled, after=after), policy, now)
+
+
+def _try_again_or_end(settled: Settled, policy: Policy, now: datetime) -> Settled:
+    job = settled.after
+    if not policy.retry:
+        return _ended_in_error(settled, job.error_code, job.error_message, now)
+    if job.tries >= policy.attempts_max:
+        limit = f"gave up after {policy.attempts_max} attempts: {job.error_message}"
+        return _ended_in_error(settled, job.error_code, limit, now)
+    wait = backoff(job.prefix, job.tries, policy.retry_delay, policy.retry_delay_max)
+    after = replace(
+        job,
+        status=JobStatus.WAITING,
+        operation_name=None,
+        paused_by=PausedBy.NOBODY,
+        not_before=now + wait,
+        missing_count=0,
+        missing_since=None,
+    )
+    fields: Fields = {
+        "code": job.error_code,
+        "message": job.error_message,
+        "attempt": job.attempt,
+        "wait_s": round(wait.total_seconds()),
+    }
+    note = Note(event="prefix_will_be_retried", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
+    return replace(settled, after=after, notes=(*settled.notes, note))
+
+
+def _ended_in_error(settled: Settled, code: str, message: str, now: datetime) -> Settled:
+    job = replace(
+        settled.after,
+        status=JobStatus.ERROR,
+        error_code=code,
+        error_message=message,
+        paused_by=PausedBy.NOBODY,
+        ended_at=now,
+        not_before=None,
+    )
+    fields: Fields = {"code": code, "message": message, "attempt": job.attempt}
+    note = Note(event="prefix_failed", severity=Severity.ERROR, prefix=job.prefix, fields=fields)
+    return replace(settled, after=job, notes=(*settled.notes, note))
+
+
+def failure_cause(snapshot: OperationSnapshot) -> tuple[str, str]:
+    """The commonest error of a failed operation as (code, message); never an empty code."""
+    failed = snapshot.counters.objects_failed
+    if not snapshot.errors:
+        if failed:
+            return "OBJECTS_FAILED", f"{failed:,} objects failed and the service gave no breakdown"
+        return "FAILED", "the operation failed and the service gave no breakdown"
+    worst = max(snapshot.errors, key=lambda error: (error.count, error.code))
+    sample = f"; for example {worst.sample_url}: {worst.sample_details}" if worst.sample_url or worst.sample_details else ""
+    return worst.code, f"{worst.count:,} × {worst.code}, {failed:,} objects failed{sample}"
+
+
+def _moved(job: PrefixJob) -> dict[str, str | int]:
+    return {
+        "objects": job.counters.objects_copied,
+        "bytes": job.counters.bytes_copied,
+        "skipped": job.counters.objects_skipped,
+        "attempt": job.attempt,
+    }
+
+
+def next_breaker(observed: Observed, settled: tuple[Settled, ...], policy: Policy, now: datetime) -> Breaker | None:
+    """Open on a project-wide fault, stay open until the probe's own operation is seen healthy."""
+    breaker = observed.breaker
+    if breaker is not None and any(row.healthy and row.after.prefix == breaker.probe for row in settled):
+        breaker = None
+    denied = next((row.denied for row in settled if row.denied is not None), None)
+    if denied is None:
+        return breaker
+    code, message = denied
+    if breaker is None:
+        return Breaker(code=code, message=message, opened_at=now, probe_at=now + policy.breaker_delay)
+    return replace(breaker, code=code, message=message)

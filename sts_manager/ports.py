@@ -1,0 +1,285 @@
+"""What the control plane needs from outside, as protocols. Each is held by a conformance suite under tests/conformance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from sts_manager.domain.model import (
+    Breaker,
+    Change,
+    Hold,
+    JobStatus,
+    OperationSnapshot,
+    PrefixJob,
+    Route,
+    StartJob,
+)
+from sts_manager.domain.naming import JobName, OperationName, Prefix
+
+
+class Clock(Protocol):
+    """Time, injected: `now` is for rows and screens, `monotonic` (seconds) for intervals, so a clock jump harms nothing."""
+
+    def now(self) -> datetime: ...
+    def monotonic(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRow:
+    """One event of a prefix: the row as it became, when, and the operation's JSON if one was seen."""
+
+    job: PrefixJob
+    timestamp: datetime
+    operation_results: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorGroup:
+    """Prefixes that share an error code: how many, and one of them."""
+
+    status: JobStatus
+    code: str
+    prefixes: int
+    example: Prefix
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over the whole job table: objects and bytes."""
+
+    objects_found: int = 0
+    bytes_found: int = 0
+    objects_copied: int = 0
+    bytes_copied: int = 0
+    objects_skipped: int = 0
+    bytes_skipped: int = 0
+    objects_failed: int = 0
+    bytes_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What became of a list of prefixes: how many rows were added, and how many were there already."""
+
+    added: int = 0
+    present: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixClash:
+    """A prefix that cannot be loaded because a stored one encloses it, or lies under it."""
+
+    prefix: Prefix
+    stored: Prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """How far the migration was at a time: prefixes done, bytes and objects copied; `status` shows rates from two of them."""
+
+    at: datetime
+    done: int
+    bytes_copied: int
+    objects_copied: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassReport:
+    """What the daemon said of its last pass: what `status` shows as its heartbeat."""
+
+    at: datetime
+    interval_s: float
+    running: int = 0
+    stalled: int = 0
+    blocked: str = ""
+    degraded: str = ""
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """The stored state beside the rows: one small record a store.
+
+    migration   the store's own id; it is part of every transfer job's name
+    source, sink   the buckets this store was first run with; empty before
+    """
+
+    migration: str
+    source: str = ""
+    sink: str = ""
+    hold: Hold | None = None
+    breaker: Breaker | None = None
+    report: PassReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Everything a pass writes, in one transaction.
+
+    `fence`: the epoch of the writer's lease; None for a command that needs no lease. `breaker` and `report` replace what
+    is stored when `writes_state` is set.
+    """
+
+    changes: tuple[Change, ...] = ()
+    at: datetime
+    fence: int | None = None
+    writes_state: bool = False
+    breaker: Breaker | None = None
+    report: PassReport | None = None
+
+
+class JobStore(Protocol):
+    """The job table and its history.
+
+    Held by tests/conformance/job_store.py for every implementation: a change whose generation is stale alters nothing
+    and its prefix is returned; an accepted change adds one to the generation and one row to the history; a batch with an
+    old fence raises LeaseLost and writes nothing; what cannot be reached raises StoreUnavailable.
+    """
+
+    def counts(self) -> Mapping[JobStatus, int]:
+        """Rows by status; every status is a key."""
+        ...
+
+    def live(self) -> tuple[PrefixJob, ...]:
+        """The rows that are running or paused."""
+        ...
+
+    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
+        """At most `limit` waiting rows whose time has come, ordered by attempt, then prefix."""
+        ...
+
+    def record(self, batch: Batch) -> frozenset[Prefix]:
+        """Commit a batch; returns the prefixes whose change was stale."""
+        ...
+
+    def control(self) -> Control: ...
+    def set_hold(self, hold: Hold | None) -> None: ...
+    def bind(self, source: str, sink: str) -> Control:
+        """Remember the buckets on the first call; later calls change nothing. Returns what is stored."""
+        ...
+
+    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+        """Add waiting rows for the prefixes (sorted, none under another) that are not there yet; rows there are kept."""
+        ...
+
+    def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
+        """The first `limit` prefixes (sorted) that a stored one encloses, or that enclose a stored one."""
+        ...
+
+    def job(self, prefix: Prefix) -> PrefixJob | None: ...
+    def jobs_named(self, names: Collection[JobName]) -> Mapping[JobName, PrefixJob]:
+        """The rows whose last attempt has one of these transfer jobs."""
+        ...
+
+    def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
+        """All rows of a status, a page at a time."""
+        ...
+
+    def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
+        """A prefix's events, oldest first."""
+        ...
+
+    def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]: ...
+    def totals(self) -> Totals: ...
+    def lease_text(self) -> str | None:
+        """The lease record as stored (text of `stores/lease.py`), None when nobody ever held it."""
+        ...
+
+    def swap_lease(self, old: str | None, new: str) -> bool:
+        """Replace the lease record if it still is `old`; whether it was replaced."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A transfer job that exists; `operation_name` is None only when it never ran and nothing was to be started."""
+
+    operation_name: OperationName | None
+    adopted: bool = False
+
+
+class TransferRoute(Protocol):
+    """A way for a prefix to travel. Every call has a deadline and raises the errors of `domain.errors`, never a vendor's."""
+
+    def start(self, order: StartJob) -> Started:
+        """Create the named job or adopt it, and run it if it never ran. Safe to repeat.
+
+        Raises Throttled (not applied), Retryable (perhaps applied), Denied, NameTaken, NameDeleted, Permanent.
+        """
+        ...
+
+    def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
+        """What the service says of these operations, in ceil(n / 100) calls; unknown ones are absent."""
+        ...
+
+    def pause(self, name: OperationName) -> None: ...
+    def resume(self, name: OperationName) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a store's lease."""
+
+    who: str
+    host: str
+    epoch: int
+    since: datetime
+    beaten_at: datetime
+
+
+class Lease(Protocol):
+    """One active daemon per store (INVARIANTS: two daemons). Judged by observed change, not by clocks."""
+
+    def acquire(self) -> Holder | None:
+        """Try to take the lease; None when it is ours now, else who holds it."""
+        ...
+
+    def renew(self) -> None:
+        """Show that this daemon lives; raises LeaseLost when another one took over."""
+        ...
+
+    def release(self) -> None:
+        """Give the lease back, so that the next daemon need not wait."""
+        ...
+
+    @property
+    def fence(self) -> int:
+        """The epoch of the lease that is held."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferJobView:
+    """A transfer job as the service lists it, as far as clean-up needs it."""
+
+    name: str
+    latest_operation: OperationName | None
+    one_time: bool
+    description: str = ""
+
+
+class TransferProject(Protocol):
+    """What the utility commands ask of the service, across all of a project's jobs."""
+
+    def transfer_jobs(self) -> Iterable[TransferJobView]:
+        """Every job that is not deleted."""
+        ...
+
+    def active_operations(self, job_names: Collection[str] | None) -> Iterable[tuple[str, OperationSnapshot]]:
+        """(job name, operation) of the operations in progress, queued or paused; of these jobs, or of the whole project."""
+        ...
+
+    def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]: ...
+    def pause(self, name: OperationName) -> None: ...
+    def resume(self, name: OperationName) -> None: ...
+    def delete_job(self, name: str) -> None: ...
+
+
+Routes = Mapping[Route, TransferRoute]
+"""The routes a daemon was wired with."""

@@ -1,0 +1,133 @@
+"""Reading a file of prefixes: a JSON array of strings, or one prefix a line. Every unfit one is named with its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from sts_manager.domain.errors import BadInput
+from sts_manager.domain.naming import Prefix, overlaps, prefix_fault
+
+FAULTS_SHOWN = 20
+
+
+def read_prefixes(path: Path) -> list[Prefix]:
+    """The prefixes of a file, sorted. Raises BadInput that names each fault with its line (the first 20 of them)."""
+    text = _text(path)
+    if not text.strip():
+        raise BadInput(f"{path} is empty; it should hold a JSON array of strings, or one prefix a line")
+    is_array = text.lstrip()[0] == "["
+    values = _array(path, text) if is_array else _lines(text)
+    if not values:
+        raise BadInput(f"{path} holds no prefixes: the array is empty")
+    faults = list(islice(_faults(values), FAULTS_SHOWN + 1))
+    if not faults:
+        ordered = sorted(zip(values, range(len(values)), strict=True))
+        faults = list(islice(_overlaps(ordered, values), FAULTS_SHOWN + 1))
+        if not faults:
+            return [Prefix(value) for value, _ in ordered]
+    lines = _lines_of_values(text) if is_array else None
+    told = [f"  line {_line(fault.at, lines)}: {fault.told(lines)}" for fault in faults[:FAULTS_SHOWN]]
+    if len(faults) > FAULTS_SHOWN:
+        told.append("  … and more")
+    raise BadInput("\n".join([f"{path}: nothing was loaded, because:", *told]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with the entry at a position; `other` is the position of the entry it collides with."""
+
+    at: int
+    words: str
+    other: int | None = None
+    after: str = ""
+
+    def told(self, lines: Sequence[int] | None) -> str:
+        return self.words if self.other is None else f"{self.words} {_line(self.other, lines)}{self.after}"
+
+
+def _line(at: int, lines: Sequence[int] | None) -> int:
+    return lines[at] if lines else at + 1
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path} is not UTF-8 text: byte {error.start:,} (line {line}) is {raw[error.start]:#04x}") from error
+
+
+def _array(path: Path, text: str) -> list[str]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{path} starts like a JSON array but is not one: {error}") from error
+    for at, value in enumerate(values):
+        if not isinstance(value, str):
+            line = _lines_of_values(text)[at]
+            raise BadInput(f"{path}: line {line}: {json.dumps(value)[:80]} is not a string; the array holds prefixes only")
+    return values  # type: ignore[no-any-return]
+
+
+def _lines(text: str) -> list[str]:
+    """One prefix a line. A CR before the line break belongs to the line break; blank lines at the end do not count."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _faults(values: Sequence[str]) -> Iterator[_Fault]:
+    for at, value in enumerate(values):
+        if fault := prefix_fault(value):
+            yield _Fault(at, f"{_shown(value)} {fault}")
+        elif at == 0 and value[0] in '{"' and _is_json(value):
+            yield _Fault(at, f"{_shown(value)} is JSON, but the file is not a JSON array of strings")
+
+
+def _overlaps(ordered: Sequence[tuple[str, int]], values: Sequence[str]) -> Iterator[_Fault]:
+    for overlap in overlaps(ordered):
+        inner, outer = values[overlap.inner], values[overlap.outer]
+        if inner == outer:
+            yield _Fault(overlap.inner, f"{_shown(inner)} is a duplicate of line", overlap.outer)
+        else:
+            words = f"{_shown(inner)} lies under {_shown(outer)} of line"
+            yield _Fault(overlap.inner, words, overlap.outer, ": its objects would be copied twice")
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines_of_values(text: str) -> list[int]:
+    """The line on which each element of a JSON array begins. Slow, and only used to name faults."""
+    decoder, at, lines = json.JSONDecoder(), text.index("[") + 1, list[int]()
+    line = 1 + text.count("\n", 0, at)
+    while True:
+        start = at
+        while text[at] in " \t\r\n,":
+            at += 1
+        line += text.count("\n", start, at)
+        if text[at] == "]":
+            return lines
+        lines.append(line)
+        _, end = decoder.raw_decode(text, at)
+        line += text.count("\n", at, end)
+        at = end
+
+
+def _shown(value: str) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}…{text[-1]}"

@@ -1,0 +1,335 @@
+"""One pass: observe, decide, commit the intent, act. The shell around `decide`; it makes no choice of its own.
+
+What became of the actions is not written at once: the next pass observes it and records it with everything else, so that
+a pass costs one write. Should this process die in between, the committed intent lets the next one find out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+from sts_manager.domain.decide import decide
+from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, StoreUnavailable, Throttled
+from sts_manager.domain.model import (
+    Action,
+    JobStarted,
+    JobStatus,
+    Note,
+    Observed,
+    OperationResumed,
+    OperationSnapshot,
+    Outcome,
+    PauseOperation,
+    Plan,
+    Policy,
+    PrefixJob,
+    Refusal,
+    ResumeOperation,
+    Severity,
+    StartJob,
+    StartRefused,
+    SteeringFailed,
+)
+from sts_manager.domain.naming import OperationName, Prefix, chunks
+from sts_manager.ports import Batch, Clock, Control, JobStore, PassReport, Routes, Sample, TransferRoute
+
+log = logging.getLogger(__name__)
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+SAMPLES_KEPT = 30
+CALLS_AT_ONCE = 8
+NAMES_PER_POLL = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassResult:
+    """What a pass saw and did, for the loop and for `--once`."""
+
+    plan: Plan
+    counts: dict[JobStatus, int]
+    stale: frozenset[Prefix] = frozenset()
+    degraded: str = ""
+    acted: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether no prefix is waiting, running or paused any more."""
+        return not any(self.counts[status] for status in (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What this process remembers between passes; all of it can be lost."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    ended_well: int = 0
+    warned: set[tuple[str, str]] = field(default_factory=set)
+    live: tuple[PrefixJob, ...] = ()
+    samples: list[Sample] = field(default_factory=list)
+
+
+class Reconciler:
+    """Runs passes over one store and its routes.
+
+    policy     everything but `dispatch`, which each pass is told
+    fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        routes: Routes,
+        policy: Policy,
+        clock: Clock,
+        *,
+        interval_s: float = 60.0,
+        fence: Callable[[], int] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._store, self._routes, self._policy, self._clock = store, routes, policy, clock
+        self._interval_s, self._fence, self._stopping = interval_s, fence, stopping
+        self._seen = _Seen()
+
+    def run_pass(self, *, dispatch: bool, dry_run: bool = False) -> PassResult:
+        """One pass. Raises LeaseLost, and StoreUnavailable after polling once more what was last known to run.
+
+        `dispatch`: new prefixes may start and paused ones resume. `dry_run`: decide, but write and call nothing.
+        """
+        now = self._clock.now()
+        policy = replace(self._policy, dispatch=dispatch)
+        try:
+            control = self._store.control()
+            observed, counts, unseen = self._observe(control, policy, now)
+        except StoreUnavailable:
+            self._poll_blind()
+            raise
+        plan = decide(observed, policy, now)
+        if dry_run:
+            return PassResult(plan=plan, counts=counts, degraded=unseen)
+        stale = self._commit(plan, counts, control, now, unseen)
+        self._tell(plan.notes)
+        self._remember(plan, dispatch=dispatch)
+        actions = [action for action in plan.actions if action.prefix not in stale]
+        self._seen.outcomes += self._act(actions)
+        return PassResult(plan=plan, counts=_after(counts, plan, stale), stale=stale, degraded=unseen, acted=len(actions))
+
+    @property
+    def pending(self) -> bool:
+        """Whether outcomes wait to be recorded by the next pass."""
+        return bool(self._seen.outcomes)
+
+    def settle_outcomes(self) -> None:
+        """Record what is still pending, starting nothing: the last pass before the program ends."""
+        if self.pending:
+            self.run_pass(dispatch=False)
+
+    # Observe
+
+    def _observe(self, control: Control, policy: Policy, now: datetime) -> tuple[Observed, dict[JobStatus, int], str]:
+        counts = dict(self._store.counts())
+        live = self._store.live()
+        self._seen.live = live
+        # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
+        startable = self._store.startable(now, policy.running_max) if policy.dispatch else ()
+        started = {
+            outcome.prefix: outcome.operation_name
+            for outcome in self._seen.outcomes
+            if isinstance(outcome, JobStarted) and outcome.operation_name is not None
+        }
+        names = [(job, job.operation_name or started.get(job.prefix)) for job in live]
+        operations, unseen, why = self._poll([(job, name) for job, name in names if name is not None])
+        observed = Observed(
+            live=live,
+            startable=startable,
+            operations=operations,
+            unseen=frozenset(unseen),
+            outcomes=tuple(self._seen.outcomes),
+            hold=control.hold,
+            breaker=control.breaker,
+            ended_well=self._seen.ended_well,
+        )
+        return observed, counts, why
+
+    def _poll(
+        self, wanted: Sequence[tuple[PrefixJob, OperationName]]
+    ) -> tuple[dict[OperationName, OperationSnapshot], set[OperationName], str]:
+        """Ask each route about its operations, a hundred a call, calls overlapping; what failed is unseen, not missing."""
+        asked: list[tuple[TransferRoute, Sequence[OperationName]]] = []
+        by_route: dict[TransferRoute, list[OperationName]] = {}
+        for job, name in wanted:
+            by_route.setdefault(self._route(job), []).append(name)
+        for route, of_route in by_route.items():
+            asked.extend((route, some) for some in chunks(of_route, NAMES_PER_POLL))
+        found: dict[OperationName, OperationSnapshot] = {}
+        unseen: set[OperationName] = set()
+        why = ""
+
+        def ask(one: tuple[TransferRoute, Sequence[OperationName]]) -> dict[OperationName, OperationSnapshot] | str:
+            try:
+                return dict(one[0].operations(one[1]))
+            except (Retryable, Permanent) as error:
+                return f"the transfer service cannot be polled: {error}"
+
+        for (_, names), answer in zip(asked, _overlapping(ask, asked), strict=True):
+            if isinstance(answer, str):
+                why = answer
+                unseen.update(names)
+            else:
+                found.update(answer)
+        return found, unseen, why
+
+    def _poll_blind(self) -> None:
+        """The store is away: look at what was last known to run, so that the log still tells how it goes."""
+        wanted = [(job, job.operation_name) for job in self._seen.live if job.operation_name is not None]
+        operations, unseen, _ = self._poll(wanted)
+        states = Counter(seen.state.value for seen in operations.values())
+        log.warning("store_unreachable_polling_on", extra={"fields": {**states, "unseen": len(unseen)}})
+
+    def _route(self, job: PrefixJob) -> TransferRoute:
+        return self._routes[job.route or self._policy.route]
+
+    # Commit
+
+    def _commit(
+        self, plan: Plan, counts: dict[JobStatus, int], control: Control, now: datetime, unseen: str
+    ) -> frozenset[Prefix]:
+        """The pass's one write: rows, history, breaker and report together."""
+        report = PassReport(
+            at=now,
+            interval_s=self._interval_s,
+            running=plan.running,
+            stalled=plan.stalled,
+            blocked=plan.blocked,
+            degraded=unseen,
+            samples=self._sampled(plan, _after(counts, plan, frozenset()), control, now),
+        )
+        batch = Batch(
+            changes=plan.changes,
+            at=now,
+            fence=None if self._fence is None else self._fence(),
+            writes_state=True,
+            breaker=plan.breaker,
+            report=report,
+        )
+        stale = self._store.record(batch)
+        for prefix in sorted(stale):
+            log.info("row_changed_meanwhile", extra={"fields": {"prefix": prefix}})
+        self._seen.outcomes = [outcome for outcome in self._seen.outcomes if outcome.prefix in stale]
+        return stale
+
+    def _sampled(self, plan: Plan, counts: dict[JobStatus, int], control: Control, now: datetime) -> tuple[Sample, ...]:
+        """Cumulative progress, carried on from the last report by what this plan adds: no sum over the table."""
+        samples = list(control.report.samples) if control.report is not None else []
+        if samples:
+            copied, objects = samples[-1].bytes_copied, samples[-1].objects_copied
+        else:
+            totals = self._store.totals()
+            copied, objects = totals.bytes_copied, totals.objects_copied
+        for change in plan.changes:
+            before, after = change.before, change.after
+            if after.attempt == before.attempt:
+                copied += max(0, after.counters.bytes_copied - before.counters.bytes_copied)
+                objects += max(0, after.counters.objects_copied - before.counters.objects_copied)
+        samples.append(Sample(at=now, done=counts[JobStatus.DONE], bytes_copied=copied, objects_copied=objects))
+        return tuple(samples[-SAMPLES_KEPT:])
+
+    # Act
+
+    def _act(self, actions: Sequence[Action]) -> list[Outcome]:
+        outcomes = _overlapping(self._carry_out, actions)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _carry_out(self, action: Action) -> Outcome | None:
+        """One action, its result as an outcome; an action left out because the program stops is found again by its intent."""
+        if self._stopping():
+            return None
+        route = self._routes[action.route]
+        match action:
+            case StartJob():
+                return _start(route, action)
+            case PauseOperation():
+                return _steer(action, "pause", route.pause)
+            case ResumeOperation():
+                failed = _steer(action, "resume", route.resume)
+                return failed or OperationResumed(prefix=action.prefix, operation_name=action.operation_name)
+
+    # Tell
+
+    def _remember(self, plan: Plan, *, dispatch: bool) -> None:
+        self._seen.ended_well = 0 if dispatch else self._seen.ended_well + plan.ended_well
+
+    def _tell(self, notes: Iterable[Note]) -> None:
+        levels = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
+        for note in notes:
+            if note.event == "unknown_operation_state":
+                key = (str(note.fields["operation"]), str(note.fields["state"]))
+                if key in self._seen.warned:
+                    continue  # once an operation and state: it may stay so for days
+                self._seen.warned.add(key)
+            fields = dict(note.fields) if note.prefix is None else {"prefix": note.prefix, **note.fields}
+            log.log(levels[note.severity], note.event, extra={"fields": fields})
+
+
+def _overlapping(call: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+    """`call` of each item, at most CALLS_AT_ONCE at a time, results in order."""
+    if len(items) < 2:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(CALLS_AT_ONCE, len(items))) as pool:
+        return list(pool.map(call, items))
+
+
+def _start(route: TransferRoute, action: StartJob) -> Outcome:
+    def refused(refusal: Refusal, error: Retryable | Permanent) -> StartRefused:
+        return StartRefused(
+            prefix=action.prefix,
+            attempt=action.attempt,
+            refusal=refusal,
+            code=error.code,
+            message=str(error),
+            after=getattr(error, "after", None),
+        )
+
+    try:
+        started = route.start(action)
+    except Throttled as error:
+        return refused(Refusal.THROTTLED, error)
+    except Retryable as error:
+        return refused(Refusal.UNCERTAIN, error)
+    except Denied as error:
+        return refused(Refusal.DENIED, error)
+    except NameDeleted as error:
+        return refused(Refusal.NAME_DELETED, error)
+    except Permanent as error:
+        return refused(Refusal.PERMANENT, error)
+    return JobStarted(
+        prefix=action.prefix,
+        attempt=action.attempt,
+        operation_name=started.operation_name,
+        adopted=started.adopted,
+    )
+
+
+def _steer(action: PauseOperation | ResumeOperation, verb: str, call: Callable[[OperationName], None]) -> SteeringFailed | None:
+    try:
+        call(action.operation_name)
+    except (Retryable, Permanent) as error:
+        return SteeringFailed(prefix=action.prefix, verb=verb, code=error.code, message=str(error))
+    return None
+
+
+def _after(counts: dict[JobStatus, int], plan: Plan, stale: frozenset[Prefix]) -> dict[JobStatus, int]:
+    """The counts once the plan's changes are in, without asking the store again."""
+    after = dict(counts)
+    for change in plan.changes:
+        if change.before.prefix not in stale:
+            after[change.before.status] -= 1
+            after[change.after.status] += 1
+    return after

@@ -1,0 +1,1 @@
+"""Routes: the ways a prefix can travel, behind the `TransferRoute` port."""

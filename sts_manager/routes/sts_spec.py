@@ -1,0 +1,147 @@
+"""From a prefix to the transfer job that moves it, and whether an existing job is that one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from google.cloud import storage_transfer_v1 as sts
+
+from sts_manager.domain.model import StartJob
+from sts_manager.domain.place import Place, Scheme
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Access:
+    """How the service may read S3: exactly one of a role, a stored secret, or a key pair. Never printed."""
+
+    role_arn: str = ""
+    credentials_secret: str = ""
+    key_id: str = ""
+    secret_key: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.role_arn, self.credentials_secret, self.key_id))) != 1:
+            raise ValueError("exactly one of a role ARN, a credentials secret or an access key opens an S3 source")
+
+    def __repr__(self) -> str:
+        return f"S3Access({'role_arn' if self.role_arn else 'credentials_secret' if self.credentials_secret else 'key pair'})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferSettings:
+    """Everything about a transfer job that is the same for all prefixes of a migration."""
+
+    project: str
+    source: Place
+    sink: Place
+    s3_access: S3Access | None = None
+    s3_cloudfront_domain: str = ""
+    s3_managed_private_network: bool = False
+    overwrite: bool = False
+    overwrite_when: str = ""
+    storage_class: str = ""
+    modified_since: datetime | None = None
+    modified_before: datetime | None = None
+    log_failures: bool = False
+
+    def __post_init__(self) -> None:
+        if self.source.scheme is Scheme.S3 and self.s3_access is None:
+            raise ValueError("an S3 source needs credentials")
+        if self.sink.scheme is not Scheme.GCS:
+            raise ValueError("the Storage Transfer Service writes to Cloud Storage only")
+
+
+def transfer_job(order: StartJob, settings: TransferSettings) -> sts.TransferJob:
+    """The job for one prefix: no schedule (it is run explicitly, once), named so that a repeated create collides."""
+    job = sts.TransferJob(
+        name=order.job_name,
+        description=_shortened(f"STS Manager: {order.prefix} (attempt {order.attempt})"),
+        project_id=settings.project,
+        status=sts.TransferJob.Status.ENABLED,
+        transfer_spec=transfer_spec(order, settings),
+    )
+    if settings.log_failures:
+        logged = sts.LoggingConfig
+        job.logging_config = sts.LoggingConfig(
+            log_actions=[logged.LoggableAction.FIND, logged.LoggableAction.COPY, logged.LoggableAction.DELETE],
+            log_action_states=[logged.LoggableActionState.FAILED],
+        )
+    return job
+
+
+def transfer_spec(order: StartJob, settings: TransferSettings) -> sts.TransferSpec:
+    """What is moved from where to where. Prefixes are relative to the source's path."""
+    conditions = sts.ObjectConditions(include_prefixes=[order.prefix])
+    if settings.modified_since is not None:
+        conditions.last_modified_since = settings.modified_since
+    if settings.modified_before is not None:
+        conditions.last_modified_before = settings.modified_before
+    options = sts.TransferOptions(
+        overwrite_objects_already_existing_in_sink=settings.overwrite,
+        overwrite_when=settings.overwrite_when or None,
+    )
+    if settings.storage_class:
+        options.metadata_options = sts.MetadataOptions(storage_class=f"STORAGE_CLASS_{settings.storage_class}")
+    spec = sts.TransferSpec(
+        gcs_data_sink=sts.GcsData(bucket_name=settings.sink.bucket, path=settings.sink.path),
+        object_conditions=conditions,
+        transfer_options=options,
+    )
+    if settings.source.scheme is Scheme.GCS:
+        spec.gcs_data_source = sts.GcsData(bucket_name=settings.source.bucket, path=settings.source.path)
+    else:
+        spec.aws_s3_data_source = _s3_data(settings)
+    return spec
+
+
+def _s3_data(settings: TransferSettings) -> sts.AwsS3Data:
+    access = settings.s3_access
+    assert access is not None, "TransferSettings refuses an S3 source without access"
+    data = sts.AwsS3Data(
+        bucket_name=settings.source.bucket,
+        path=settings.source.path,
+        cloudfront_domain=settings.s3_cloudfront_domain,
+        managed_private_network=settings.s3_managed_private_network,
+    )
+    if access.role_arn:
+        data.role_arn = access.role_arn
+    elif access.credentials_secret:
+        data.credentials_secret = access.credentials_secret
+    else:
+        data.aws_access_key = sts.AwsAccessKey(access_key_id=access.key_id, secret_access_key=access.secret_key)
+    return data
+
+
+def differences(wanted: sts.TransferSpec, found: sts.TransferSpec) -> Iterator[str]:
+    """Name the fields in which an existing job would move other objects, or put them elsewhere.
+
+    How S3 is opened is not compared: the service never gives keys out again, and a rotated role moves the same objects.
+    """
+    pairs = {
+        "source": (_source(wanted), _source(found)),
+        "sink": (_location(wanted.gcs_data_sink), _location(found.gcs_data_sink)),
+        "object_conditions": (wanted.object_conditions, found.object_conditions),
+        "transfer_options": (wanted.transfer_options, found.transfer_options),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            yield name
+
+
+def _source(spec: sts.TransferSpec) -> tuple[str, str, str]:
+    if "aws_s3_data_source" in spec:
+        return ("s3", *_location(spec.aws_s3_data_source))
+    if "gcs_data_source" in spec:
+        return ("gs", *_location(spec.gcs_data_source))
+    return ("another kind of source", "", "")
+
+
+def _location(data: sts.GcsData | sts.AwsS3Data) -> tuple[str, str]:
+    return data.bucket_name, data.path
+
+
+def _shortened(text: str) -> str:
+    """At most 1,024 bytes of UTF-8 (`TransferJob.description`)."""
+    return text.encode()[:1000].decode("utf-8", "ignore")

@@ -1,0 +1,292 @@
+"""What an operator sees: status, history, plans. Values in, text out; `cli.py` prints it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sts_manager.domain.model import JobStatus, Plan, StartJob
+from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample, Totals
+from sts_manager.stores.lease import record_of
+
+ADVICE: Mapping[str, str] = {
+    "PERMISSION_DENIED": "grant the named permission (or mend the S3 credentials); the daemon probes again by itself",
+    "UNAUTHENTICATED": "mend the Google credentials; the daemon probes again by itself",
+    "NOT_FOUND": "check the named bucket or object; then `sts-manager retry --errors`",
+    "SPEC_DIFFERS": "run with the settings that made the job, or delete that job and `sts-manager retry PREFIX`",
+    "CANCELLED": "somebody cancelled it; `sts-manager retry PREFIX` when it should run again",
+    "RESOURCE_EXHAUSTED": "a quota of the service; the daemon waits, no attempt is lost",
+    "INVALID_ARGUMENT": "the service refuses a name or a setting: see `sts-manager history PREFIX`",
+    "FAILED_PRECONDITION": "objects changed while they were copied; a retry copies them again",
+    "OPERATION_NOT_FOUND": "the operation is gone; the next attempt makes a new one",
+}
+OTHERWISE = "see `sts-manager history PREFIX`"
+RATE_OVER = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything `status` shows."""
+
+    at: datetime
+    counts: Mapping[JobStatus, int]
+    totals: Totals
+    control: Control
+    holder: Holder | None
+    released: bool
+    errors: tuple[ErrorGroup, ...]
+    stalled: int
+
+
+def gather(store: JobStore, now: datetime) -> Status:
+    control = store.control()
+    lease = store.lease_text()
+    record = None if lease is None else record_of(lease)
+    return Status(
+        at=now,
+        counts=store.counts(),
+        totals=store.totals(),
+        control=control,
+        holder=None if record is None else record.holder(),
+        released=record is not None and record.released,
+        errors=store.error_groups(10),
+        stalled=0 if control.report is None else control.report.stalled,
+    )
+
+
+def health(status: Status) -> str:
+    """Is it running? One sentence."""
+    report, holder = status.control.report, status.holder
+    if holder is None:
+        return "no daemon has run on this store yet: start `sts-manager run`"
+    age = status.at - holder.beaten_at
+    if status.released:
+        return f"not running: the last daemon ended {_ago(age)}"
+    late = timedelta(seconds=max(120.0, 3 * (report.interval_s if report is not None else 0.0)))
+    if age > late:
+        return f"SILENT: {holder.who} was last heard {_ago(age)}; is it alive, can it reach this store?"
+    if report is not None and report.degraded:
+        return f"running, degraded: {report.degraded}"
+    return f"running: {holder.who}, last heard {_ago(age)}"
+
+
+def rate(samples: tuple[Sample, ...]) -> tuple[float, float, float]:
+    """(bytes, objects, prefixes done) per second over the last minutes; zeros when nothing can be said."""
+    if len(samples) < 2:
+        return 0.0, 0.0, 0.0
+    last = samples[-1]
+    first = next(sample for sample in samples if last.at - sample.at <= RATE_OVER)
+    if first is last:
+        first = samples[-2]
+    seconds = (last.at - first.at).total_seconds()
+    if seconds <= 0:
+        return 0.0, 0.0, 0.0
+    copied, objects = last.bytes_copied - first.bytes_copied, last.objects_copied - first.objects_copied
+    return copied / seconds, objects / seconds, (last.done - first.done) / seconds
+
+
+def eta(status: Status) -> timedelta | None:
+    """When the rest is done at the present pace of prefixes; None when that is unknown."""
+    report = status.control.report
+    if report is None:
+        return None
+    left = sum(status.counts[one] for one in (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED))
+    pace = rate(report.samples)[2]
+    return timedelta(seconds=round(left / pace)) if pace > 0 and left else None
+
+
+def pace(status: Status) -> str:
+    """How fast it goes and how long it will take, in one line."""
+    left = sum(status.counts[one] for one in (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED))
+    if not left:
+        return "every prefix has ended" if any(status.counts.values()) else "the table holds no prefixes yet"
+    report = status.control.report
+    bytes_s, objects_s, _ = rate(report.samples) if report is not None else (0.0, 0.0, 0.0)
+    until = eta(status)
+    guess = f"done in about {until}" if until is not None else "no prefix was done lately, so no guess when it ends"
+    return f"{human_bytes(bytes_s)}/s, {objects_s:,.1f} objects/s, {left:,} prefixes to go, {guess}"
+
+
+def as_json(status: Status) -> str:
+    report, control = status.control.report, status.control
+    bytes_s, objects_s, prefixes_s = rate(report.samples) if report is not None else (0.0, 0.0, 0.0)
+    left = eta(status)
+    value: dict[str, Any] = {
+        "at": status.at.isoformat(),
+        "health": health(status),
+        "counts": {one.value: number for one, number in status.counts.items()},
+        "stalled": status.stalled,
+        "totals": asdict(status.totals),
+        "rates": {"bytes_s": round(bytes_s, 1), "objects_s": round(objects_s, 2), "prefixes_s": round(prefixes_s, 4)},
+        "eta_s": None if left is None else left.total_seconds(),
+        "source": control.source,
+        "sink": control.sink,
+        "migration": control.migration,
+        "heartbeat": None if report is None else report.at.isoformat(),
+        "holder": None if status.holder is None or status.released else status.holder.who,
+        "hold": None
+        if control.hold is None
+        else {"by": control.hold.by, "at": control.hold.at.isoformat(), "reason": control.hold.reason},
+        "breaker": None
+        if control.breaker is None
+        else {
+            "code": control.breaker.code,
+            "message": control.breaker.message,
+            "opened_at": control.breaker.opened_at.isoformat(),
+            "next_probe": control.breaker.probe_at.isoformat(),
+        },
+        "errors": [
+            {
+                "status": group.status.value,
+                "code": group.code,
+                "prefixes": group.prefixes,
+                "example": group.example,
+                "message": group.message,
+                "advice": ADVICE.get(group.code, OTHERWISE),
+            }
+            for group in status.errors
+        ],
+    }
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def screen(status: Status) -> RenderableType:
+    """The table of `status`."""
+    control, totals = status.control, status.totals
+    lines: list[RenderableType] = [Text(health(status), style="bold")]
+    if control.source:
+        lines.append(Text(f"{control.source} → {control.sink}   migration {control.migration}"))
+    if control.hold is not None:
+        hold = control.hold
+        why = hold.reason or "no reason given"
+        text = f"HELD by {hold.by} since {_at(hold.at)}: {why}; `sts-manager resume-all-jobs` lifts it"
+        lines.append(Text(text, "yellow"))
+    if control.breaker is not None:
+        breaker = control.breaker
+        text = f"BREAKER OPEN since {_at(breaker.opened_at)}, nothing new starts: {breaker.code}: {breaker.message}"
+        lines.append(Text(f"{text}; next probe {_at(breaker.probe_at)}", "red"))
+    table = Table("status", "prefixes", title_justify="left")
+    table.columns[1].justify = "right"
+    for one in JobStatus:
+        table.add_row(one.value, f"{status.counts[one]:,}")
+    if status.stalled:
+        table.add_row("(stalled)", f"{status.stalled:,}", style="yellow")
+    moved = Table("", "objects", "bytes")
+    for column in moved.columns[1:]:
+        column.justify = "right"
+    for name, objects, size in (
+        ("copied", totals.objects_copied, totals.bytes_copied),
+        ("already there", totals.objects_skipped, totals.bytes_skipped),
+        ("failed", totals.objects_failed, totals.bytes_failed),
+    ):
+        moved.add_row(name, f"{objects:,}", human_bytes(size))
+    lines += [table, moved]
+    lines.append(Text(pace(status)))
+    if status.errors:
+        lines.append(error_table(status.errors))
+    return Group(*lines)
+
+
+def error_table(groups: Iterable[ErrorGroup]) -> Table:
+    table = Table("prefixes", "status", "code", "example", "what to do", title="Errors", title_justify="left")
+    for group in groups:
+        advice = ADVICE.get(group.code, OTHERWISE)
+        table.add_row(
+            f"{group.prefixes:,}",
+            group.status.value,
+            group.code,
+            Text(f"{group.example}: {_cut(group.message, 300)}"),
+            advice,
+        )
+    return table
+
+
+def history_table(prefix: str, rows: Iterable[HistoryRow]) -> Table:
+    table = Table(
+        "time (UTC)",
+        "status",
+        "try",
+        "copied",
+        "failed",
+        "what happened",
+        title=Text(f"History of {prefix}"),
+        title_justify="left",
+    )
+    for row in rows:
+        job = row.job
+        words = (
+            f"{job.error_code}: {_cut(job.error_message, 300)}"
+            if job.error_code
+            else str(job.operation_name or job.job_name or "")
+        )
+        counters = job.counters
+        table.add_row(
+            _at(row.timestamp),
+            job.status.value,
+            str(job.attempt),
+            f"{counters.objects_copied:,} ({human_bytes(counters.bytes_copied)})",
+            f"{counters.objects_failed:,}",
+            Text(words),
+        )
+    return table
+
+
+def history_json(rows: Iterable[HistoryRow]) -> str:
+    out = [
+        {
+            "timestamp": row.timestamp.isoformat(),
+            "prefix": row.job.prefix,
+            "status": row.job.status.value,
+            "attempt": row.job.attempt,
+            "job_name": row.job.job_name,
+            "operation_name": row.job.operation_name,
+            "error_code": row.job.error_code,
+            "error_message": row.job.error_message,
+            "counters": {name: getattr(row.job.counters, name) for name in row.job.counters.__slots__},
+            "operation_results": json.loads(row.operation_results) if row.operation_results else None,
+        }
+        for row in rows
+    ]
+    return json.dumps(out, ensure_ascii=False, indent=2)
+
+
+def plan_lines(plan: Plan) -> Iterable[str]:
+    """What a dry run prints: one line a step."""
+    for change in plan.changes:
+        if change.before.status is not change.after.status:
+            yield f"record  {change.before.status.value} → {change.after.status.value}  {change.after.prefix}"
+    for action in plan.actions:
+        verb = type(action).__name__
+        name = action.job_name if isinstance(action, StartJob) else action.operation_name
+        yield f"{verb:<16} {action.prefix}  {name}"
+    if plan.blocked:
+        yield f"nothing starts: {plan.blocked}"
+    if not plan.changes and not plan.actions:
+        yield "nothing to do"
+
+
+def human_bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024:
+            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} PiB"
+
+
+def _at(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _ago(age: timedelta) -> str:
+    return f"{timedelta(seconds=max(0, round(age.total_seconds())))} ago"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

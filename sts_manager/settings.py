@@ -1,0 +1,237 @@
+"""The daemon's settings: one frozen model. Flag, then environment, then file, then default; unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from sts_manager.domain.errors import BadInput
+from sts_manager.domain.place import Place, Scheme, place
+
+ENVIRONMENT_STEM = "STS_MANAGER_"
+_TABLE = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
+_SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
+Seconds = float
+
+
+class Settings(BaseModel):
+    """Everything an operator can choose. Each description is also the flag's help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field("sqlite:///sts_manager.db", description="Where the job table lives: a SQLAlchemy URL.")
+    job_table: str = Field("sts_job", description="Name of the job table.")
+    job_history_table: str = Field("sts_job_history", description="Name of the history table.")
+    dataset: str = Field("data_migration", description="BigQuery dataset (no effect with an SQL store).")
+    dataset_location: str = Field("US", description="Location of the BigQuery dataset (no effect with an SQL store).")
+    project: str = Field("", description="Google Cloud project of the transfer jobs; inferred when not given.")
+    source_bucket: str = Field("migration-source", description="s3://bucket/path, gs://bucket/path, or a GCS bucket's name.")
+    destination_bucket: str = Field("migration-destination", description="gs://bucket/path, or a GCS bucket's name.")
+    job_interval: Seconds = Field(1200, gt=0, description="Seconds between starting new jobs.")
+    metrics_interval: Seconds = Field(300, gt=0, description="Seconds between gatherings of state.")
+    sleep_timeout: Seconds = Field(
+        60, gt=0, description="Seconds of sleep between loop turns; both intervals must be at least it."
+    )
+    max_concurrent_jobs: int = Field(20, ge=1, description="Most jobs at once.")
+    max_attempts: int = Field(5, ge=1, description="Attempts for a prefix before it ends in error.")
+    retry_delay: Seconds = Field(
+        60, ge=0, description="Seconds before the first retry; doubled for each further one, with jitter."
+    )
+    no_retry_on_job_error: bool = Field(False, description="Do not retry failed jobs.")
+    allow_new_jobs_when_stalled: bool = Field(False, description="Stalled jobs do not count as running.")
+    publish_heartbeat: bool = Field(False, description="Heartbeat to Cloud Monitoring every loop turn (not in this version).")
+    stackdriver_project: str = Field("", description="Project for the heartbeat; inferred when not given.")
+    overwrite_dest_objects: bool = Field(False, description="Overwrite objects at the sink, equal ones too.")
+    overwrite_when: Literal["", "DIFFERENT", "NEVER", "ALWAYS"] = Field("", description="When to overwrite objects at the sink.")
+    modified_since: AwareDatetime | None = Field(
+        None, description="Only objects last modified at or after this time (ISO 8601 with zone)."
+    )
+    modified_before: AwareDatetime | None = Field(
+        None, description="Only objects last modified before this time (ISO 8601 with zone)."
+    )
+    storage_class: Literal["", "STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "PRESERVE"] = Field(
+        "", description="Storage class at the sink; empty for the bucket's default."
+    )
+    s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
+    s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
+    s3_cloudfront_domain: str = Field("", description="Read S3 through this CloudFront distribution (https://…).")
+    s3_managed_private_network: bool = Field(False, description="Read S3 over Google's managed private network.")
+    sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
+
+    @property
+    def source(self) -> Place:
+        return place(self.source_bucket)
+
+    @property
+    def sink(self) -> Place:
+        return place(self.destination_bucket)
+
+
+Layer = tuple[str, Mapping[str, Any]]
+"""(where it came from, values): the first layer that has a key wins."""
+
+
+def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None) -> Settings:
+    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right."""
+    layers = [
+        ("flag", {key: value for key, value in flags.items() if value is not None}),
+        ("environment", _from_environment(environment)),
+    ]
+    if config is not None:
+        layers.append((str(config), _from_file(config)))
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, values in layers:
+        for key, value in values.items():
+            if key not in merged:
+                merged[key] = value
+                origins[key] = _origin(origin, key)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise BadInput("\n".join(_told(fault, origins) for fault in error.errors())) from error
+    _check(settings, origins)
+    return settings
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """The settings that differ from their defaults, fit for a log; a store's password is masked."""
+    out = {}
+    for name, value in settings.model_dump().items():
+        if value != Settings.model_fields[name].default:
+            out[name] = re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", str(value))
+    return out
+
+
+def flag_of(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, value in environment.items():
+        if name.startswith(ENVIRONMENT_STEM):
+            key = name.removeprefix(ENVIRONMENT_STEM).lower()
+            _known(key, name, lambda near: ENVIRONMENT_STEM + near.upper())
+            found[key] = value
+    return found
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"--config-path {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInput(f"--config-path {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"--config-path {path} must hold a JSON object of flags (no leading dashes) and their values")
+    found = {}
+    for name, value in values.items():
+        key = name.replace("-", "_")
+        _known(key, f"{name!r} in {path}", lambda near: repr(near.replace("_", "-")))
+        found[key] = value
+    return found
+
+
+def _known(key: str, named: str, spelt: Any) -> None:
+    if key in Settings.model_fields:
+        return
+    near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    hint = f"; did you mean {spelt(near[0])}?" if near else ""
+    raise BadInput(f"unknown setting {named}{hint}")
+
+
+def _origin(origin: str, key: str) -> str:
+    if origin == "flag":
+        return flag_of(key)
+    if origin == "environment":
+        return f"{ENVIRONMENT_STEM}{key.upper()} (environment)"
+    return f"{key.replace('_', '-')!r} in {origin}"
+
+
+def _told(fault: Any, origins: Mapping[str, str]) -> str:
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    given = fault.get("input")
+    return f"{origins.get(key, flag_of(key))}: {given!r} will not do: {fault['msg']}"
+
+
+def _check(settings: Settings, origins: Mapping[str, str]) -> None:
+    """What no single field can tell."""
+
+    def named(key: str) -> str:
+        return origins.get(key, f"{flag_of(key)} (default)")
+
+    for key in ("job_table", "job_history_table"):
+        value = getattr(settings, key)
+        if not _TABLE.fullmatch(value):
+            raise BadInput(f"{named(key)}: {value!r} is not a table's name: letters, digits, '_' and '-' only")
+    if settings.job_table == settings.job_history_table:
+        raise BadInput(f"{named('job_table')} and {named('job_history_table')} name the same table")
+    for key in ("job_interval", "metrics_interval"):
+        if getattr(settings, key) < settings.sleep_timeout:
+            raise BadInput(
+                f"{named(key)} is {getattr(settings, key):g} s, less than {named('sleep_timeout')} of "
+                f"{settings.sleep_timeout:g} s: the loop cannot be quicker than its sleep; "
+                "lower --sleep-timeout or raise the interval"
+            )
+    if settings.publish_heartbeat:
+        raise BadInput(f"{named('publish_heartbeat')}: this version publishes nothing to Cloud Monitoring yet; leave it out")
+    if settings.store.startswith("bigquery"):
+        raise BadInput(f"{named('store')}: this version has no BigQuery store yet; use for example sqlite:///sts_manager.db")
+    _check_places(settings, named)
+    _check_s3(settings, named)
+
+
+def _check_places(settings: Settings, named: Any) -> None:
+    places = {}
+    for key in ("source_bucket", "destination_bucket"):
+        try:
+            places[key] = place(getattr(settings, key))
+        except ValueError as error:
+            raise BadInput(f"{named(key)}: {error}") from error
+    source, sink = places["source_bucket"], places["destination_bucket"]
+    if sink.scheme is not Scheme.GCS:
+        raise BadInput(f"{named('destination_bucket')}: {sink} is not in Cloud Storage, the only sink there is")
+    if source.overlaps(sink):
+        raise BadInput(
+            f"{named('source_bucket')} {source} and {named('destination_bucket')} {sink} are one place: nothing to move"
+        )
+    since, before = settings.modified_since, settings.modified_before
+    if since is not None and before is not None and since >= before:
+        raise BadInput(f"{named('modified_since')} {_iso(since)} is not before {named('modified_before')} {_iso(before)}")
+    if settings.overwrite_dest_objects and settings.overwrite_when:
+        raise BadInput(
+            f"{named('overwrite_dest_objects')} and {named('overwrite_when')} exclude each other; the first means ALWAYS"
+        )
+
+
+def _check_s3(settings: Settings, named: Any) -> None:
+    given = [key for key in Settings.model_fields if key.startswith("s3_") and getattr(settings, key)]
+    if settings.source.scheme is not Scheme.S3:
+        if given:
+            raise BadInput(f"{named(given[0])} is for an S3 source, but {named('source_bucket')} is {settings.source}")
+        return
+    if settings.s3_role_arn and settings.s3_credentials_secret:
+        raise BadInput(f"{named('s3_role_arn')} and {named('s3_credentials_secret')} exclude each other")
+    if settings.s3_role_arn and not _ROLE_ARN.fullmatch(settings.s3_role_arn):
+        raise BadInput(f"{named('s3_role_arn')}: {settings.s3_role_arn!r} is not like arn:aws:iam::123456789012:role/NAME")
+    if settings.s3_credentials_secret and not _SECRET.fullmatch(settings.s3_credentials_secret):
+        raise BadInput(f"{named('s3_credentials_secret')}: it is written projects/PROJECT_NUMBER/secrets/NAME")
+    domain = settings.s3_cloudfront_domain
+    if domain and not domain.startswith("https://"):
+        raise BadInput(f"{named('s3_cloudfront_domain')}: {domain!r} must begin with https://")
+    if domain and settings.s3_managed_private_network:
+        raise BadInput(f"{named('s3_cloudfront_domain')} and {named('s3_managed_private_network')} exclude each other")
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat()

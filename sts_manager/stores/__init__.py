@@ -1,0 +1,1 @@
+"""Job stores: the job table and its history behind the `JobStore` port."""

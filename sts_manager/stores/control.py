@@ -1,0 +1,74 @@
+"""The texts of the control table: hold, breaker and the daemon's last report as JSON, the same in every store."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sts_manager.domain.model import Breaker, Hold
+from sts_manager.domain.naming import Prefix
+from sts_manager.ports import PassReport, Sample
+
+
+def hold_text(hold: Hold) -> str:
+    return json.dumps({"by": hold.by, "at": hold.at.isoformat(), "reason": hold.reason})
+
+
+def hold_of(text: str) -> Hold:
+    value = json.loads(text)
+    return Hold(by=value["by"], at=_time(value["at"]), reason=value["reason"])
+
+
+def breaker_text(breaker: Breaker) -> str:
+    return json.dumps(
+        {
+            "code": breaker.code,
+            "message": breaker.message,
+            "opened_at": breaker.opened_at.isoformat(),
+            "probe_at": breaker.probe_at.isoformat(),
+            "probes": breaker.probes,
+            "probe": breaker.probe,
+        }
+    )
+
+
+def breaker_of(text: str) -> Breaker:
+    value = json.loads(text)
+    return Breaker(
+        code=value["code"],
+        message=value["message"],
+        opened_at=_time(value["opened_at"]),
+        probe_at=_time(value["probe_at"]),
+        probes=value["probes"],
+        probe=None if value["probe"] is None else Prefix(value["probe"]),
+    )
+
+
+def report_text(report: PassReport) -> str:
+    return json.dumps(
+        {
+            "at": report.at.isoformat(),
+            "interval_s": report.interval_s,
+            "running": report.running,
+            "stalled": report.stalled,
+            "blocked": report.blocked,
+            "degraded": report.degraded,
+            "samples": [
+                [sample.at.isoformat(), sample.done, sample.bytes_copied, sample.objects_copied] for sample in report.samples
+            ],
+        }
+    )
+
+
+def report_of(text: str) -> PassReport:
+    value: dict[str, Any] = json.loads(text)
+    samples = tuple(
+        Sample(at=_time(at), done=done, bytes_copied=copied, objects_copied=objects)
+        for at, done, copied, objects in value.pop("samples")
+    )
+    return PassReport(at=_time(value.pop("at")), samples=samples, **value)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

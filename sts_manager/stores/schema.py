@@ -1,0 +1,208 @@
+"""The tables of the SQL store, how a row becomes a `PrefixJob`, and the steps from each older schema to the next.
+
+The columns of the older tool keep their names and meaning; what this design adds stands after them. Nothing here is
+particular to SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from sts_manager.domain.model import Counters, JobStatus, PausedBy, PrefixJob, Route
+from sts_manager.domain.naming import JobName, OperationName, Prefix
+
+SCHEMA_VERSION = 1
+COUNTERS = tuple(Counters.__slots__)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware UTC datetime, stored without its zone so that every database compares it alike."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, _dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+# Prefixes are compared as UTF-8 bytes everywhere: SQLite does so by itself, PostgreSQL under the "C" collation.
+PREFIX_TEXT = sa.String(1024).with_variant(sa.String(1024, collation="C"), "postgresql")
+
+
+def _number(name: str, kind: type[sa.Integer] = sa.Integer) -> sa.Column[int]:
+    return sa.Column(name, kind, nullable=False, server_default=sa.text("0"))
+
+
+def _text(name: str, kind: sa.types.TypeEngine[str]) -> sa.Column[str]:
+    return sa.Column(name, kind, nullable=False, server_default=sa.text("''"))
+
+
+def _added_columns() -> list[sa.Column[Any]]:
+    """What both tables have beside the older tool's columns."""
+    return [
+        sa.Column("operation_name", sa.String(512)),
+        sa.Column("route", sa.String(16)),
+        _number("attempt"),
+        _number("attempt_base"),
+        _number("forgiven"),
+        sa.Column("not_before", UtcDateTime),
+        _text("paused_by", sa.String(32)),
+        _text("error_code", sa.String(64)),
+        _text("error_message", sa.Text()),
+        *(_number(name, sa.BigInteger) for name in COUNTERS),
+        _number("missing_count"),
+        sa.Column("missing_since", UtcDateTime),
+        sa.Column("started_at", UtcDateTime),
+        sa.Column("progress_at", UtcDateTime),
+        sa.Column("ended_at", UtcDateTime),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    metadata: sa.MetaData
+    job: sa.Table
+    history: sa.Table
+    control: sa.Table
+
+
+def tables(job_table: str, history_table: str) -> Tables:
+    """The tables under the operator's names; the control table is called after the job table."""
+    metadata = sa.MetaData()
+    job = sa.Table(
+        job_table,
+        metadata,
+        sa.Column("prefix", PREFIX_TEXT, primary_key=True),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("job_name", sa.String(512)),
+        sa.Column("last_updated", UtcDateTime),
+        *_added_columns(),
+        sa.Column("generation", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Index(f"{job_table}_next", "status", "attempt", "prefix", "not_before"),
+        sa.Index(f"{job_table}_by_name", "job_name"),
+    )
+    history = sa.Table(
+        history_table,
+        metadata,
+        sa.Column("prefix", PREFIX_TEXT, nullable=False),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("job_name", sa.String(512)),
+        sa.Column("operation_results", sa.Text),
+        sa.Column("timestamp", UtcDateTime, nullable=False),
+        *_added_columns(),
+        # Rows of the older tool have no generation; of ours no two share one, so no event can be written twice.
+        sa.Column("generation", sa.Integer),
+        sa.Index(f"{history_table}_once", "prefix", "generation", unique=True),
+    )
+    control = sa.Table(
+        f"{job_table}_control",
+        metadata,
+        sa.Column("key", sa.String(32), primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+    )
+    return Tables(metadata, job, history, control)
+
+
+def row_of(job: PrefixJob) -> dict[str, Any]:
+    """A job's columns, those that both tables share; `last_updated` and `timestamp` are the caller's."""
+    row: dict[str, Any] = {
+        "prefix": str(job.prefix),
+        "status": job.status.value,
+        "job_name": None if job.job_name is None else str(job.job_name),
+        "operation_name": None if job.operation_name is None else str(job.operation_name),
+        "route": None if job.route is None else job.route.value,
+        "attempt": job.attempt,
+        "attempt_base": job.attempt_base,
+        "forgiven": job.forgiven,
+        "not_before": job.not_before,
+        "paused_by": job.paused_by.value,
+        "error_code": job.error_code,
+        "error_message": job.error_message,
+        "missing_count": job.missing_count,
+        "missing_since": job.missing_since,
+        "started_at": job.started_at,
+        "progress_at": job.progress_at,
+        "ended_at": job.ended_at,
+        "generation": job.generation,
+    }
+    row.update((name, getattr(job.counters, name)) for name in COUNTERS)
+    return row
+
+
+def job_of(row: sa.RowMapping, updated: str = "last_updated") -> PrefixJob:
+    """The job that a row of the job table stands for, or of the history with `updated="timestamp"`."""
+    return PrefixJob(
+        prefix=Prefix(row["prefix"]),
+        status=JobStatus(row["status"]),
+        route=Route(row["route"]) if row["route"] else None,
+        job_name=JobName(row["job_name"]) if row["job_name"] else None,
+        operation_name=OperationName(row["operation_name"]) if row["operation_name"] else None,
+        attempt=row["attempt"],
+        attempt_base=row["attempt_base"],
+        forgiven=row["forgiven"],
+        generation=row["generation"] or 0,
+        not_before=row["not_before"],
+        paused_by=PausedBy(row["paused_by"]),
+        counters=Counters(**{name: row[name] for name in COUNTERS}),
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        missing_count=row["missing_count"],
+        missing_since=row["missing_since"],
+        started_at=row["started_at"],
+        progress_at=row["progress_at"],
+        ended_at=row["ended_at"],
+        last_updated=row[updated],
+    )
+
+
+def add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
+    """ALTER TABLE … ADD COLUMN for each column of `table` that the database lacks."""
+    present = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    quoted = connection.dialect.identifier_preparer.format_table(table)
+    for column in table.columns:
+        if column.name not in present:
+            clause = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {quoted} ADD COLUMN {clause}"))
+
+
+def from_older_tool(connection: sa.Connection, made: Tables) -> None:
+    """Schema 0 (the older tool's two tables, no control table) to schema 1, losing no row.
+
+    The older tool stored the operation's name as `job_name`: it moves to `operation_name`, so that an operation that is
+    still live is watched to its end. The transfer job's name is learnt from the operation when it is polled; until then
+    the row says `transferJobs/adopted`.
+    """
+    for table in (made.job, made.history):
+        add_missing_columns(connection, table)
+        is_operation = table.c.job_name.like("transferOperations/%")
+        connection.execute(
+            sa.update(table).where(is_operation).values(operation_name=table.c.job_name, job_name="transferJobs/adopted")
+        )
+    job = made.job
+    started = job.c.operation_name.is_not(None)
+    connection.execute(sa.update(job).where(started).values(attempt=1))
+    # A live row that names no operation was never really started: it waits.
+    lost = job.c.status.in_(["running", "paused"]) & job.c.operation_name.is_(None)
+    connection.execute(sa.update(job).where(lost).values(status="waiting", job_name=None))
+    # The older tool resumed whatever it found paused, and kept no mark of who paused it.
+    connection.execute(sa.update(job).where(job.c.status == "paused").values(paused_by=PausedBy.COMMAND.value))
+    made.metadata.create_all(connection, tables=[made.control])
+    for table in (made.job, made.history):
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+    duplicates = sa.select(job.c.prefix).group_by(job.c.prefix).having(sa.func.count() > 1)
+    if twice := connection.execute(duplicates.limit(1)).scalar():
+        raise ValueError(f"prefix {twice!r} stands in {job.name} more than once; remove one of the rows and repeat")
+    sa.Index(f"{job.name}_prefix", job.c.prefix, unique=True).create(connection, checkfirst=True)
+
+
+MIGRATIONS: Mapping[int, Callable[[sa.Connection, Tables], None]] = {0: from_older_tool}
+"""How to get from a schema to the next one."""

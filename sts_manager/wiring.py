@@ -1,0 +1,167 @@
+"""From settings to objects: the only place that knows every adapter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import google.auth
+import sqlalchemy as sa
+from google.auth import exceptions as auth_exceptions
+
+from sts_manager.clock import SystemClock
+from sts_manager.daemon import Daemon, Intervals, Stop
+from sts_manager.domain.errors import BadInput
+from sts_manager.domain.model import Policy, Route
+from sts_manager.domain.place import Scheme
+from sts_manager.ports import JobStore, Routes
+from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
+from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.settings import Settings
+from sts_manager.stores.lease import StoreLease
+from sts_manager.stores.sql import open_store
+
+STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
+CLOCK = SystemClock()
+
+
+def store_of(settings: Settings, *, create: bool = False) -> JobStore:
+    return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
+
+
+def project_of(settings: Settings, environment: Mapping[str, str] | None = None) -> str:
+    """The project of the transfer jobs: --project, GOOGLE_CLOUD_PROJECT, or what the credentials say."""
+    known = settings.project or (environment or os.environ).get("GOOGLE_CLOUD_PROJECT", "")
+    if known:
+        return known
+    try:
+        _, inferred = google.auth.default()
+    except auth_exceptions.GoogleAuthError:
+        inferred = None
+    if not inferred:
+        raise BadInput("--project: no project given, and none can be inferred; set --project or GOOGLE_CLOUD_PROJECT")
+    return str(inferred)
+
+
+def client_of(settings: Settings) -> StsClient:
+    return connect(project_of(settings), os.environ.get(STS_EMULATOR), CLOCK)
+
+
+def transfer_project(settings: Settings) -> StsProject:
+    return StsProject(client_of(settings))
+
+
+def s3_access(settings: Settings, environment: Mapping[str, str]) -> S3Access | None:
+    """How S3 is opened: a role, a secret, or the key pair of the environment (never of a flag: flags show in `ps`)."""
+    if settings.source.scheme is not Scheme.S3:
+        return None
+    if settings.s3_role_arn:
+        return S3Access(role_arn=settings.s3_role_arn)
+    if settings.s3_credentials_secret:
+        return S3Access(credentials_secret=settings.s3_credentials_secret)
+    key_id, secret = environment.get("AWS_ACCESS_KEY_ID", ""), environment.get("AWS_SECRET_ACCESS_KEY", "")
+    if not key_id or not secret:
+        raise BadInput(
+            f"{settings.source} needs credentials: --s3-role-arn, --s3-credentials-secret, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY in the environment"
+        )
+    if environment.get("AWS_SESSION_TOKEN"):
+        raise BadInput(
+            "AWS_SESSION_TOKEN is set: these keys are temporary, and the Storage Transfer Service takes only lasting ones; "
+            "use --s3-role-arn"
+        )
+    return S3Access(key_id=key_id, secret_key=secret)
+
+
+def transfer_settings(settings: Settings) -> TransferSettings:
+    return TransferSettings(
+        project=project_of(settings),
+        source=settings.source,
+        sink=settings.sink,
+        s3_access=s3_access(settings, os.environ),
+        s3_cloudfront_domain=settings.s3_cloudfront_domain,
+        s3_managed_private_network=settings.s3_managed_private_network,
+        overwrite=settings.overwrite_dest_objects,
+        overwrite_when=settings.overwrite_when,
+        storage_class=settings.storage_class,
+        modified_since=settings.modified_since,
+        modified_before=settings.modified_before,
+        log_failures=settings.sts_log_failures,
+    )
+
+
+def route_of(settings: Settings) -> Route:
+    return Route.STS_S3 if settings.source.scheme is Scheme.S3 else Route.STS_GCS
+
+
+def routes_of(settings: Settings) -> Routes:
+    """Both STS routes are one adapter: what differs is in the job's spec, which a started row has behind it."""
+    route = StsRoute(client_of(settings), transfer_settings(settings))
+    return {Route.STS_S3: route, Route.STS_GCS: route}
+
+
+def policy_of(settings: Settings, migration: str) -> Policy:
+    return Policy(
+        migration=migration,
+        route=route_of(settings),
+        running_max=settings.max_concurrent_jobs,
+        attempts_max=settings.max_attempts,
+        retry=not settings.no_retry_on_job_error,
+        ignore_stalled=settings.allow_new_jobs_when_stalled,
+        stalled_after=timedelta(seconds=settings.metrics_interval),
+        retry_delay=timedelta(seconds=settings.retry_delay),
+    )
+
+
+def bound_migration(settings: Settings, store: JobStore) -> str:
+    """The store's migration id. Raises BadInput when the store belongs to other buckets: a typo must not split a migration."""
+    control = store.bind(str(settings.source), str(settings.sink))
+    for flag, ours, stored in (
+        ("--source-bucket", str(settings.source), control.source),
+        ("--destination-bucket", str(settings.sink), control.sink),
+    ):
+        if ours != stored:
+            raise BadInput(f"{flag} is {ours}, but {settings.store} belongs to a migration with {stored}; use another --store")
+    return control.migration
+
+
+def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None, stop: Stop) -> Reconciler:
+    def fence() -> int:
+        assert lease is not None
+        return lease.fence
+
+    # A dry run writes nothing, so it does not bind the store to these buckets either.
+    migration = store.control().migration if lease is None else bound_migration(settings, store)
+    return Reconciler(
+        store,
+        routes_of(settings),
+        policy_of(settings, migration),
+        CLOCK,
+        interval_s=settings.metrics_interval,
+        fence=None if lease is None else fence,
+        stopping=stop,
+    )
+
+
+def lease_of(settings: Settings, store: JobStore) -> StoreLease:
+    """The lease of a store; beside a SQLite file stands the lock file that tells processes of one host apart."""
+    url = sa.make_url(settings.store)
+    path = Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" else None
+    return StoreLease(store, CLOCK, lock_path=path, lease_s=max(60.0, 3 * settings.sleep_timeout))
+
+
+def daemon_of(
+    settings: Settings,
+    store: JobStore,
+    stop: Stop,
+    *,
+    until_done: bool = False,
+    watch: Callable[[PassResult], None] = lambda _result: None,
+) -> tuple[Daemon, Reconciler, StoreLease]:
+    lease = lease_of(settings, store)
+    reconciler = reconciler_of(settings, store, lease, stop)
+    intervals = Intervals(job_s=settings.job_interval, metrics_s=settings.metrics_interval, sleep_s=settings.sleep_timeout)
+    return Daemon(reconciler, lease, CLOCK, intervals, stop, until_done=until_done, watch=watch), reconciler, lease

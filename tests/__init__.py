@@ -1,0 +1,1 @@
+"""Tests: unit, property, conformance, simulation, integration, end to end."""

@@ -1,0 +1,121 @@
+"""A job store in memory, for the simulation. Held by the same conformance suite as the SQL store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from itertools import islice
+
+from sts_manager.domain.errors import LeaseLost
+from sts_manager.domain.model import LIVE, Hold, JobStatus, PrefixJob
+from sts_manager.domain.naming import JobName, Prefix
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash, Totals
+from sts_manager.stores.lease import epoch_of
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.rows: dict[Prefix, PrefixJob] = {}
+        self.events: list[HistoryRow] = []
+        self._control = Control(migration="0badcafe")
+        self._lease: str | None = None
+        self.batches = 0
+
+    def counts(self) -> Mapping[JobStatus, int]:
+        return {status: sum(job.status is status for job in self.rows.values()) for status in JobStatus}
+
+    def live(self) -> tuple[PrefixJob, ...]:
+        return tuple(job for _, job in sorted(self.rows.items()) if job.status in LIVE)
+
+    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
+        due = [
+            job
+            for job in self.rows.values()
+            if job.status is JobStatus.WAITING and (job.not_before is None or job.not_before <= now)
+        ]
+        return tuple(sorted(due, key=lambda job: (job.attempt, job.prefix))[:limit])
+
+    def record(self, batch: Batch) -> frozenset[Prefix]:
+        if batch.fence is not None and (self._lease is None or epoch_of(self._lease) != batch.fence):
+            raise LeaseLost("another daemon took over this store")
+        self.batches += 1
+        stale = set()
+        for change in batch.changes:
+            stored = self.rows.get(change.before.prefix)
+            if stored is None or stored.generation != change.before.generation:
+                stale.add(change.before.prefix)
+                continue
+            after = replace(change.after, last_updated=batch.at)
+            self.rows[after.prefix] = after
+            self.events.append(HistoryRow(job=after, timestamp=batch.at, operation_results=change.results))
+        if batch.writes_state:
+            self._control = replace(self._control, breaker=batch.breaker, report=batch.report)
+        return frozenset(stale)
+
+    def control(self) -> Control:
+        return self._control
+
+    def set_hold(self, hold: Hold | None) -> None:
+        self._control = replace(self._control, hold=hold)
+
+    def bind(self, source: str, sink: str) -> Control:
+        if not self._control.source:
+            self._control = replace(self._control, source=source, sink=sink)
+        return self._control
+
+    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+        new = [prefix for prefix in prefixes if prefix not in self.rows]
+        for prefix in new:
+            self.rows[prefix] = PrefixJob(prefix=prefix, last_updated=at)
+        progress(len(prefixes))
+        return Loaded(added=len(new), present=len(prefixes) - len(new))
+
+    def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
+        def found() -> Iterator[PrefixClash]:
+            for prefix in prefixes:
+                for stored in sorted(self.rows):
+                    if stored != prefix and (stored.startswith(prefix) or prefix.startswith(stored)):
+                        yield PrefixClash(prefix=prefix, stored=stored)
+                        break
+
+        return tuple(islice(found(), limit))
+
+    def job(self, prefix: Prefix) -> PrefixJob | None:
+        return self.rows.get(prefix)
+
+    def jobs_named(self, names: Collection[JobName]) -> Mapping[JobName, PrefixJob]:
+        return {job.job_name: job for job in self.rows.values() if job.job_name is not None and job.job_name in names}
+
+    def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
+        return iter([job for _, job in sorted(self.rows.items()) if job.status is status])
+
+    def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
+        return iter([event for event in self.events if event.job.prefix == prefix])
+
+    def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
+        groups: dict[tuple[JobStatus, str], list[PrefixJob]] = {}
+        for _, job in sorted(self.rows.items()):
+            if job.error_code and job.status is not JobStatus.DONE:
+                groups.setdefault((job.status, job.error_code), []).append(job)
+        ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0][1]))
+        return tuple(
+            ErrorGroup(status=status, code=code, prefixes=len(jobs), example=jobs[0].prefix, message=jobs[0].error_message)
+            for (status, code), jobs in ordered[:limit]
+        )
+
+    def totals(self) -> Totals:
+        jobs = self.rows.values()
+        return Totals(**{one.name: sum(getattr(job.counters, one.name) for job in jobs) for one in fields(Totals)})
+
+    def lease_text(self) -> str | None:
+        return self._lease
+
+    def swap_lease(self, old: str | None, new: str) -> bool:
+        if self._lease != old:
+            return False
+        self._lease = new
+        return True
+
+    def close(self) -> None:
+        pass

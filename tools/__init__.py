@@ -1,0 +1,1 @@
+"""Utility scripts, the rehearsal stage, the demo and the benchmarks."""

@@ -1,0 +1,128 @@
+"""What all emulators share: settings, counts of calls, and faults on command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "sts.bytes_per_second": 0,  # 0: as fast as it goes
+    "sts.objects_per_second": 0,
+    "sts.operations_in_progress_max": 200,
+    "sts.creates_per_minute": 600,
+    "sts.creates_per_day": 5000,
+    "sts.reads_per_minute": 1500,
+    "sts.updates_per_minute": 600,
+    "sts.pauses_per_minute": 900,
+    "sts.suspend_seconds": 0.05,
+    "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
+    "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
+    "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
+    "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
+    "s3.verify_signatures": True,
+}
+
+
+class BadFault(ValueError):
+    """A fault rule or a setting that the stage does not know."""
+
+
+@dataclass
+class Rule:
+    """One fault: on which call, when, and what the caller gets.
+
+    after     calls that pass before the first fault
+    times     how often it fires (0: always)
+    applied   the call takes effect and only its answer is lost
+    delay_s   wait before answering
+    """
+
+    service: str
+    method: str
+    error: str = "UNAVAILABLE"
+    message: str = "injected by the stage"
+    after: int = 0
+    times: int = 1
+    applied: bool = False
+    delay_s: float = 0.0
+    seen: int = 0
+    fired: int = 0
+
+    def meets(self, service: str, method: str) -> bool:
+        if self.service != service or self.method not in (method, "*"):
+            return False
+        self.seen += 1
+        if self.seen <= self.after or (self.times and self.fired >= self.times):
+            return False
+        self.fired += 1
+        return True
+
+
+@dataclass
+class Ledger:
+    """One for the whole stage; safe to use from any thread."""
+
+    settings: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
+    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rules: list[Rule] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    windows: dict[tuple[str, float], deque[float]] = field(default_factory=dict)
+
+    def count(self, service: str, method: str) -> Rule | None:
+        """Count a call; returns the fault it must meet, if any."""
+        with self.lock:
+            self.calls[service, method] += 1
+            return next((rule for rule in self.rules if rule.meets(service, method)), None)
+
+    def setting(self, name: str) -> Any:
+        with self.lock:
+            return self.settings[name]
+
+    def change(self, values: dict[str, Any]) -> None:
+        unknown = sorted(set(values) - set(DEFAULTS))
+        if unknown:
+            raise BadFault(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(DEFAULTS))}")
+        with self.lock:
+            self.settings.update(values)
+
+    def add_rule(self, values: dict[str, Any]) -> None:
+        try:
+            rule = Rule(**values)
+        except TypeError as error:
+            raise BadFault(
+                f"a fault rule takes service, method, error, message, after, times, applied, delay_s: {error}"
+            ) from error
+        with self.lock:
+            self.rules.append(rule)
+
+    def within(self, quota: str, seconds: float) -> bool:
+        """Whether one more call stays within a quota's sliding window; counts it if so."""
+        now = time.monotonic()
+        with self.lock:
+            window = self.windows.setdefault((quota, seconds), deque())
+            while window and window[0] <= now - seconds:
+                window.popleft()
+            if len(window) >= self.settings[quota]:
+                return False
+            window.append(now)
+            return True
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """Calls by service and method."""
+        out: dict[str, dict[str, int]] = {}
+        with self.lock:
+            for (service, method), number in sorted(self.calls.items()):
+                out.setdefault(service, {})[method] = number
+        return out
+
+    def reset(self) -> None:
+        """Forget calls, faults, quotas used and changed settings."""
+        with self.lock:
+            self.calls.clear()
+            self.rules.clear()
+            self.windows.clear()
+            self.settings.clear()
+            self.settings.update(DEFAULTS)

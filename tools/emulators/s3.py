@@ -1,0 +1,137 @@
+"""S3: moto under cheroot, behind a strict layer that keeps every legal key byte for byte.
+
+moto alone decodes keys through a URL router, accepts a wrong Content-MD5 and lets anybody in. This layer hands it the
+request path as it came over the wire, and refuses unknown access keys, wrong signatures and wrong digests as S3 does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import logging
+from collections.abc import Iterable
+from typing import Any
+from xml.sax.saxutils import escape
+
+from moto.core.request import Request, normalize_request
+from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
+from werkzeug.wrappers import Response as WsgiResponse
+
+from tools.emulators.ledger import Ledger
+from tools.emulators.sigv4 import Keys, scope_of, signature
+from tools.emulators.web import Environ, StartResponse, pause_for
+
+KEY_BYTES_MAX = 1024
+
+
+class ServedRequest(Request):
+    """A request that came through a server: moto takes its raw path from the environment."""
+
+    from_wsgi_server = True
+
+
+class S3:
+    """A WSGI application."""
+
+    def __init__(self, ledger: Ledger, keys: Iterable[Keys]) -> None:
+        self._ledger = ledger
+        self._secrets = {pair.key_id: pair.secret for pair in keys}
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+    def reset(self) -> None:
+        """Forget every bucket."""
+        s3_backends.reset()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        raw = environ["REQUEST_URI"]
+        target = raw.decode("latin-1") if isinstance(raw, bytes) else raw
+        path, _, query = target.partition("?")
+        bucket, _, key = path.lstrip("/").partition("/")
+        method = _method(environ["REQUEST_METHOD"], bucket, key, query)
+        fault = self._ledger.count("s3", method)
+        if fault is not None:
+            pause_for(fault.delay_s)
+            if not fault.applied:
+                return _error(environ, start_response, 503, fault.error, fault.message)
+        # Read whole: moto wants the body's length, and the digests are checked before anything is stored.
+        body = environ["wsgi.input"].read() if environ["REQUEST_METHOD"] in ("PUT", "POST") else b""
+        refused = self._refusal(environ, path, query, body)
+        if refused is not None:
+            return _error(environ, start_response, *refused)
+        result = _moto(environ, target, body, is_key=bool(key))
+        if fault is not None:
+            raise ConnectionAbortedError("the answer is lost on purpose")
+        response: Iterable[bytes] = result(environ, start_response)
+        return response
+
+    def _refusal(self, environ: Environ, path: str, query: str, body: bytes) -> tuple[int, str, str] | None:
+        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+        if environ.get("CONTENT_TYPE"):
+            headers["content-type"] = environ["CONTENT_TYPE"]
+        if environ.get("CONTENT_LENGTH"):
+            headers["content-length"] = environ["CONTENT_LENGTH"]
+        if self._ledger.setting("s3.verify_signatures"):
+            scope = scope_of(headers.get("authorization", ""))
+            if scope is None:
+                return 403, "AccessDenied", "Access Denied"
+            secret = self._secrets.get(scope.key_id)
+            if secret is None:
+                return 403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."
+            if signature(environ["REQUEST_METHOD"], path, query, headers, scope, secret) != scope.signature:
+                text = "The request signature we calculated does not match the signature you provided."
+                return 403, "SignatureDoesNotMatch", text
+        said = headers.get("content-md5")
+        if said is not None and base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode() != said:
+            return 400, "BadDigest", "The Content-MD5 you specified did not match what we received."
+        declared = headers.get("x-amz-content-sha256", "")
+        if len(declared) == 64 and declared != hashlib.sha256(body).hexdigest():
+            return (
+                400,
+                "XAmzContentSHA256Mismatch",
+                "The provided 'x-amz-content-sha256' header does not match what was computed.",
+            )
+        return None
+
+
+def _moto(environ: Environ, target: str, body: bytes, *, is_key: bool) -> WsgiResponse:
+    inner = environ | {
+        "RAW_URI": target,
+        "wsgi.input": io.BytesIO(body),
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input_terminated": True,
+    }
+    inner.pop("HTTP_TRANSFER_ENCODING", None)
+    request: Any = normalize_request(ServedRequest(inner))
+    dispatch = S3Response.key_dispatch if is_key else S3Response.ambiguous_dispatch
+    if target.split("?", maxsplit=1)[0] == "/":
+        dispatch = S3Response.bucket_dispatch
+    result: Any = dispatch(request, request.raw_url, dict(request.headers))
+    status, headers, content = result if len(result) == 3 else (200, {}, result)
+    response = WsgiResponse(response=content, status=status, headers=headers)
+    if request.method == "HEAD" and "content-length" in headers:
+        response.headers["Content-Length"] = headers["content-length"]
+    return response
+
+
+def _method(verb: str, bucket: str, key: str, query: str) -> str:
+    """The API's own name of a request, for counts and faults."""
+    if not bucket:
+        return "ListBuckets"
+    if not key:
+        if "list-type=2" in query:
+            return "ListObjectsV2"
+        return {"PUT": "CreateBucket", "GET": "ListObjects", "HEAD": "HeadBucket", "DELETE": "DeleteBucket"}.get(
+            verb, "DeleteObjects"
+        )
+    return {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}.get(verb, "PostObject")
+
+
+def _error(environ: Environ, start_response: StartResponse, status: int, code: str, message: str) -> list[bytes]:
+    text = (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error>'
+    )
+    body = text.encode()
+    start_response(f"{status} Error", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

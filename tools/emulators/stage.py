@@ -1,0 +1,133 @@
+"""The whole stage in one process: servers, their environment variables, and the admin endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.emulators.gcs.objects import ObjectStore
+from tools.emulators.gcs.server import Gcs
+from tools.emulators.ledger import BadFault, Ledger
+from tools.emulators.s3 import S3
+from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.rules import Refused
+from tools.emulators.sts.server import StsServer
+from tools.emulators.sts.service import Places, TransferService
+from tools.emulators.web import Request, Response, WebServer, application
+
+SERVICES = ("s3", "gcs", "sts")
+PROJECT = "stage-project"
+KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
+
+
+class Stage:
+    """Starts the servers that were asked for; the others are taken from the environment.
+
+    Raises ValueError for an unknown service, or when STS is wanted and S3 or GCS is neither started nor named.
+    """
+
+    def __init__(self, only: Sequence[str] = SERVICES, folder: Path | None = None) -> None:
+        unknown = sorted(set(only) - set(SERVICES))
+        if unknown:
+            raise ValueError(f"unknown service {unknown[0]!r}; the stage has {', '.join(SERVICES)}")
+        self.ledger = Ledger()
+        self.objects = ObjectStore(folder)
+        self._stops: list[Callable[[], None]] = []
+        self._resets: list[Callable[[], None]] = [self.ledger.reset, self.objects.reset]
+        self.environment: dict[str, str] = {
+            "GOOGLE_CLOUD_PROJECT": PROJECT,
+            "AWS_ACCESS_KEY_ID": KEYS.key_id,
+            "AWS_SECRET_ACCESS_KEY": KEYS.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        self.sts: TransferService | None = None
+        if "s3" in only:
+            self._start_s3()
+        if "gcs" in only:
+            self._start_gcs()
+        if "sts" in only:
+            self._start_sts()
+        admin = self._web(WebServer(application(self._admin), threads=4))
+        self.environment["EMULATOR_ADMIN"] = admin.url
+
+    def _web(self, server: WebServer) -> WebServer:
+        self._stops.append(server.stop)
+        return server.start()
+
+    def _start_s3(self) -> None:
+        s3 = S3(self.ledger, [KEYS])
+        self._resets.append(s3.reset)
+        self.environment["AWS_ENDPOINT_URL"] = self._web(WebServer(s3)).url
+
+    def _start_gcs(self) -> None:
+        gcs = Gcs(self.ledger, self.objects)
+        self.environment["STORAGE_EMULATOR_HOST"] = self._web(WebServer(application(gcs.handle))).url
+
+    def _start_sts(self) -> None:
+        def at(name: str) -> str:
+            url = self.environment.get(name) or os.environ.get(name)
+            if not url:
+                raise ValueError(f"sts copies between S3 and GCS: start them too, or set {name}")
+            return url
+
+        places = Places(at("AWS_ENDPOINT_URL"), at("STORAGE_EMULATOR_HOST"), (KEYS,))
+        self.sts = TransferService(self.ledger, PROJECT, places)
+        server = StsServer(self.ledger, self.sts).start()
+        self._stops.append(server.stop)
+        self._resets.append(self.sts.reset)
+        self.environment["STORAGE_TRANSFER_EMULATOR_HOST"] = server.address
+
+    def reset(self) -> None:
+        """Forget all buckets, jobs, operations, calls, faults and changed settings."""
+        for reset in self._resets:
+            reset()
+
+    def stop(self) -> None:
+        for stop in reversed(self._stops):
+            stop()
+
+    def _admin(self, request: Request) -> Response:
+        try:
+            return _answer(self._administer(request))
+        except (BadFault, Refused, ValueError, KeyError, TypeError) as error:
+            return _answer({"error": str(error)}, 400)
+
+    def _administer(self, request: Request) -> dict[str, Any]:
+        body = json.loads(request.body) if request.body else {}
+        match request.method, request.path:
+            case "GET", "/calls":
+                return self.ledger.report()
+            case "GET", "/settings":
+                return dict(self.ledger.settings)
+            case "GET", "/faults":
+                return {"faults": [vars(rule) for rule in self.ledger.rules]}
+            case "POST", "/settings":
+                self.ledger.change(body)
+                return dict(self.ledger.settings)
+            case "POST", "/faults":
+                for rule in body if isinstance(body, list) else [body]:
+                    self.ledger.add_rule(rule)
+                return {"faults": len(self.ledger.rules)}
+            case "DELETE", "/faults":
+                self.ledger.rules.clear()
+                return {"faults": 0}
+            case "POST", "/reset":
+                self.reset()
+                return {}
+            case "POST", "/operations" if self.sts is not None:
+                self.sts.force(body["name"], int(body["status"]))
+                return {}
+            case "POST", "/past" if self.sts is not None:
+                self.sts.seed_past(int(body["operations"]))
+                return {}
+        raise ValueError(
+            "the admin endpoint knows GET /calls, /settings, /faults; POST /settings, /faults, /reset, /operations, /past; "
+            f"DELETE /faults; not {request.method} {request.path}"
+        )
+
+
+def _answer(value: dict[str, Any], status: int = 200) -> Response:
+    return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})

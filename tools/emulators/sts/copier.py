@@ -1,0 +1,231 @@
+"""The copying itself: a few threads take turns at the operations in progress, one object a turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from google.cloud import storage_transfer_v1 as sts
+
+from tools.emulators.ledger import Ledger
+from tools.emulators.sts.ends import SKIPPED_CLASSES, EndError, GcsSink, Listed, Source, same
+
+
+class Status(IntEnum):
+    """`TransferOperation.Status`, with the official numbers (a test compares them)."""
+
+    IN_PROGRESS = 1
+    PAUSED = 2
+    SUCCESS = 3
+    FAILED = 4
+    ABORTED = 5
+    QUEUED = 6
+    SUSPENDING = 7
+
+
+SAMPLES_MAX = 5
+OBJECT_BYTES_MAX = 5 * 1024**4
+
+
+@dataclass
+class Counts:
+    """The counters of one operation (objects, bytes)."""
+
+    found: list[int] = field(default_factory=lambda: [0, 0])
+    skipped: list[int] = field(default_factory=lambda: [0, 0])
+    copied: list[int] = field(default_factory=lambda: [0, 0])
+    failed: list[int] = field(default_factory=lambda: [0, 0])
+
+
+@dataclass
+class Work:
+    """One operation's copying: where it reads and writes, how far it got, what went wrong."""
+
+    name: str
+    spec: sts.TransferSpec
+    open_ends: Callable[[], tuple[Source, GcsSink]]
+    status: int = Status.QUEUED  # any number, so that a test can make the service say what this client does not know
+    counts: Counts = field(default_factory=Counts)
+    errors: dict[str, tuple[int, list[tuple[str, str]]]] = field(default_factory=dict)
+    todo: Iterator[Listed] | None = None
+    ends: tuple[Source, GcsSink] | None = None
+    suspend_until: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def source_path(self) -> str:
+        spec = self.spec
+        return str(spec.aws_s3_data_source.path if "aws_s3_data_source" in spec else spec.gcs_data_source.path)
+
+    def fail(self, code: str, url: str, details: str) -> None:
+        count, samples = self.errors.get(code, (0, []))
+        if len(samples) < SAMPLES_MAX:
+            samples.append((url, details))
+        self.errors[code] = (count + 1, samples)
+
+
+class Copier:
+    """Runs `Work` until it ends; `ended` is called once for each, from a copying thread."""
+
+    def __init__(self, ledger: Ledger, ended: Callable[[Work], None], *, threads: int = 4) -> None:
+        self._ledger, self._ended = ledger, ended
+        self._queue: deque[Work] = deque()
+        self._ready = threading.Condition()
+        self._stopping = False
+        self._next_slot = 0.0
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        with self._ready:
+            self._stopping = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=10)
+
+    def add(self, work: Work) -> None:
+        with self._ready:
+            self._queue.append(work)
+            self._ready.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                while not self._queue and not self._stopping:
+                    self._ready.wait()
+                if self._stopping:
+                    return
+                work = self._queue.popleft()
+            if self._turn(work):
+                self.add(work)
+
+    def _turn(self, work: Work) -> bool:
+        """One step of an operation; whether it wants another turn."""
+        with work.lock:
+            if work.status == Status.SUSPENDING:
+                if time.monotonic() < work.suspend_until:
+                    waiting = True
+                else:
+                    work.status, waiting = Status.PAUSED, False
+            elif work.status != Status.IN_PROGRESS:
+                return False
+            else:
+                waiting = False
+        if waiting:
+            time.sleep(0.01)
+            return True
+        if work.status == Status.PAUSED:
+            return False
+        return self._step(work)
+
+    def _step(self, work: Work) -> bool:
+        try:
+            if work.ends is None:
+                work.ends = work.open_ends()
+                for end in work.ends:
+                    end.check()
+                work.todo = iter(list(_listing(work, work.ends[0])))
+            listed = next(work.todo or iter(()), None)
+        except EndError as error:
+            work.fail(error.code, work.source_path, error.details)
+            self._end(work, Status.FAILED)
+            return False
+        if listed is None:
+            end_of_failed = Status[self._ledger.setting("sts.failed_objects_end")]
+            self._end(work, end_of_failed if work.counts.failed[0] else Status.SUCCESS)
+            return False
+        self._pace(listed.size)
+        if work.status in (Status.IN_PROGRESS, Status.SUSPENDING):
+            _copy(work, work.ends, listed)
+        return True
+
+    def _end(self, work: Work, status: Status) -> None:
+        with work.lock:
+            if work.status == Status.ABORTED:
+                return
+            work.status = status
+        self._ended(work)
+
+    def _pace(self, size: int) -> None:
+        """Wait for this object's turn under the configured rates."""
+        per_object = self._ledger.setting("sts.objects_per_second")
+        per_byte = self._ledger.setting("sts.bytes_per_second")
+        cost = (1 / per_object if per_object else 0.0) + (size / per_byte if per_byte else 0.0)
+        if cost <= 0:
+            return
+        with self._ready:
+            begin = max(time.monotonic(), self._next_slot)
+            self._next_slot = begin + cost
+        time.sleep(max(0.0, begin + cost - time.monotonic()))
+
+
+def _listing(work: Work, source: Source) -> Iterator[Listed]:
+    """The source objects of an operation; what is counted as found is decided when each one's turn comes."""
+    conditions = work.spec.object_conditions
+    includes = list(conditions.include_prefixes) or [""]
+    for include in includes:
+        for listed in source.list(work.source_path + include):
+            relative = listed.key[len(work.source_path) :]
+            if any(relative.startswith(exclude) for exclude in conditions.exclude_prefixes):
+                continue
+            if conditions.last_modified_since and listed.modified < conditions.last_modified_since:
+                continue
+            if conditions.last_modified_before and listed.modified >= conditions.last_modified_before:
+                continue
+            if listed.storage_class in SKIPPED_CLASSES:
+                continue  # silently, as the service does
+            yield listed
+
+
+def _copy(work: Work, ends: tuple[Source, GcsSink], listed: Listed) -> None:
+    source, sink = ends
+    name = str(work.spec.gcs_data_sink.path) + listed.key[len(work.source_path) :]
+    try:
+        if listed.size > OBJECT_BYTES_MAX:
+            raise EndError("INVALID_ARGUMENT", "the object is larger than 5 TiB")
+        if _kept(work.spec, sink, name, listed):
+            _add(work.counts.skipped, listed.size)
+            return
+        _add(work.counts.found, listed.size)
+        storage_class = _storage_class(work.spec, listed)
+        sink.put(name, source.fetch(listed), storage_class)
+        _add(work.counts.copied, listed.size)
+    except EndError as error:
+        if work.counts.found[0] < work.counts.copied[0] + work.counts.failed[0] + 1:
+            _add(work.counts.found, listed.size)
+        _add(work.counts.failed, listed.size)
+        work.fail(error.code, source.url(listed.key), error.details)
+
+
+def _kept(spec: sts.TransferSpec, sink: GcsSink, name: str, listed: Listed) -> bool:
+    """Whether the sink's object stays as it is."""
+    options = spec.transfer_options
+    when = sts.TransferOptions.OverwriteWhen
+    if options.overwrite_objects_already_existing_in_sink or options.overwrite_when == when.ALWAYS:
+        return False
+    if "\n" in name or "\r" in name:
+        return False
+    found = sink.head(name)
+    if found is None:
+        return False
+    return options.overwrite_when == when.NEVER or same(listed, found)
+
+
+def _storage_class(spec: sts.TransferSpec, listed: Listed) -> str | None:
+    chosen = str(spec.transfer_options.metadata_options.storage_class.name).removeprefix("STORAGE_CLASS_")
+    if chosen in ("UNSPECIFIED", "DESTINATION_BUCKET_DEFAULT"):
+        return None
+    return listed.storage_class if chosen == "PRESERVE" else chosen
+
+
+def _add(pair: list[int], size: int) -> None:
+    pair[0] += 1
+    pair[1] += size

@@ -1,0 +1,246 @@
+"""The two ends of a copy: reading S3 or GCS, writing GCS, over their own protocols."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import boto3
+import google_crc32c
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage  # type: ignore[attr-defined]
+
+from tools.emulators.sigv4 import Keys
+
+SKIPPED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
+SOURCE_ETAG = "x-goog-source-etag"
+
+
+class EndError(Exception):
+    """A source or sink refused: the error code of an operation's breakdown, and details."""
+
+    def __init__(self, code: str, details: str) -> None:
+        super().__init__(details)
+        self.code, self.details = code, details
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One source object of a listing."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+    storage_class: str = "STANDARD"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One source object, read whole."""
+
+    data: bytes
+    etag: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class S3Source:
+    def __init__(self, endpoint: str, bucket: str, keys: Keys) -> None:
+        self._bucket = bucket
+        self._client: Any = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=keys.key_id,
+            aws_secret_access_key=keys.secret,
+            region_name="us-east-1",
+            config=Config(retries={"max_attempts": 3}, response_checksum_validation="when_required"),
+        )
+
+    def check(self) -> None:
+        """Raises EndError when the bucket is missing or the credentials do not open it."""
+        try:
+            self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+        except (ClientError, BotoCoreError) as error:
+            raise _s3_error(error, f"s3://{self._bucket}") from error
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    yield Listed(
+                        key=found["Key"],
+                        size=found["Size"],
+                        etag=found["ETag"].strip('"'),
+                        modified=found["LastModified"],
+                        storage_class=found.get("StorageClass", "STANDARD"),
+                    )
+        except (ClientError, BotoCoreError) as error:
+            raise _s3_error(error, f"s3://{self._bucket}/{prefix}") from error
+
+    def fetch(self, listed: Listed) -> Fetched:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=listed.key)
+            data = answer["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            raise _s3_error(error, f"s3://{self._bucket}/{listed.key}") from error
+        if answer["ETag"].strip('"') != listed.etag:
+            raise EndError("FAILED_PRECONDITION", "the object changed during the transfer")
+        names = {
+            "ContentType": "Content-Type",
+            "ContentEncoding": "Content-Encoding",
+            "ContentDisposition": "Content-Disposition",
+            "ContentLanguage": "Content-Language",
+            "CacheControl": "Cache-Control",
+        }
+        headers = {theirs: answer[ours] for ours, theirs in names.items() if answer.get(ours)}
+        return Fetched(data, listed.etag, headers, {**answer.get("Metadata", {}), SOURCE_ETAG: listed.etag})
+
+    def url(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}"
+
+
+class GcsSource:
+    def __init__(self, endpoint: str, bucket: str) -> None:
+        client = storage.Client(
+            project="stage",
+            credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+            client_options={"api_endpoint": endpoint},
+        )
+        self._name = bucket
+        self._client, self._bucket = client, client.bucket(bucket)
+
+    def check(self) -> None:
+        try:
+            if not self._bucket.exists():
+                raise EndError("NOT_FOUND", f"bucket gs://{self._name} does not exist")
+        except GoogleAPIError as error:
+            raise EndError("UNAVAILABLE", str(error)) from error
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        try:
+            for blob in self._client.list_blobs(self._name, prefix=prefix):
+                yield Listed(blob.name, blob.size, blob.md5_hash or blob.etag, blob.updated, blob.storage_class)
+        except GoogleAPIError as error:
+            raise EndError("NOT_FOUND", str(error)) from error
+
+    def fetch(self, listed: Listed) -> Fetched:
+        try:
+            blob = self._bucket.get_blob(listed.key)
+            if blob is None:
+                raise EndError("NOT_FOUND", "the object vanished during the transfer")
+            data = blob.download_as_bytes(raw_download=True)
+        except GoogleAPIError as error:
+            raise EndError("UNAVAILABLE", str(error)) from error
+        values = {
+            "Content-Type": blob.content_type,
+            "Content-Encoding": blob.content_encoding,
+            "Content-Disposition": blob.content_disposition,
+            "Content-Language": blob.content_language,
+            "Cache-Control": blob.cache_control,
+        }
+        headers = {name: value for name, value in values.items() if value}
+        return Fetched(data, listed.etag, headers, dict(blob.metadata or {}))
+
+    def url(self, key: str) -> str:
+        return f"gs://{self._name}/{key}"
+
+
+Source = S3Source | GcsSource
+
+
+@dataclass(frozen=True)
+class AtSink:
+    """What the sink already has under a name."""
+
+    size: int
+    md5: str | None
+    source_etag: str | None
+
+
+class GcsSink:
+    """Writes with the XML API, one PUT an object with its hashes, over one kept-alive connection a thread."""
+
+    def __init__(self, endpoint: str, bucket: str) -> None:
+        parts = urlsplit(endpoint)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._bucket = bucket
+        self._local = threading.local()
+
+    def check(self) -> None:
+        if self._ask("HEAD", "", b"", {})[0] != 200:
+            raise EndError("NOT_FOUND", f"bucket gs://{self._bucket} does not exist")
+
+    def head(self, name: str) -> AtSink | None:
+        status, headers, _ = self._ask("HEAD", name, b"", {})
+        if status != 200:
+            return None
+        hashes = dict(part.split("=", 1) for part in headers.get("x-goog-hash", "").split(",") if part)
+        return AtSink(int(headers["content-length"]), hashes.get("md5"), headers.get(f"x-goog-meta-{SOURCE_ETAG}"))
+
+    def put(self, name: str, fetched: Fetched, storage_class: str | None) -> None:
+        crc = base64.b64encode(google_crc32c.value(fetched.data).to_bytes(4)).decode()
+        headers = {**fetched.headers, "x-goog-hash": f"crc32c={crc}"}
+        headers |= {f"x-goog-meta-{key}": value for key, value in fetched.metadata.items()}
+        if storage_class is not None:
+            headers["x-goog-storage-class"] = storage_class
+        status, _, body = self._ask("PUT", name, fetched.data, headers)
+        if status != 200:
+            code = "INVALID_ARGUMENT" if status == 400 else "PERMISSION_DENIED" if status == 403 else "UNAVAILABLE"
+            raise EndError(code, f"Cloud Storage answered {status}: {body[:300].decode('utf-8', 'replace')}")
+
+    def _ask(self, verb: str, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
+        path = f"/{self._bucket}" + (f"/{quote(name, safe='')}" if name else "")
+        for last in (False, True):
+            connection = self._connection()
+            try:
+                coded = {key: value.encode() for key, value in headers.items()}
+                connection.request(verb, path, body or None, coded | {"Content-Length": str(len(body)).encode()})
+                answer = connection.getresponse()
+                data = answer.read()
+                return answer.status, {key.lower(): value for key, value in answer.getheaders()}, data
+            except (http.client.HTTPException, OSError) as error:
+                self._local.connection = None
+                if last:
+                    raise EndError("UNAVAILABLE", f"Cloud Storage hung up: {error}") from error
+        raise AssertionError("unreachable")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
+            self._local.connection = connection
+        return connection
+
+
+def same(listed: Listed, found: AtSink) -> bool:
+    """Whether the sink's object is the source's: equal size, and the source's ETag or its MD5."""
+    if found.size != listed.size:
+        return False
+    return listed.etag in (found.source_etag, found.md5) or found.md5 == _md5_of_etag(listed.etag)
+
+
+def _md5_of_etag(etag: str) -> str | None:
+    if len(etag) != 32:
+        return None
+    return base64.b64encode(bytes.fromhex(etag)).decode()
+
+
+def _s3_error(error: ClientError | BotoCoreError, what: str) -> EndError:
+    if isinstance(error, ClientError):
+        code = error.response["Error"]["Code"]
+        denied = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden")
+        missing = ("NoSuchBucket", "NoSuchKey", "404")
+        shown = "PERMISSION_DENIED" if code in denied else "NOT_FOUND" if code in missing else "UNAVAILABLE"
+        return EndError(shown, f"{what}: {code}: {error.response['Error'].get('Message', '')}")
+    return EndError("UNAVAILABLE", f"{what}: {error}")

@@ -1,0 +1,159 @@
+"""The gRPC face: the official message types, registered as generic handlers under the service's own method paths."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any
+
+import grpc
+from google.cloud import storage_transfer_v1 as sts
+from google.longrunning import operations_pb2
+from google.protobuf import any_pb2, empty_pb2
+
+from tools.emulators.ledger import Ledger
+from tools.emulators.sts.rules import JOB_FIELDS, OPERATION_FIELDS, Refused, filter_of, invalid, page_size
+from tools.emulators.sts.service import ACTIVE, Operation, TransferService, described
+from tools.emulators.web import pause_for
+
+SERVICE = "google.storagetransfer.v1.StorageTransferService"
+OPERATIONS = "google.longrunning.Operations"
+
+
+Rpc = tuple[str, Any, Any, Callable[[Any], Any]]
+"""(method, request type, response type, answer)"""
+
+
+class StsServer:
+    """A gRPC server on a free loopback port."""
+
+    def __init__(self, ledger: Ledger, service: TransferService) -> None:
+        self._ledger, self._service = ledger, service
+        self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+        self._server.add_generic_rpc_handlers(self._handlers())
+        self._port = self._server.add_insecure_port("127.0.0.1:0")
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> StsServer:
+        self._service.copier.start()
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        self._server.stop(grace=0.2).wait(timeout=5)
+        self._service.copier.stop()
+
+    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        empty, long_running = empty_pb2.Empty, operations_pb2
+        transfer: list[Rpc] = [
+            ("CreateTransferJob", sts.CreateTransferJobRequest, sts.TransferJob, self._create),
+            ("GetTransferJob", sts.GetTransferJobRequest, sts.TransferJob, self._get),
+            ("UpdateTransferJob", sts.UpdateTransferJobRequest, sts.TransferJob, self._update),
+            ("ListTransferJobs", sts.ListTransferJobsRequest, sts.ListTransferJobsResponse, self._list_jobs),
+            ("DeleteTransferJob", sts.DeleteTransferJobRequest, empty, self._delete),
+            ("RunTransferJob", sts.RunTransferJobRequest, long_running.Operation, self._run),
+            ("PauseTransferOperation", sts.PauseTransferOperationRequest, empty, self._pause),
+            ("ResumeTransferOperation", sts.ResumeTransferOperationRequest, empty, self._resume),
+            ("GetGoogleServiceAccount", sts.GetGoogleServiceAccountRequest, sts.GoogleServiceAccount, self._account),
+        ]
+        operations: list[Rpc] = [
+            ("GetOperation", long_running.GetOperationRequest, long_running.Operation, self._get_operation),
+            ("ListOperations", long_running.ListOperationsRequest, long_running.ListOperationsResponse, self._list_operations),
+            ("CancelOperation", long_running.CancelOperationRequest, empty, self._cancel),
+        ]
+        return tuple(
+            grpc.method_handlers_generic_handler(service, {rpc[0]: self._unary(*rpc) for rpc in rpcs})
+            for service, rpcs in ((SERVICE, transfer), (OPERATIONS, operations))
+        )
+
+    def _unary(self, name: str, request: Any, response: Any, answer: Callable[[Any], Any]) -> grpc.RpcMethodHandler:
+        """A handler that counts, meets faults, and turns refusals into the service's statuses."""
+
+        def handle(message: Any, context: grpc.ServicerContext) -> Any:
+            fault = self._ledger.count("sts", name)
+            if fault is not None:
+                pause_for(fault.delay_s)
+                if not fault.applied:
+                    context.abort(grpc.StatusCode[fault.error], fault.message)
+            try:
+                result = answer(message)
+            except Refused as refused:
+                context.abort(refused.code, refused.message)
+            if fault is not None:
+                context.abort(grpc.StatusCode[fault.error], f"{fault.message} (applied, then the answer was lost)")
+            return result
+
+        parse = request.deserialize if hasattr(request, "deserialize") else request.FromString
+        write = response.serialize if hasattr(response, "serialize") else response.SerializeToString
+        return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=parse, response_serializer=write)
+
+    def _create(self, request: sts.CreateTransferJobRequest) -> sts.TransferJob:
+        return self._service.create(request.transfer_job)
+
+    def _get(self, request: sts.GetTransferJobRequest) -> sts.TransferJob:
+        return self._service.get(request.job_name, request.project_id)
+
+    def _update(self, request: sts.UpdateTransferJobRequest) -> sts.TransferJob:
+        mask = list(request.update_transfer_job_field_mask.paths)
+        return self._service.update(request.job_name, request.project_id, request.transfer_job, mask)
+
+    def _list_jobs(self, request: sts.ListTransferJobsRequest) -> sts.ListTransferJobsResponse:
+        found = self._service.list_jobs(filter_of(request.filter, JOB_FIELDS))
+        page, token = _page(found, request.page_size, request.page_token)
+        return sts.ListTransferJobsResponse(transfer_jobs=page, next_page_token=token)
+
+    def _delete(self, request: sts.DeleteTransferJobRequest) -> empty_pb2.Empty:
+        self._service.delete(request.job_name, request.project_id)
+        return empty_pb2.Empty()
+
+    def _run(self, request: sts.RunTransferJobRequest) -> operations_pb2.Operation:
+        return self._long_running(self._service.run(request.job_name, request.project_id))
+
+    def _pause(self, request: sts.PauseTransferOperationRequest) -> empty_pb2.Empty:
+        self._service.pause(request.name)
+        return empty_pb2.Empty()
+
+    def _resume(self, request: sts.ResumeTransferOperationRequest) -> empty_pb2.Empty:
+        self._service.resume(request.name)
+        return empty_pb2.Empty()
+
+    def _account(self, request: sts.GetGoogleServiceAccountRequest) -> sts.GoogleServiceAccount:
+        return sts.GoogleServiceAccount(
+            account_email=f"{request.project_id}@storage-transfer-service.iam.gserviceaccount.com", subject_id="1"
+        )
+
+    def _get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
+        return self._long_running(self._service.operation(request.name))
+
+    def _list_operations(self, request: operations_pb2.ListOperationsRequest) -> operations_pb2.ListOperationsResponse:
+        if request.name != "transferOperations":
+            raise invalid("name must be 'transferOperations'")
+        found = self._service.list_operations(filter_of(request.filter, OPERATION_FIELDS))
+        page, token = _page(found, request.page_size, request.page_token)
+        operations = [self._long_running(operation) for operation in page]
+        return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
+
+    def _cancel(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:
+        self._service.cancel(request.name)
+        return empty_pb2.Empty()
+
+    def _long_running(self, operation: Operation) -> operations_pb2.Operation:
+        shown = described(operation, self._service.project)
+        metadata = any_pb2.Any()
+        metadata.Pack(sts.TransferOperation.pb(shown))
+        return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)
+
+
+def _page(found: Sequence[Any], asked: int, token: str) -> tuple[list[Any], str]:
+    size = page_size(asked)
+    try:
+        start = int(base64.urlsafe_b64decode(token or base64.urlsafe_b64encode(b"0")))
+    except ValueError as error:
+        raise invalid("invalid page_token") from error
+    end = start + size
+    after = base64.urlsafe_b64encode(str(end).encode()).decode() if end < len(found) else ""
+    return list(found[start:end]), after
