@@ -14,7 +14,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _SECRET = re.compile(
     r"(?i)((?:secret[_-]?(?:access[_-]?)?key|x-amz-signature|x-amz-security-token|signature|authorization|password)"
-    r"""["']?\s*[:=]\s*["']?)([^\s"',&]+)"""
+    r"""\\?["']?\s*[:=]\s*\\?["']?)([^\s"',&\\]+)"""
 )
 
 

@@ -115,7 +115,8 @@ def _starts(
     running = policy.running_max - room
     allowed = min(room, ramp_room(running, observed.ended_well + _done(settled), policy.running_max))
     if breaker is not None:
-        if now < breaker.probe_at:
+        # A probe further off than the longest wait was planned by a clock that has since been set back.
+        if now < breaker.probe_at <= now + policy.breaker_delay_max:
             return [], breaker
         allowed = min(allowed, 1)
     started = [launch(job, policy, now) for job in islice(_ready(observed, now), allowed)]

@@ -181,7 +181,7 @@ def _with_failure(settled: Settled, snapshot: OperationSnapshot, policy: Policy,
     code, message = failure_cause(snapshot)
     job = replace(job, error_code=code, error_message=message)
     settled = replace(settled, after=job)
-    if code in PROJECT_WIDE_CODES and not snapshot.counters.any_success:
+    if _is_project_wide(code, snapshot):
         settled = replace(settled, denied=(code, message))
         if job.forgiven < policy.attempts_max:
             # The fault is the project's, not the prefix's; forgiving is bounded so that attempts are.
@@ -189,10 +189,20 @@ def _with_failure(settled: Settled, snapshot: OperationSnapshot, policy: Policy,
     return _try_again_or_end(settled, policy, now)
 
 
+def _is_project_wide(code: str, snapshot: OperationSnapshot) -> bool:
+    """Whether an operation failed for a cause that every prefix shares: a permission, or a bucket that is not there."""
+    counters = snapshot.counters
+    if code in PROJECT_WIDE_CODES:
+        return not counters.any_success
+    # NOT_FOUND with not one object seen is the bucket's; with objects it is theirs (deleted while they were copied).
+    return code == "NOT_FOUND" and not (counters.any_success or counters.objects_found or counters.objects_failed)
+
+
 def _with_missing(settled: Settled, policy: Policy, now: datetime) -> Settled:
     """The service does not know the operation: believed only after several polls over some time."""
     job = settled.after
-    since = job.missing_since or now
+    # A time still to come was written by a clock that has since been set back.
+    since = min(job.missing_since or now, now)
     job = replace(job, missing_count=job.missing_count + 1, missing_since=since)
     fields: Fields = {"operation": str(job.operation_name), "polls": job.missing_count}
     note = Note(event="operation_not_found", severity=Severity.WARNING, prefix=job.prefix, fields=fields)

@@ -52,6 +52,10 @@ QUOTAS: Mapping[str, tuple[tuple[int, float], ...]] = {
 """Calls allowed in sliding windows of seconds, per project (Storage Transfer Service, quotas)."""
 
 
+_STATES: Any = sts.TransferOperation.Status  # proto-plus types its enums as classes of ints
+STATE_NAMES: Mapping[int, str] = {member.value: member.name for member in _STATES}
+
+
 class Pacer:
     """Keeps the calls of this process under the service's quotas: over it, a call is refused here instead of there."""
 
@@ -271,8 +275,9 @@ def connect(project: str, emulator: str | None, clock: Clock) -> StsClient:
 
 def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
     """An operation in our words; a state this client does not know becomes UNKNOWN, never an error."""
-    raw = operation.status
-    name = getattr(raw, "name", str(int(raw)))
+    # The number is read below proto-plus, which has no word for a state that was added after this client was made.
+    number = sts.TransferOperation.pb(operation).status
+    name = STATE_NAMES.get(number, str(number))
     known = name in OperationState.__members__
     counted = operation.counters
     try:

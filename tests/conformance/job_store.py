@@ -40,9 +40,9 @@ def row(store: JobStore, text: str) -> PrefixJob:
     return job
 
 
-def to(store: JobStore, text: str, results: str = "", **fields: object) -> Change:
+def to(store: JobStore, text: str, **fields: object) -> Change:
     before = row(store, text)
-    return changed(before, replace(before, **fields), NOW, results)  # type: ignore[arg-type]
+    return changed(before, replace(before, **fields), NOW)  # type: ignore[arg-type]
 
 
 def record(store: JobStore, *changes: Change) -> Iterable[str]:

@@ -64,7 +64,9 @@ class Stage:
 
     def _start_gcs(self) -> None:
         gcs = Gcs(self.ledger, self.objects)
-        self.environment["STORAGE_EMULATOR_HOST"] = self._web(WebServer(application(gcs.handle))).url
+        server = self._web(WebServer(application(gcs.handle)))
+        gcs.at(server.url)
+        self.environment["STORAGE_EMULATOR_HOST"] = server.url
 
     def _start_sts(self) -> None:
         def at(name: str) -> str:

@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from email.parser import BytesParser
 from typing import Any
 from urllib.parse import quote, unquote
@@ -52,6 +53,10 @@ class JsonApi:
         self._store = store
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        self.url = ""  # where clients reach this server: links in answers lead there
+
+    def _resource(self, stored: StoredObject) -> dict[str, Any]:
+        return resource(stored, self.url)
 
     def name(self, request: Request) -> str:
         """The API's own name of a request, for counts and faults."""
@@ -105,7 +110,7 @@ class JsonApi:
                     conditions_of(request.query, "ifSource"),
                     conditions_of(request.query),
                 )
-                return _json(resource(moved))
+                return _json(self._resource(moved))
         raise Refused(404, "notFound", f"Unknown path {request.path}")
 
     # Buckets
@@ -141,7 +146,7 @@ class JsonApi:
         page = self._store.list(bucket, wanted)
         out: dict[str, Any] = {"kind": "storage#objects"}
         if page.objects:
-            out["items"] = [resource(found) for found in page.objects]
+            out["items"] = [self._resource(found) for found in page.objects]
         if page.prefixes:
             out["prefixes"] = list(page.prefixes)
         if page.next_token:
@@ -151,14 +156,16 @@ class JsonApi:
     def _get(self, request: Request, bucket: str, name: str) -> Response:
         found = self._store.get(bucket, name, _generation(request), conditions_of(request.query))
         if request.query.get("alt") != "media":
-            return _json(resource(found))
+            return _json(self._resource(found))
         return media(request, found)
 
     def _patch(self, request: Request, bucket: str, name: str, *, whole: bool) -> Response:
         found = self._store.get(bucket, name, _generation(request))
         base = Attributes(storage_class=found.attributes.storage_class) if whole else found.attributes
         attributes = attributes_of(_body(request), base)
-        return _json(resource(self._store.patch(bucket, name, attributes, conditions_of(request.query), _generation(request))))
+        return _json(
+            self._resource(self._store.patch(bucket, name, attributes, conditions_of(request.query), _generation(request)))
+        )
 
     def _compose(self, request: Request, bucket: str, name: str) -> Response:
         body = _body(request)
@@ -181,7 +188,7 @@ class JsonApi:
         attributes = attributes_of(body.get("destination", {}), Attributes())
         components = sum(source.components or 1 for source in sources)
         stored = self._store.put(bucket, name, data, attributes, conditions_of(request.query), components=components)
-        return _json(resource(stored))
+        return _json(self._resource(stored))
 
     def _copy(self, request: Request, parts: list[str], *, rewrite: bool) -> Response:
         _, bucket, _, name, _, _, to_bucket, _, to_name = parts
@@ -194,10 +201,10 @@ class JsonApi:
             to_bucket, to_name, source.read(), attributes, conditions_of(request.query), components=source.components
         )
         if not rewrite:
-            return _json(resource(stored))
+            return _json(self._resource(stored))
         size = str(stored.size)
         done = {"kind": "storage#rewriteResponse", "done": True, "totalBytesRewritten": size, "objectSize": size}
-        return _json(done | {"resource": resource(stored)})
+        return _json(done | {"resource": self._resource(stored)})
 
     # Uploads
 
@@ -220,7 +227,7 @@ class JsonApi:
     def _store_upload(
         self, request: Request, bucket: str, name: str, attributes: Attributes, said: Hashes, data: bytes
     ) -> Response:
-        return _json(resource(self._store.put(bucket, name, data, attributes, conditions_of(request.query), said)))
+        return _json(self._resource(self._store.put(bucket, name, data, attributes, conditions_of(request.query), said)))
 
     def _begin(self, request: Request, bucket: str) -> Response:
         body = _body(request)
@@ -236,7 +243,7 @@ class JsonApi:
         key = secrets.token_hex(16)
         with self._lock:
             self._sessions[key] = session
-        where = f"http://{request.headers['host']}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={key}"
+        where = f"{self.url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={key}"
         return Response(200, headers={"Location": where, "X-GUploader-UploadID": key})
 
     def _continue(self, request: Request, key: str) -> Response:
@@ -248,7 +255,7 @@ class JsonApi:
                 del self._sessions[key]
                 return Response(499)
             if session.done is not None:
-                return _json(resource(session.done))
+                return _json(self._resource(session.done))
             return self._receive(request, session)
 
     def _receive(self, request: Request, session: Session) -> Response:
@@ -273,18 +280,18 @@ class JsonApi:
             session.bucket, session.name, bytes(session.received), session.attributes, session.conditions, session.said
         )
         session.received.clear()
-        return _json(resource(session.done))
+        return _json(self._resource(session.done))
 
 
-def resource(stored: StoredObject) -> dict[str, Any]:
+def resource(stored: StoredObject, url: str) -> dict[str, Any]:
     """An object as the JSON API shows it."""
     chosen = stored.attributes
     at = f"/b/{quote(stored.bucket, safe='')}/o/{quote(stored.name, safe='')}"
     out: dict[str, Any] = {
         "kind": "storage#object",
         "id": f"{stored.bucket}/{stored.name}/{stored.generation}",
-        "selfLink": f"https://www.googleapis.com/storage/v1{at}",
-        "mediaLink": f"https://storage.googleapis.com/download/storage/v1{at}?alt=media",
+        "selfLink": f"{url}/storage/v1{at}",
+        "mediaLink": f"{url}/download/storage/v1{at}?generation={stored.generation}&alt=media",
         "bucket": stored.bucket,
         "name": stored.name,
         "generation": str(stored.generation),
@@ -292,8 +299,8 @@ def resource(stored: StoredObject) -> dict[str, Any]:
         "size": str(stored.size),
         "crc32c": stored.crc32c,
         "storageClass": chosen.storage_class,
-        "timeCreated": stored.created.isoformat(),
-        "updated": stored.updated.isoformat(),
+        "timeCreated": rfc3339(stored.created),
+        "updated": rfc3339(stored.updated),
         "etag": stored.etag,
     }
     optional = {
@@ -310,6 +317,11 @@ def resource(stored: StoredObject) -> dict[str, Any]:
     return out | {name: value for name, value in optional.items() if value is not None}
 
 
+def rfc3339(at: datetime) -> str:
+    """A time as the APIs write it, ending in Z."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
 def bucket_resource(bucket: Bucket) -> dict[str, Any]:
     return {
         "kind": "storage#bucket",
@@ -319,7 +331,7 @@ def bucket_resource(bucket: Bucket) -> dict[str, Any]:
         "location": bucket.location,
         "locationType": "multi-region",
         "storageClass": "STANDARD",
-        "timeCreated": bucket.created.isoformat(),
+        "timeCreated": rfc3339(bucket.created),
         "metageneration": "1",
         "etag": "CAE=",
     }

@@ -20,6 +20,10 @@ class Gcs:
         self._ledger = ledger
         self._json, self._xml = JsonApi(store), XmlApi(store)
 
+    def at(self, url: str) -> None:
+        """Be told where clients reach this server."""
+        self._json.url = url
+
     def handle(self, request: Request) -> Response:
         is_json = request.path.startswith(("/storage/v1/", "/upload/storage/v1/", "/download/storage/v1/"))
         api: JsonApi | XmlApi = self._json if is_json else self._xml

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from tools.emulators.gcs.json_api import goog_hash, media
+from tools.emulators.gcs.json_api import goog_hash, media, rfc3339
 from tools.emulators.gcs.objects import (
     LIST_MAX,
     Attributes,
@@ -118,7 +118,7 @@ class XmlApi:
         )
         rows = [
             f"<Contents><Key>{escape(found.name)}</Key><Generation>{found.generation}</Generation>"
-            f"<MetaGeneration>{found.metageneration}</MetaGeneration><LastModified>{found.updated.isoformat()}</LastModified>"
+            f"<MetaGeneration>{found.metageneration}</MetaGeneration><LastModified>{rfc3339(found.updated)}</LastModified>"
             f"<ETag>&quot;{found.etag}&quot;</ETag><Size>{found.size}</Size></Contents>"
             for found in page.objects
         ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from traceback import format_exc
 
 from google.cloud import storage_transfer_v1 as sts
 
@@ -61,6 +63,11 @@ class Work:
         spec = self.spec
         return str(spec.aws_s3_data_source.path if "aws_s3_data_source" in spec else spec.gcs_data_source.path)
 
+    def close(self) -> None:
+        """Hang up on both ends."""
+        for end in self.ends or ():
+            end.close()
+
     def fail(self, code: str, url: str, details: str) -> None:
         count, samples = self.errors.get(code, (0, []))
         if len(samples) < SAMPLES_MAX:
@@ -104,7 +111,14 @@ class Copier:
                 if self._stopping:
                     return
                 work = self._queue.popleft()
-            if self._turn(work):
+            try:
+                again = self._turn(work)
+            except Exception:  # noqa: BLE001 - a defect of the stage ends this operation, not the thread all others need
+                print(f"stage: {work.name}:\n{format_exc()}", file=sys.stderr)
+                work.fail("INTERNAL", work.source_path, "a defect of the stage; its log says more")
+                self._end(work, Status.FAILED)
+                again = False
+            if again:
                 self.add(work)
 
     def _turn(self, work: Work) -> bool:
@@ -116,6 +130,8 @@ class Copier:
                 else:
                     work.status, waiting = Status.PAUSED, False
             elif work.status != Status.IN_PROGRESS:
+                if work.status == Status.ABORTED:
+                    work.close()
                 return False
             else:
                 waiting = False
@@ -142,20 +158,21 @@ class Copier:
             end_of_failed = Status[self._ledger.setting("sts.failed_objects_end")]
             self._end(work, end_of_failed if work.counts.failed[0] else Status.SUCCESS)
             return False
-        self._pace(listed.size)
+        self._pace(work, listed.size)
         if work.status in (Status.IN_PROGRESS, Status.SUSPENDING):
             _copy(work, work.ends, listed)
         return True
 
     def _end(self, work: Work, status: Status) -> None:
+        work.close()
         with work.lock:
             if work.status == Status.ABORTED:
                 return
             work.status = status
         self._ended(work)
 
-    def _pace(self, size: int) -> None:
-        """Wait for this object's turn under the configured rates."""
+    def _pace(self, work: Work, size: int) -> None:
+        """Wait for this object's turn under the configured rates, as long as the operation is at work."""
         per_object = self._ledger.setting("sts.objects_per_second")
         per_byte = self._ledger.setting("sts.bytes_per_second")
         cost = (1 / per_object if per_object else 0.0) + (size / per_byte if per_byte else 0.0)
@@ -164,7 +181,10 @@ class Copier:
         with self._ready:
             begin = max(time.monotonic(), self._next_slot)
             self._next_slot = begin + cost
-        time.sleep(max(0.0, begin + cost - time.monotonic()))
+        while time.monotonic() < begin + cost and not self._stopping:
+            if work.status not in (Status.IN_PROGRESS, Status.SUSPENDING):
+                return
+            time.sleep(min(0.02, max(0.0, begin + cost - time.monotonic())))
 
 
 def _listing(work: Work, source: Source) -> Iterator[Listed]:

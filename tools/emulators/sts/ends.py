@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -109,6 +108,9 @@ class S3Source:
     def url(self, key: str) -> str:
         return f"s3://{self._bucket}/{key}"
 
+    def close(self) -> None:
+        self._client.close()
+
 
 class GcsSource:
     def __init__(self, endpoint: str, bucket: str) -> None:
@@ -155,6 +157,9 @@ class GcsSource:
     def url(self, key: str) -> str:
         return f"gs://{self._name}/{key}"
 
+    def close(self) -> None:
+        self._client.close()
+
 
 Source = S3Source | GcsSource
 
@@ -169,13 +174,16 @@ class AtSink:
 
 
 class GcsSink:
-    """Writes with the XML API, one PUT an object with its hashes, over one kept-alive connection a thread."""
+    """Writes with the XML API, one PUT an object with its hashes, over one kept-alive connection.
+
+    An operation's work is done by one thread at a time, so one connection is enough.
+    """
 
     def __init__(self, endpoint: str, bucket: str) -> None:
         parts = urlsplit(endpoint)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._bucket = bucket
-        self._local = threading.local()
+        self._connection: http.client.HTTPConnection | None = None
 
     def check(self) -> None:
         if self._ask("HEAD", "", b"", {})[0] != 200:
@@ -202,7 +210,8 @@ class GcsSink:
     def _ask(self, verb: str, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
         path = f"/{self._bucket}" + (f"/{quote(name, safe='')}" if name else "")
         for last in (False, True):
-            connection = self._connection()
+            connection = self._connection or http.client.HTTPConnection(self._host, self._port, timeout=30)
+            self._connection = connection
             try:
                 coded = {key: value.encode() for key, value in headers.items()}
                 connection.request(verb, path, body or None, coded | {"Content-Length": str(len(body)).encode()})
@@ -210,17 +219,15 @@ class GcsSink:
                 data = answer.read()
                 return answer.status, {key.lower(): value for key, value in answer.getheaders()}, data
             except (http.client.HTTPException, OSError) as error:
-                self._local.connection = None
+                self.close()
                 if last:
                     raise EndError("UNAVAILABLE", f"Cloud Storage hung up: {error}") from error
         raise AssertionError("unreachable")
 
-    def _connection(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
-            self._local.connection = connection
-        return connection
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def same(listed: Listed, found: AtSink) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -63,8 +64,9 @@ class TransferService:
 
     def reset(self) -> None:
         with self.lock:
-            for operation in self.operations.values():
-                operation.work.status = Status.ABORTED
+            for operation in list(self.operations.values()):
+                if operation.work.status in ACTIVE:
+                    self._abort(operation)
             self.jobs.clear()
             self.operations.clear()
             self.by_job.clear()
@@ -127,7 +129,7 @@ class TransferService:
 
     def _delete(self, name: str) -> sts.TransferJob:
         job = self.jobs[name]
-        job.status = JobState.DELETED.value
+        job.status = JobState.DELETED  # type: ignore[assignment]  # proto-plus types its members as int
         job.deletion_time = datetime.now(UTC)
         for operation in self._operations_of(name):
             if operation.work.status in ACTIVE:
@@ -248,7 +250,10 @@ class TransferService:
             self._admit()
 
     def _abort(self, operation: Operation) -> None:
+        idle = operation.work.status in (Status.PAUSED, Status.QUEUED)
         operation.work.status = Status.ABORTED
+        if idle:
+            self.copier.add(operation.work)  # so that a copying thread hangs up on its ends
         operation.ended = datetime.now(UTC)
         self._admit()
 
@@ -294,7 +299,8 @@ class TransferService:
     def _check_buckets(self, spec: sts.TransferSpec) -> None:
         try:
             for end in self._ends(spec):
-                end.check()
+                with closing(end):
+                    end.check()
         except EndError as error:
             code = grpc.StatusCode[error.code]
             raise Refused(code, error.details) from error

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from sts_manager import logs
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("sts_manager")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], root.level = before[0], before[1]
+    ours.setLevel(before[2])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def said(stream: io.StringIO, level: int = logging.INFO, **fields: object) -> str:
+    logs.configure(stream)
+    logging.getLogger("sts_manager.x").log(level, "event", extra={"fields": fields})
+    return stream.getvalue()
+
+
+def test_one_json_object_a_line_with_cloud_loggings_fields() -> None:
+    line = json.loads(said(io.StringIO(), logging.WARNING, prefix="日本/", number=3))
+    assert (line["severity"], line["message"], line["prefix"], line["number"]) == ("WARNING", "event", "日本/", 3)
+    assert line["timestamp"].endswith("+00:00")
+
+
+def test_readable_lines_on_a_terminal() -> None:
+    text = said(Terminal(), prefix="a b/", number=3)
+    assert 'event prefix="a b/" number=3' in text
+
+
+def test_the_level_of_the_environment_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGLEVEL", "error")
+    assert said(io.StringIO()) == ""
+    monkeypatch.setenv("LOGLEVEL", "LOUD")
+    complaint = logs.configure(io.StringIO())
+    assert complaint is not None
+    assert "LOGLEVEL='LOUD'" in complaint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aws_secret_access_key=hunter2",
+        '"secretAccessKey": "hunter2"',
+        "https://x/y?X-Amz-Signature=hunter2&z=1",
+        "https://x/y?Policy=abc&Signature=hunter2&Key-Pair-Id=K",
+        "Authorization: hunter2",
+    ],
+)
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_looks_like_a_secret_is_masked(text: str, stream: type[io.StringIO]) -> None:
+    assert "hunter2" not in said(stream(), message_of_another=text)

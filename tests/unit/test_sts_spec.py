@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from google.cloud import storage_transfer_v1 as sts
+
+from sts_manager.domain.model import OperationState, Route, StartJob
+from sts_manager.domain.naming import JobName, Prefix, job_name
+from sts_manager.domain.place import place
+from sts_manager.routes.sts import is_one_time, snapshot
+from sts_manager.routes.sts_spec import S3Access, TransferSettings, differences, transfer_job
+from tools.emulators.sts.copier import Status
+from tools.emulators.sts.rules import check_job
+
+OFFICIAL: Any = sts.TransferOperation.Status  # proto-plus types its enums as classes of ints
+KEYS = S3Access(key_id="AKIA", secret_key="hunter2")
+ORDER = StartJob(prefix=Prefix("a b/"), attempt=1, job_name=job_name("m1", Prefix("a b/"), 1), route=Route.STS_S3)
+S3 = TransferSettings(project="p", source=place("s3://src-bucket/in"), sink=place("gs://dst-bucket/out/"), s3_access=KEYS)
+GCS = TransferSettings(project="p", source=place("src-bucket"), sink=place("dst-bucket"))
+
+
+def test_an_s3_job_as_the_service_takes_it() -> None:
+    settings = replace(
+        S3,
+        s3_cloudfront_domain="https://d1.cloudfront.net",
+        overwrite_when="NEVER",
+        storage_class="NEARLINE",
+        modified_since=datetime(2026, 1, 1, tzinfo=UTC),
+        log_failures=True,
+    )
+    job = transfer_job(ORDER, settings)
+    check_job(job)
+    spec = job.transfer_spec
+    source = spec.aws_s3_data_source
+    assert (source.bucket_name, source.path) == ("src-bucket", "in/")
+    assert (source.aws_access_key.access_key_id, source.cloudfront_domain) == ("AKIA", "https://d1.cloudfront.net")
+    assert (spec.gcs_data_sink.bucket_name, spec.gcs_data_sink.path) == ("dst-bucket", "out/")
+    assert list(spec.object_conditions.include_prefixes) == ["a b/"]
+    assert spec.object_conditions.last_modified_since == datetime(2026, 1, 1, tzinfo=UTC)
+    assert spec.transfer_options.overwrite_when == sts.TransferOptions.OverwriteWhen.NEVER
+    classes = sts.MetadataOptions.StorageClass
+    assert spec.transfer_options.metadata_options.storage_class == classes.STORAGE_CLASS_NEARLINE
+    assert list(job.logging_config.log_action_states) == [sts.LoggingConfig.LoggableActionState.FAILED]
+    assert "schedule" not in job
+
+
+@pytest.mark.parametrize(
+    ("access", "field"),
+    [
+        (S3Access(role_arn="arn:aws:iam::123456789012:role/x"), "role_arn"),
+        (S3Access(credentials_secret="projects/1/secrets/x"), "credentials_secret"),
+    ],
+)
+def test_the_other_ways_to_open_s3(access: S3Access, field: str) -> None:
+    job = transfer_job(ORDER, replace(S3, s3_access=access, s3_managed_private_network=True))
+    check_job(job)
+    assert getattr(job.transfer_spec.aws_s3_data_source, field)
+    assert job.transfer_spec.aws_s3_data_source.managed_private_network
+
+
+def test_a_gcs_job_as_the_older_tool_made_it() -> None:
+    job = transfer_job(ORDER, replace(GCS, overwrite=True))
+    check_job(job)
+    assert job.transfer_spec.gcs_data_source.bucket_name == "src-bucket"
+    assert job.transfer_spec.transfer_options.overwrite_objects_already_existing_in_sink
+
+
+def test_exactly_one_way_opens_s3_and_none_shows_its_secret() -> None:
+    assert "hunter2" not in repr(KEYS)
+    assert "hunter2" not in repr(S3)
+    with pytest.raises(ValueError, match="exactly one"):
+        S3Access()
+    with pytest.raises(ValueError, match="exactly one"):
+        S3Access(role_arn="a", key_id="b")
+    with pytest.raises(ValueError, match="needs credentials"):
+        replace(S3, s3_access=None)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (replace(S3, source=place("s3://other-bucket/in")), ["source"]),
+        (replace(S3, source=place("s3://src-bucket/elsewhere")), ["source"]),
+        (replace(S3, sink=place("gs://dst-bucket/elsewhere")), ["sink"]),
+        (replace(S3, overwrite=True), ["transfer_options"]),
+        (replace(S3, modified_before=datetime(2026, 1, 1, tzinfo=UTC)), ["object_conditions"]),
+        (replace(S3, s3_access=S3Access(role_arn="arn:aws:iam::123456789012:role/x")), []),
+        (replace(S3, log_failures=True), []),
+        (S3, []),
+    ],
+)
+def test_what_makes_an_existing_job_another_one(other: TransferSettings, named: list[str]) -> None:
+    found = transfer_job(ORDER, other).transfer_spec
+    assert list(differences(transfer_job(ORDER, S3).transfer_spec, found)) == named
+
+
+def test_the_longest_prefix_fits_the_description() -> None:
+    prefix = Prefix("é" * 512)
+    job = transfer_job(replace(ORDER, prefix=prefix), S3)
+    check_job(job)
+
+
+def test_every_state_of_the_service_is_known_and_a_new_one_is_no_error() -> None:
+    for member in OFFICIAL:
+        operation = sts.TransferOperation(name="transferOperations/1", status=member)
+        expected = "UNKNOWN" if member.name == "STATUS_UNSPECIFIED" else member.name
+        assert snapshot(operation).state.value == expected
+    new = sts.TransferOperation.pb(sts.TransferOperation(name="transferOperations/1"))
+    new.status = 42
+    seen = snapshot(sts.TransferOperation.deserialize(new.SerializeToString()))
+    assert (seen.state, seen.raw_state) == (OperationState.UNKNOWN, "42")
+
+
+def test_the_stage_numbers_the_states_as_the_service_does() -> None:
+    official = {member.name: int(member) for member in OFFICIAL if member.name != "STATUS_UNSPECIFIED"}
+    assert {status.name: int(status) for status in Status} == official
+
+
+def test_no_key_gets_into_the_history() -> None:
+    operation = sts.TransferOperation(name="transferOperations/1", transfer_spec=transfer_job(ORDER, S3).transfer_spec)
+    assert "hunter2" not in snapshot(operation).results
+    assert "src-bucket" in snapshot(operation).results
+
+
+@pytest.mark.parametrize(
+    ("job", "one_time"),
+    [
+        ({}, True),
+        ({"schedule": {"schedule_start_date": {"year": 2026, "month": 1, "day": 1}}}, False),
+        (
+            {
+                "schedule": {
+                    "schedule_start_date": {"year": 2026, "month": 1, "day": 1},
+                    "schedule_end_date": {"year": 2026, "month": 1, "day": 1},
+                }
+            },
+            True,
+        ),
+        ({"event_stream": {"name": "projects/p/subscriptions/s"}}, False),
+    ],
+)
+def test_which_jobs_run_once(job: dict[str, object], one_time: bool) -> None:
+    assert is_one_time(sts.TransferJob(**job)) is one_time
+
+
+def test_names_are_deterministic_legal_and_apart() -> None:
+    names = {job_name(m, Prefix(p), a) for m in ("m1", "m2") for p in ("a/", "b/") for a in (1, 2)}
+    assert len(names) == 8
+    assert job_name("m1", Prefix("a/"), 1) == job_name("m1", Prefix("a/"), 1)
+    for bad in ("transferJobs/", "transferJobs/OPI1", "transferJobs/a-", "transferJobs/a b", "x/y", "transferJobs/" + "a" * 120):
+        with pytest.raises(ValueError, match="not the name of a transfer job"):
+            JobName(bad)
