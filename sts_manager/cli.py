@@ -23,7 +23,7 @@ from rich.progress import Progress
 from sts_manager import chores, logs, screens, wiring
 from sts_manager.daemon import Ending, Stop
 from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
-from sts_manager.domain.model import Hold, JobStatus
+from sts_manager.domain.model import Hold, JobStatus, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import read_prefixes
@@ -174,12 +174,15 @@ def _run_once(settings: Settings, opened: JobStore, stop: Stop) -> None:
     finally:
         lease.release()
     _print_lines(screens.plan_lines(result.plan))
-    if result.degraded:
-        raise Fatal(result.degraded)
+    refused = [one for one in result.outcomes if isinstance(one, (StartRefused, SteeringFailed))]
+    for one in refused:
+        print(f"refused  {one.prefix}: {one.code}: {logs.masked(one.message)}", file=sys.stderr)
+    if result.degraded or refused:
+        raise Fatal(result.degraded or f"{len(refused):,} of {result.acted:,} steps were refused; nothing is lost, run again")
 
 
 def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, *, until_done: bool) -> None:
-    daemon, _, _ = wiring.daemon_of(settings, opened, stop, until_done=until_done, watch=_progress(opened))
+    daemon, _, _ = wiring.daemon_of(settings, opened, stop, until_done=until_done, watch=_progress)
     ending = daemon.run()
     log.info("ended", extra={"fields": {"because": ending.value}})
     if ending is Ending.ERRORS:
@@ -191,20 +194,13 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, *, until_done:
         raise Fatal(f"nothing can start: {breaker.code}: {breaker.message}. Mend it and run again: nothing is lost")
 
 
-def _progress(opened: JobStore) -> Callable[[PassResult], None]:
+def _progress(result: PassResult) -> None:
     """On a terminal, a line after each pass that says how far the whole is; the log has the rest."""
-    if not out.is_terminal:
-        return lambda _result: None
-
-    def show(result: PassResult) -> None:
+    if out.is_terminal:
         counts = result.counts
-        total = sum(counts.values())
-        report = opened.control().report
-        moved = "" if report is None or not report.samples else screens.human_bytes(report.samples[-1].bytes_copied)
-        running = counts[JobStatus.RUNNING]
-        out.print(f"{counts[JobStatus.DONE]:,} of {total:,} prefixes done, {running:,} running, {moved} copied", markup=False)
-
-    return show
+        done, total, running = counts[JobStatus.DONE], sum(counts.values()), counts[JobStatus.RUNNING]
+        moved = "" if result.progress is None else f", {screens.human_bytes(result.progress.bytes_copied)} copied"
+        out.print(f"{done:,} of {total:,} prefixes done, {running:,} running{moved}", markup=False)
 
 
 @app.command("prepare-tables")

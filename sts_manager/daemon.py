@@ -104,7 +104,7 @@ class Daemon:
             try:
                 ending = self._lead()
             except LeaseLost as lost:
-                log.warning("lease_lost", extra={"fields": {"message": str(lost)}})
+                log.warning("lease_lost", extra={"fields": {"cause": str(lost)}})
                 continue
             self._end()
             return ending
@@ -195,6 +195,8 @@ def _holder_fields(holder: Holder) -> dict[str, str | int]:
 def _log_pass(result: PassResult) -> None:
     counts = {status.value: number for status, number in result.counts.items()}
     fields: dict[str, str | int] = {**counts, "stalled": result.plan.stalled, "actions": result.acted}
+    if result.progress is not None:
+        fields |= {"objects_copied": result.progress.objects_copied, "bytes_copied": result.progress.bytes_copied}
     if result.plan.blocked:
         fields["blocked"] = result.plan.blocked
     log.info("pass", extra={"fields": fields})

@@ -27,13 +27,14 @@ class JsonLines(logging.Formatter):
     """Cloud Logging's structured fields: severity, message, timestamp; then the event's own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
+        # The line's own keys come last: a field can never hide the event's name.
+        line: dict[str, Any] = {key: _plain(value) for key, value in getattr(record, "fields", {}).items()}
+        line |= {
             "severity": record.levelname,
             "message": record.getMessage(),
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "logger": record.name,
         }
-        line |= {key: _plain(value) for key, value in getattr(record, "fields", {}).items()}
         if record.exc_info:
             line["stack_trace"] = self.formatException(record.exc_info)
         return masked(json.dumps(line, ensure_ascii=False))

@@ -58,6 +58,8 @@ class PassResult:
     stale: frozenset[Prefix] = frozenset()
     degraded: str = ""
     acted: int = 0
+    outcomes: tuple[Outcome, ...] = ()
+    progress: Sample | None = None
 
     @property
     def ended(self) -> bool:
@@ -73,7 +75,7 @@ class _Seen:
     ended_well: int = 0
     warned: set[tuple[str, str]] = field(default_factory=set)
     live: tuple[PrefixJob, ...] = ()
-    samples: list[Sample] = field(default_factory=list)
+    progress: Sample | None = None
 
 
 class Reconciler:
@@ -118,8 +120,17 @@ class Reconciler:
         self._tell(plan.notes)
         self._remember(plan, dispatch=dispatch)
         actions = [action for action in plan.actions if action.prefix not in stale]
-        self._seen.outcomes += self._act(actions)
-        return PassResult(plan=plan, counts=_after(counts, plan, stale), stale=stale, degraded=unseen, acted=len(actions))
+        outcomes = self._act(actions)
+        self._seen.outcomes += outcomes
+        return PassResult(
+            plan=plan,
+            counts=_after(counts, plan, stale),
+            stale=stale,
+            degraded=unseen,
+            acted=len(actions),
+            outcomes=tuple(outcomes),
+            progress=self._seen.progress,
+        )
 
     @property
     def pending(self) -> bool:
@@ -238,7 +249,8 @@ class Reconciler:
             if after.attempt == before.attempt:
                 copied += max(0, after.counters.bytes_copied - before.counters.bytes_copied)
                 objects += max(0, after.counters.objects_copied - before.counters.objects_copied)
-        samples.append(Sample(at=now, done=counts[JobStatus.DONE], bytes_copied=copied, objects_copied=objects))
+        self._seen.progress = Sample(at=now, done=counts[JobStatus.DONE], bytes_copied=copied, objects_copied=objects)
+        samples.append(self._seen.progress)
         return tuple(samples[-SAMPLES_KEPT:])
 
     # Act

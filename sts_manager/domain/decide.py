@@ -170,12 +170,12 @@ def _done(settled: Sequence[Settled]) -> int:
 
 def _breaker_notes(before: Breaker | None, after: Breaker | None) -> Iterator[Note]:
     if before is None and after is not None:
-        fields = {"code": after.code, "message": after.message, "next_probe": after.probe_at.isoformat()}
+        fields = {"code": after.code, "cause": after.message, "next_probe": after.probe_at.isoformat()}
         yield Note(event="breaker_opened", severity=Severity.ERROR, fields=fields)
     elif before is not None and after is None:
         yield Note(event="breaker_closed", fields={"code": before.code})
     elif before is not None and after is not None and before.probes != after.probes:
-        fields = {"code": after.code, "message": after.message, "next_probe": after.probe_at.isoformat()}
+        fields = {"code": after.code, "cause": after.message, "next_probe": after.probe_at.isoformat()}
         yield Note(event="breaker_probing", severity=Severity.WARNING, prefix=after.probe, fields=fields)
 
 

@@ -96,7 +96,7 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
                 event="steering_failed",
                 severity=Severity.WARNING,
                 prefix=job.prefix,
-                fields={"call": outcome.verb, "code": outcome.code, "message": outcome.message},
+                fields={"call": outcome.verb, "code": outcome.code, "cause": outcome.message},
             )
             return replace(settled, notes=(*settled.notes, note))
     return settled
@@ -112,7 +112,7 @@ def _with_nothing_started(settled: Settled) -> Settled:
 
 def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: datetime) -> Settled:
     job = replace(settled.after, error_code=refused.code, error_message=refused.message)
-    fields: Fields = {"code": refused.code, "message": refused.message, "attempt": job.attempt}
+    fields: Fields = {"code": refused.code, "cause": refused.message, "attempt": job.attempt}
     note = Note(event="start_refused", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
     wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
     match refused.refusal:
@@ -233,7 +233,7 @@ def _try_again_or_end(settled: Settled, policy: Policy, now: datetime) -> Settle
     )
     fields: Fields = {
         "code": job.error_code,
-        "message": job.error_message,
+        "cause": job.error_message,
         "attempt": job.attempt,
         "wait_s": round(wait.total_seconds()),
     }
@@ -251,7 +251,7 @@ def _ended_in_error(settled: Settled, code: str, message: str, now: datetime) ->
         ended_at=now,
         not_before=None,
     )
-    fields: Fields = {"code": code, "message": message, "attempt": job.attempt}
+    fields: Fields = {"code": code, "cause": message, "attempt": job.attempt}
     note = Note(event="prefix_failed", severity=Severity.ERROR, prefix=job.prefix, fields=fields)
     return replace(settled, after=job, notes=(*settled.notes, note))
 

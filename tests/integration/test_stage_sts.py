@@ -51,7 +51,8 @@ def run(client: Client, name: str = "transferJobs/j1") -> str:
 
 def get(client: Client, name: str) -> sts.TransferOperation:
     found = client.get_operation({"name": name})
-    return sts.TransferOperation.deserialize(found.metadata.value)
+    operation: sts.TransferOperation = sts.TransferOperation.deserialize(found.metadata.value)
+    return operation
 
 
 def listed(client: Client, **wanted: Any) -> list[str]:
@@ -87,7 +88,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"transfer_spec": {"gcs_data_sink": {"bucket_name": SINK}}}, exceptions.InvalidArgument, "source"),
     ({"transfer_spec": {"gcs_data_source": {"bucket_name": SINK}}}, exceptions.InvalidArgument, "sink"),
     ({"transfer_spec": s3()}, exceptions.InvalidArgument, "exactly one"),
-    ({"transfer_spec": s3(aws_access_key=KEY, role_arn="arn:aws:iam::123456789012:role/x")}, exceptions.InvalidArgument, "exactly one"),
+    (
+        {"transfer_spec": s3(aws_access_key=KEY, role_arn="arn:aws:iam::123456789012:role/x")},
+        exceptions.InvalidArgument,
+        "exactly one",
+    ),
     ({"transfer_spec": s3(role_arn="x")}, exceptions.InvalidArgument, "role_arn"),
     ({"transfer_spec": s3(role_arn="arn:aws:iam::123456789012:role/x")}, exceptions.PermissionDenied, "assume role"),
     ({"transfer_spec": s3(credentials_secret="projects/p/secrets/s")}, exceptions.InvalidArgument, "project_number"),
@@ -234,7 +239,9 @@ def test_filters_and_pages(stage: Stage, client: Client) -> None:
     assert len(listed(client, jobNamePattern="transferJobs/j[12]")) == 2
     assert listed(client, operationNames=["transferOperations/ghost"]) == []
     assert listed(client, minCreationTime="2999-01-01T00:00:00Z") == []
-    jobs = client.list_transfer_jobs({"filter": json.dumps({"projectId": PROJECT, "jobNames": ["transferJobs/j3"]}), "page_size": 1})
+    jobs = client.list_transfer_jobs(
+        {"filter": json.dumps({"projectId": PROJECT, "jobNames": ["transferJobs/j3"]}), "page_size": 1}
+    )
     assert [job.name for job in jobs] == ["transferJobs/j3"]
 
 

@@ -36,6 +36,13 @@ def test_one_json_object_a_line_with_cloud_loggings_fields() -> None:
     assert line["timestamp"].endswith("+00:00")
 
 
+def test_a_field_cannot_hide_the_event() -> None:
+    logs.configure(stream := io.StringIO())
+    logging.getLogger("sts_manager.x").info("event", extra={"fields": {"message": "other", "severity": "x"}})
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["severity"]) == ("event", "INFO")
+
+
 def test_readable_lines_on_a_terminal() -> None:
     text = said(Terminal(), prefix="a b/", number=3)
     assert 'event prefix="a b/" number=3' in text

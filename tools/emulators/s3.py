@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response as WsgiResponse
 
 from tools.emulators.ledger import Ledger
 from tools.emulators.sigv4 import Keys, scope_of, signature
-from tools.emulators.web import Environ, StartResponse, pause_for
+from tools.emulators.web import Environ, StartResponse, lost_answer, pause_for
 
 KEY_BYTES_MAX = 1024
 
@@ -62,7 +62,7 @@ class S3:
             return _error(environ, start_response, *refused)
         result = _moto(environ, target, body, is_key=bool(key))
         if fault is not None:
-            raise ConnectionAbortedError("the answer is lost on purpose")
+            raise lost_answer()
         response: Iterable[bytes] = result(environ, start_response)
         return response
 

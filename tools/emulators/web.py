@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -70,7 +71,7 @@ def application(handle: Handler) -> Callable[[Environ, StartResponse], Iterable[
         request = request_of(environ)
         response = handle(request)
         if response.hang_up:
-            raise ConnectionAbortedError("the answer is lost on purpose")
+            raise lost_answer()
         headers = dict(response.headers)
         headers.setdefault("Content-Length", str(len(response.body)))
         phrase = PHRASES.get(response.status, "Unknown")
@@ -110,6 +111,11 @@ class WebServer:
         self._server.stop()
         if self._thread is not None:
             self._thread.join(timeout=5)
+
+
+def lost_answer() -> OSError:
+    """Raised in a handler, it makes cheroot hang up without a word, as when a network eats the answer."""
+    return ConnectionResetError(errno.ECONNRESET, "the answer is lost on purpose")
 
 
 def pause_for(seconds: float) -> None:

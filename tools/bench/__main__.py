@@ -1,0 +1,10 @@
+"""`make bench`: every benchmark, one after the other."""
+
+from __future__ import annotations
+
+import sys
+
+from tools.bench import million
+
+if __name__ == "__main__":
+    sys.exit(million.main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000))
