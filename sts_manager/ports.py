@@ -10,6 +10,7 @@ from typing import Protocol
 from sts_manager.domain.model import (
     Breaker,
     Change,
+    Counters,
     Hold,
     JobStatus,
     OperationSnapshot,
@@ -45,20 +46,6 @@ class ErrorGroup:
     prefixes: int
     example: Prefix
     message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """Sums over the whole job table: objects and bytes."""
-
-    objects_found: int = 0
-    bytes_found: int = 0
-    objects_copied: int = 0
-    bytes_copied: int = 0
-    objects_skipped: int = 0
-    bytes_skipped: int = 0
-    objects_failed: int = 0
-    bytes_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +163,7 @@ class JobStore(Protocol):
         ...
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        """All rows of a status, a page at a time."""
+        """All rows of a status, by attempt and prefix, a page at a time."""
         ...
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
@@ -184,7 +171,10 @@ class JobStore(Protocol):
         ...
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]: ...
-    def totals(self) -> Totals: ...
+    def totals(self) -> Counters:
+        """Sums over the whole table: a question for `status`, not for each pass."""
+        ...
+
     def lease_text(self) -> str | None:
         """The lease record as stored (text of `stores/lease.py`), None when nobody ever held it."""
         ...

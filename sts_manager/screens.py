@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sts_manager.domain.model import JobStatus, Plan, StartJob
-from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample, Totals
+from sts_manager.domain.model import Counters, JobStatus, Plan, StartJob
+from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
 from sts_manager.stores.lease import record_of
 
 ADVICE: Mapping[str, str] = {
@@ -37,7 +37,7 @@ class Status:
 
     at: datetime
     counts: Mapping[JobStatus, int]
-    totals: Totals
+    totals: Counters
     control: Control
     holder: Holder | None
     released: bool

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
-from sts_manager.domain.model import LIVE, Change, Hold, JobStatus, PrefixJob
+from sts_manager.domain.model import LIVE, Change, Counters, Hold, JobStatus, PrefixJob
 from sts_manager.domain.naming import JobName, Prefix, chunks
-from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash, Totals
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores import control as texts
 from sts_manager.stores.lease import epoch_of
 from sts_manager.stores.schema import COUNTERS, MIGRATIONS, SCHEMA_VERSION, Tables, job_of, row_of, tables
@@ -26,6 +26,8 @@ LOAD_ROWS = 20_000
 
 NAMES_IN_QUERY = 400
 """Values in one IN (…): under the smallest limit of parameters of the databases in question."""
+
+ROWS_IN_PAGE = 1000
 
 BUSY_TIMEOUT_S = 15
 
@@ -69,14 +71,14 @@ class SqlStore:
         return found
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        job, last = self._job, ""
-        while True:
-            query = sa.select(job).where(job.c.status == status.value, job.c.prefix > last)
-            page = self._jobs(query.order_by(job.c.prefix).limit(1000))
+        # In the order of the index, so that a page never sorts what it does not return.
+        job, query = self._job, sa.select(self._job).where(self._job.c.status == status.value)
+        key = sa.tuple_(job.c.attempt, job.c.prefix)
+        page = self._jobs(query.order_by(job.c.attempt, job.c.prefix).limit(ROWS_IN_PAGE))
+        while page:
             yield from page
-            if len(page) < 1000:
-                return
-            last = page[-1].prefix
+            last = sa.tuple_(sa.literal(page[-1].attempt), sa.literal(page[-1].prefix))
+            page = self._jobs(query.where(key > last).order_by(job.c.attempt, job.c.prefix).limit(ROWS_IN_PAGE))
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         history = self._history
@@ -111,11 +113,11 @@ class SqlStore:
             )
         return tuple(groups)
 
-    def totals(self) -> Totals:
+    def totals(self) -> Counters:
         sums = [sa.func.coalesce(sa.func.sum(self._job.c[name]), 0) for name in COUNTERS]
         with self._reading() as connection:
             row = connection.execute(sa.select(*sums)).one()
-        return Totals(**dict(zip(COUNTERS, map(int, row), strict=True)))
+        return Counters(**dict(zip(COUNTERS, map(int, row), strict=True)))
 
     def control(self) -> Control:
         with self._reading() as connection:

@@ -8,9 +8,9 @@ from datetime import datetime
 from itertools import islice
 
 from sts_manager.domain.errors import LeaseLost
-from sts_manager.domain.model import LIVE, Hold, JobStatus, PrefixJob
+from sts_manager.domain.model import LIVE, Counters, Hold, JobStatus, PrefixJob
 from sts_manager.domain.naming import JobName, Prefix
-from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash, Totals
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of
 
 
@@ -104,9 +104,9 @@ class MemoryStore:
             for (status, code), jobs in ordered[:limit]
         )
 
-    def totals(self) -> Totals:
+    def totals(self) -> Counters:
         jobs = self.rows.values()
-        return Totals(**{one.name: sum(getattr(job.counters, one.name) for job in jobs) for one in fields(Totals)})
+        return Counters(**{one.name: sum(getattr(job.counters, one.name) for job in jobs) for one in fields(Counters)})
 
     def lease_text(self) -> str | None:
         return self._lease

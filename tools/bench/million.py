@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -81,12 +82,23 @@ def passes(path: Path, number: int) -> dict[str, float]:
 
 
 def whole_table(path: Path, number: int) -> dict[str, float]:
-    """The plain way: every row into memory, then decide."""
+    """The plain way, as cheap as it can be: every row into memory by the driver alone, before anything is decided."""
+    connection = sqlite3.connect(path)
+
+    def read() -> None:
+        assert len(connection.execute("SELECT * FROM sts_job").fetchall()) == number
+
+    measured = timed(read)
+    connection.close()
+    return measured
+
+
+def all_rows(path: Path, number: int) -> dict[str, float]:
+    """Every waiting row through the store, as `retry --errors` would read a table full of errors."""
     store = open_store(f"sqlite:///{path}")
 
     def read() -> None:
-        rows = [job for status in JobStatus for job in store.with_status(status)]
-        assert len(rows) == number
+        assert sum(1 for _ in store.with_status(JobStatus.WAITING)) == number - RUNNING_MAX
 
     measured = timed(read)
     store.close()
@@ -111,6 +123,7 @@ STEPS: Mapping[str, Callable[[Path, int], dict[str, float]]] = {
     "load": load,
     "pass": passes,
     "whole table": whole_table,
+    "all rows": all_rows,
     "status": status,
 }
 
@@ -127,9 +140,8 @@ def main(number: int) -> int:
             one = found[step]
             print(f"{step:<14}{one['cpu_s']:>9.3f}{one['wall_s']:>9.3f}{one['peak_mib']:>10.0f}", flush=True)
     ours, plain = found["pass"], found["whole table"]
-    print(
-        f"a pass costs {ours['cpu_s'] / plain['cpu_s']:.4f} of reading the whole table, {ours['peak_mib'] / plain['peak_mib']:.2f} of its memory"
-    )
+    cpu, memory = ours["cpu_s"] / plain["cpu_s"], ours["peak_mib"] / plain["peak_mib"]
+    print(f"a pass costs {cpu:.3f} of the CPU of reading the whole table, and {memory:.2f} of its memory")
     good = ours["wall_s"] <= 2 and ours["peak_mib"] <= 300
     print(f"goal: a pass in <= 2 s and <= 300 MiB: {'met' if good else 'MISSED'}")
     return 0 if good else 1
