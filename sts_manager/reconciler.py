@@ -17,6 +17,7 @@ from typing import TypeVar
 from sts_manager.domain.decide import decide
 from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, StoreUnavailable, Throttled
 from sts_manager.domain.model import (
+    LIVE,
     Action,
     JobStarted,
     JobStatus,
@@ -150,13 +151,7 @@ class Reconciler:
         self._seen.live = live
         # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
         startable = self._store.startable(now, policy.running_max) if policy.dispatch else ()
-        started = {
-            outcome.prefix: outcome.operation_name
-            for outcome in self._seen.outcomes
-            if isinstance(outcome, JobStarted) and outcome.operation_name is not None
-        }
-        names = [(job, job.operation_name or started.get(job.prefix)) for job in live]
-        operations, unseen, why = self._poll([(job, name) for job, name in names if name is not None])
+        operations, unseen, why = self._poll([(job, name) for job, name in self._named(live) if name is not None])
         observed = Observed(
             live=live,
             startable=startable,
@@ -168,6 +163,11 @@ class Reconciler:
             ended_well=self._seen.ended_well,
         )
         return observed, counts, why
+
+    def _named(self, jobs: Sequence[PrefixJob]) -> list[tuple[PrefixJob, OperationName | None]]:
+        """Each row's operation, also where only the last pass's outcome knows it yet."""
+        started = {one.prefix: one.operation_name for one in self._seen.outcomes if isinstance(one, JobStarted)}
+        return [(job, job.operation_name or started.get(job.prefix)) for job in jobs]
 
     def _poll(
         self, wanted: Sequence[tuple[PrefixJob, OperationName]]
@@ -199,7 +199,8 @@ class Reconciler:
 
     def _poll_blind(self) -> None:
         """The store is away: look at what was last known to run, so that the log still tells how it goes."""
-        wanted = [(job, job.operation_name) for job in self._seen.live if job.operation_name is not None]
+        named = self._named(self._seen.live)
+        wanted = [(job, name) for job, name in named if name is not None]
         operations, unseen, _ = self._poll(wanted)
         states = Counter(seen.state.value for seen in operations.values())
         log.warning("store_unreachable_polling_on", extra={"fields": {**states, "unseen": len(unseen)}})
@@ -276,7 +277,10 @@ class Reconciler:
     # Tell
 
     def _remember(self, plan: Plan, *, dispatch: bool) -> None:
+        """Keep what the store will say next time, in case it cannot be asked."""
         self._seen.ended_well = 0 if dispatch else self._seen.ended_well + plan.ended_well
+        rows = {job.prefix: job for job in self._seen.live} | {change.after.prefix: change.after for change in plan.changes}
+        self._seen.live = tuple(job for job in rows.values() if job.status in LIVE)
 
     def _tell(self, notes: Iterable[Note]) -> None:
         levels = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}

@@ -1,0 +1,111 @@
+"""What the shell around the decision must keep to, beside what the simulation covers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from sts_manager import chores
+from sts_manager.domain.errors import Retryable, StoreUnavailable
+from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, PrefixJob
+from sts_manager.domain.naming import OperationName
+from tests.unit.test_known_defects import PREFIX, Scene
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_nothing_is_done_for_a_row_that_changed_meanwhile(scene: Scene) -> None:
+    real = scene.store.startable
+
+    def then_changed(*args: object) -> tuple[PrefixJob, ...]:
+        rows = real(*args)  # type: ignore[arg-type]
+        chores.retry(scene.store, [PREFIX], scene.clock.now())
+        return rows
+
+    scene.store.startable = then_changed  # type: ignore[method-assign, assignment]
+    scene.clock.advance(60)
+    result = scene.daemon.run_pass(dispatch=True)
+    assert result.stale == {PREFIX}
+    assert not scene.service.jobs
+    assert scene.row().status is JobStatus.WAITING
+    scene.store.startable = real  # type: ignore[method-assign]
+    scene.passes()
+    assert len(scene.service.jobs) == 1
+
+
+def test_an_outcome_survives_a_row_that_changed_meanwhile(scene: Scene) -> None:
+    scene.passes()
+    real = scene.store.record
+
+    def after_a_command(batch):  # type: ignore[no-untyped-def]
+        scene.store.record = real  # type: ignore[method-assign]
+        chores._mark(scene.store, scene.clock.now(), lambda job: replace(job, error_message="touched"))
+        return real(batch)
+
+    scene.store.record = after_a_command  # type: ignore[method-assign]
+    scene.passes()
+    assert scene.row().operation_name is None
+    scene.passes()
+    assert scene.row().operation_name == scene.operation
+    assert [job.runs for job in scene.service.jobs.values()] == [1]
+
+
+def test_a_poll_that_fails_concludes_nothing_and_starts_nothing(scene: Scene) -> None:
+    scene.passes(2)
+    before = scene.row()
+
+    def away(_names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
+        raise Retryable("connection refused")
+
+    real, scene.service.operations = scene.service.operations, away  # type: ignore[method-assign, assignment]
+    for _ in range(5):
+        scene.clock.advance(3600)
+        result = scene.daemon.run_pass(dispatch=True)
+        assert "connection refused" in result.degraded
+    assert (scene.row().status, scene.row().missing_count) == (before.status, 0)
+    report = scene.store.control().report
+    assert report is not None
+    assert "connection refused" in report.degraded
+    scene.service.operations = real  # type: ignore[method-assign]
+    scene.service.set(scene.operation, OperationState.SUCCESS)
+    scene.passes()
+    assert scene.row().status is JobStatus.DONE
+
+
+def test_the_service_is_polled_on_while_the_store_is_away(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.passes(2)
+    polls = scene.service.polls
+
+    def away(*_args: object) -> None:
+        raise StoreUnavailable("the disk is gone")
+
+    scene.store.control = away  # type: ignore[method-assign, assignment]
+    with pytest.raises(StoreUnavailable):
+        scene.passes()
+    assert scene.service.polls == polls + 1
+    assert "store_unreachable_polling_on" in caplog.text
+
+
+def test_a_dry_run_writes_and_calls_nothing(scene: Scene) -> None:
+    scene.clock.advance(60)
+    result = scene.daemon.run_pass(dispatch=True, dry_run=True)
+    assert len(result.plan.actions) == 1
+    assert not scene.service.jobs
+    assert scene.row().generation == 0
+    assert scene.store.control().report is None
+
+
+def test_the_report_tells_progress_without_summing_the_table(scene: Scene) -> None:
+    scene.passes(2)
+    scene.store.totals = None  # type: ignore[method-assign, assignment]
+    for copied in (3, 7):
+        scene.service.set(scene.operation, OperationState.IN_PROGRESS, objects_copied=copied, bytes_copied=copied * 10)
+        scene.passes()
+    report = scene.store.control().report
+    assert report is not None
+    assert (report.samples[-1].objects_copied, report.samples[-1].bytes_copied) == (7, 70)
