@@ -28,7 +28,7 @@ from sts_manager.domain.naming import Prefix
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import read_prefixes
 from sts_manager.reconciler import PassResult
-from sts_manager.settings import Settings, load_settings, shown
+from sts_manager.settings import Settings, flag_of, load_settings, shown
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,11 @@ def _fail(error: Exception, code: int) -> None:
 
 
 def _settings(config: Path | None, **flags: object) -> Settings:
-    return load_settings(flags, os.environ, config)
+    settings = load_settings(flags, os.environ, config)
+    for key in ("dataset", "dataset_location", "stackdriver_project"):
+        if getattr(settings, key) != Settings.model_fields[key].default:
+            err.print(f"warning: {flag_of(key)} has no effect: this version has no BigQuery store and no heartbeat", markup=False)
+    return settings
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from sts_manager.reconciler import PassResult, Reconciler
 log = logging.getLogger(__name__)
 
 SECOND_SIGNAL_EXIT = 130
+GRACE_S = 20.0
+"""Seconds from the first signal to the end: a call that hangs is not waited for longer, because the next start finds out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._signals = 0
 
     def __call__(self) -> bool:
         return self._event.is_set()
@@ -61,16 +64,27 @@ class Stop:
         """SIGTERM and SIGINT ask to stop while this context is open."""
 
         def handle(_number: int, _frame: FrameType | None) -> None:
-            if self._event.is_set():
+            # Counted, not asked of the event: a second signal may come while the first one is being handled.
+            self._signals += 1
+            if self._signals > 1:
                 os._exit(SECOND_SIGNAL_EXIT)
             self._event.set()
+            grace.start()
 
+        grace = threading.Timer(GRACE_S, _end_now)
+        grace.daemon = True
         before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
+            grace.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _end_now() -> None:
+    log.warning("ended_without_last_write", extra={"fields": {"cause": f"a call did not return within {GRACE_S:g} s"}})
+    os._exit(0)
 
 
 class Daemon:

@@ -101,16 +101,17 @@ class Reconciler:
         self._interval_s, self._fence, self._stopping = interval_s, fence, stopping
         self._seen = _Seen()
 
-    def run_pass(self, *, dispatch: bool, dry_run: bool = False) -> PassResult:
+    def run_pass(self, *, dispatch: bool, dry_run: bool = False, poll: bool = True) -> PassResult:
         """One pass. Raises LeaseLost, and StoreUnavailable after polling once more what was last known to run.
 
         `dispatch`: new prefixes may start and paused ones resume. `dry_run`: decide, but write and call nothing.
+        `poll`: ask the service; without it only the outcomes at hand are recorded.
         """
         now = self._clock.now()
         policy = replace(self._policy, dispatch=dispatch)
         try:
             control = self._store.control()
-            observed, counts, unseen = self._observe(control, policy, now)
+            observed, counts, unseen = self._observe(control, policy, now, poll=poll)
         except StoreUnavailable:
             self._poll_blind()
             raise
@@ -139,19 +140,22 @@ class Reconciler:
         return bool(self._seen.outcomes)
 
     def settle_outcomes(self) -> None:
-        """Record what is still pending, starting nothing: the last pass before the program ends."""
+        """Record what is still pending, starting and asking nothing: the last pass before the program ends."""
         if self.pending:
-            self.run_pass(dispatch=False)
+            self.run_pass(dispatch=False, poll=False)
 
     # Observe
 
-    def _observe(self, control: Control, policy: Policy, now: datetime) -> tuple[Observed, dict[JobStatus, int], str]:
+    def _observe(
+        self, control: Control, policy: Policy, now: datetime, *, poll: bool
+    ) -> tuple[Observed, dict[JobStatus, int], str]:
         counts = dict(self._store.counts())
         live = self._store.live()
         self._seen.live = live
         # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
         startable = self._store.startable(now, policy.running_max) if policy.dispatch else ()
-        operations, unseen, why = self._poll([(job, name) for job, name in self._named(live) if name is not None])
+        wanted = [(job, name) for job, name in self._named(live) if name is not None]
+        operations, unseen, why = self._poll(wanted) if poll else ({}, {name for _, name in wanted}, "")
         observed = Observed(
             live=live,
             startable=startable,
@@ -295,9 +299,12 @@ class Reconciler:
 
 
 def _overlapping(call: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """`call` of each item, at most CALLS_AT_ONCE at a time, results in order."""
-    if len(items) < 2:
-        return [call(item) for item in items]
+    """`call` of each item, at most CALLS_AT_ONCE at a time, results in order.
+
+    Even a single one goes to a thread: a gRPC call in the main thread would keep Python from handling signals.
+    """
+    if not items:
+        return []
     with ThreadPoolExecutor(max_workers=min(CALLS_AT_ONCE, len(items))) as pool:
         return list(pool.map(call, items))
 
