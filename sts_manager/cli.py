@@ -381,7 +381,7 @@ def retry(
             done = list(chores.retry_errors(opened, now, code=code))
         else:
             done = chores.retry(opened, [Prefix(prefix) for prefix in prefixes or ()], now)
-    _report(done, "will be tried again", dry_run=False)
+    _report(done, "set to retry", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)
 

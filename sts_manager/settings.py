@@ -50,7 +50,9 @@ class Settings(BaseModel):
     publish_heartbeat: bool = Field(False, description="Heartbeat to Cloud Monitoring every loop turn (not in this version).")
     stackdriver_project: str = Field("", description="Project for the heartbeat; inferred when not given.")
     overwrite_dest_objects: bool = Field(False, description="Overwrite objects at the sink, equal ones too.")
-    overwrite_when: Literal["", "DIFFERENT", "NEVER", "ALWAYS"] = Field("", description="When to overwrite objects at the sink.")
+    overwrite_when: Literal["", "DIFFERENT", "NEVER", "ALWAYS"] = Field(
+        "", description="When to overwrite objects at the sink: DIFFERENT (as by default), NEVER, ALWAYS."
+    )
     modified_since: AwareDatetime | None = Field(
         None, description="Only objects last modified at or after this time (ISO 8601 with zone)."
     )
@@ -58,7 +60,8 @@ class Settings(BaseModel):
         None, description="Only objects last modified before this time (ISO 8601 with zone)."
     )
     storage_class: Literal["", "STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "PRESERVE"] = Field(
-        "", description="Storage class at the sink; empty for the bucket's default."
+        "",
+        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, PRESERVE; the bucket's own when not given.",
     )
     s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")

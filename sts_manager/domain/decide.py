@@ -37,7 +37,8 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     """Name the steps that close the gap between the job table and what runs."""
     settled = tuple(settle(job, observed, policy, now) for job in observed.live)
     breaker = next_breaker(observed, settled, policy, now)
-    steering = [steer(row, observed, policy, now) for row in settled]
+    may_start = observed.hold is None and breaker is None
+    steering = [steer(row, observed, policy, now, may_start=may_start) for row in settled]
     room = _room(settled, policy, now)
     resumes = list(islice(_resumes(settled, observed, policy), room))
     starts, breaker = _starts(settled, observed, policy, breaker, room - len(resumes), now)
@@ -56,7 +57,9 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     )
 
 
-def steer(row: Settled, observed: Observed, policy: Policy, now: datetime) -> tuple[Change | None, Action | None]:
+def steer(
+    row: Settled, observed: Observed, policy: Policy, now: datetime, *, may_start: bool
+) -> tuple[Change | None, Action | None]:
     """What is recorded of a live row, and the call that follows from the hold or from an intent without an operation."""
     after = row.after
     action: Action | None = None
@@ -64,7 +67,6 @@ def steer(row: Settled, observed: Observed, policy: Policy, now: datetime) -> tu
         # An intent whose start was never answered (a crash, a lost answer): ask again under the same name. It may start
         # a transfer only when starting is allowed; else what it left behind is only looked for.
         due = after.not_before is None or after.not_before <= now
-        may_start = observed.hold is None and observed.breaker is None
         if due and after.job_name is not None:
             action = StartJob(
                 prefix=after.prefix,

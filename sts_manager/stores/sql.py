@@ -215,7 +215,7 @@ class SqlStore:
             query = sa.select(job.c.prefix, job.c.generation).where(job.c.prefix.in_(prefixes)).with_for_update()
             stored = {row.prefix: row.generation for row in connection.execute(query)}
             fresh = [change for change in some if stored.get(change.before.prefix) == change.before.generation]
-            stale.update(change.before.prefix for change in some if change not in fresh)
+            stale.update(set(prefixes) - {change.before.prefix for change in fresh})
             if not fresh:
                 continue
             rows = [row_of(change.after) for change in fresh]

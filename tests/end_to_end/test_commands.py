@@ -83,7 +83,7 @@ def test_errors_end_with_1_and_are_explained_and_retried(stage: Stage, shell: Sh
     assert "INVALID_ARGUMENT" in shell.run("status").out
     assert "no such prefix" in shell.run("retry", "ghost/").out
     assert "it is done" in shell.run("retry", "good/").out
-    assert "1 will be tried again" in shell.run("retry", "--errors", "--code", "INVALID_ARGUMENT").out
+    assert "1 set to retry" in shell.run("retry", "--errors", "--code", "INVALID_ARGUMENT").out
     assert status(shell)["counts"]["waiting"] == 1
     assert shell.run("run", *BUCKETS, *QUICK, "--until-done", "--no-retry-on-job-error").code == 1
     assert len(json.loads(shell.run("history", "bad/", "--json").out)) >= 6
