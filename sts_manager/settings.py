@@ -61,7 +61,7 @@ class Settings(BaseModel):
     )
     storage_class: Literal["", "STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "PRESERVE"] = Field(
         "",
-        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, PRESERVE; the bucket's own when not given.",
+        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, PRESERVE; the bucket's own by default.",
     )
     s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
