@@ -152,6 +152,7 @@ class Daemon:
                 ending = self._turn()
             except StoreUnavailable as error:
                 self._set_degraded(str(error))
+                self._reconciler.poll_blind()
                 ending = None
             if ending is not None:
                 return ending
@@ -159,10 +160,11 @@ class Daemon:
         return Ending.STOPPED
 
     def _turn(self) -> Ending | None:
-        """One turn: a pass if one is due. Outcomes of the last pass make the next one due at once."""
+        """One turn: a pass if one is due. Outcomes of the last pass, or a fault that may be over, make it due at once."""
         now = self._clock.monotonic()
         dispatch = now >= self._job_due
-        if not dispatch and now < self._metrics_due and not self._reconciler.pending:
+        soon = self._reconciler.pending or self._degraded
+        if not dispatch and now < self._metrics_due and not soon:
             return None
         result = self._reconciler.run_pass(dispatch=dispatch)
         self._metrics_due = now + self._intervals.metrics_s

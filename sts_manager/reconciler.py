@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from sts_manager.domain.decide import decide
-from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, StoreUnavailable, Throttled
+from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, Throttled
 from sts_manager.domain.model import (
     LIVE,
     Action,
@@ -102,19 +102,15 @@ class Reconciler:
         self._seen = _Seen()
 
     def run_pass(self, *, dispatch: bool, dry_run: bool = False, poll: bool = True) -> PassResult:
-        """One pass. Raises LeaseLost, and StoreUnavailable after polling once more what was last known to run.
+        """One pass. Raises LeaseLost, and StoreUnavailable when the store cannot be read or written: then nothing is started.
 
         `dispatch`: new prefixes may start and paused ones resume. `dry_run`: decide, but write and call nothing.
         `poll`: ask the service; without it only the outcomes at hand are recorded.
         """
         now = self._clock.now()
         policy = replace(self._policy, dispatch=dispatch)
-        try:
-            control = self._store.control()
-            observed, counts, unseen = self._observe(control, policy, now, poll=poll)
-        except StoreUnavailable:
-            self._poll_blind()
-            raise
+        control = self._store.control()
+        observed, counts, unseen = self._observe(control, policy, now, poll=poll)
         plan = decide(observed, policy, now)
         if dry_run:
             return PassResult(plan=plan, counts=counts, degraded=unseen)
@@ -201,7 +197,7 @@ class Reconciler:
                 found.update(answer)
         return found, unseen, why
 
-    def _poll_blind(self) -> None:
+    def poll_blind(self) -> None:
         """The store is away: look at what was last known to run, so that the log still tells how it goes."""
         named = self._named(self._seen.live)
         wanted = [(job, name) for job, name in named if name is not None]

@@ -198,6 +198,7 @@ def test_the_store_locked_in_the_middle(stage: Stage, shell: Shell) -> None:
         other.execute("BEGIN IMMEDIATE")
         assert daemon.stderr is not None
         assert any("degraded" in line and "is locked" in line for line in iter(daemon.stderr.readline, ""))
+        assert any("store_unreachable_polling_on" in line for line in iter(daemon.stderr.readline, ""))
         other.execute("ROLLBACK")
         other.close()
         stage.ledger.change({"sts.operations_in_progress_max": 200})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
 from sts_manager import chores
+from sts_manager.daemon import Daemon, Ending, Intervals, Stop
 from sts_manager.domain.errors import Retryable, StoreUnavailable
 from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, PrefixJob
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.naming import OperationName, checked_prefixes
+from sts_manager.stores.lease import StoreLease
 from tests.unit.test_known_defects import PREFIX, Scene
 
 
@@ -77,18 +80,50 @@ def test_a_poll_that_fails_concludes_nothing_and_starts_nothing(scene: Scene) ->
     assert scene.row().status is JobStatus.DONE
 
 
-def test_the_service_is_polled_on_while_the_store_is_away(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    scene.passes(2)
-    polls = scene.service.polls
+def test_the_daemon_polls_on_starts_nothing_and_recovers_when_the_store_comes_back(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scene.store.load(checked_prefixes(["q/"]), scene.clock.now(), lambda _: None)
+    stop, turns = Stop(), 0
+    real_swap, real_record = scene.store.swap_lease, scene.store.record
 
-    def away(*_args: object) -> None:
-        raise StoreUnavailable("the disk is gone")
+    def away(*_args: object) -> NoReturn:
+        raise StoreUnavailable("no space is left")
 
-    scene.store.control = away  # type: ignore[method-assign, assignment]
-    with pytest.raises(StoreUnavailable):
-        scene.passes()
-    assert scene.service.polls == polls + 1
-    assert "store_unreachable_polling_on" in caplog.text
+    class Waits:
+        """The sleep of the loop: the store goes away after the second turn and comes back after the sixth."""
+
+        def __call__(self) -> bool:
+            return stop()
+
+        def wait(self, seconds: float) -> bool:
+            nonlocal turns
+            turns += 1
+            scene.clock.advance(seconds)
+            if turns == 2:
+                scene.store.swap_lease = scene.store.record = away  # type: ignore[method-assign, assignment]
+                jobs_before.append(len(scene.service.jobs))
+                polls_before.append(scene.service.polls)
+            if turns == 6:
+                assert len(scene.service.jobs) == jobs_before[0]
+                assert scene.service.polls == polls_before[0] + 4
+                scene.store.swap_lease, scene.store.record = real_swap, real_record  # type: ignore[method-assign]
+            if turns == 8:
+                stop.set()
+            return stop()
+
+    jobs_before: list[int] = []
+    polls_before: list[int] = []
+    lease = StoreLease(scene.store, scene.clock, lock_path=None, lease_s=60)
+    intervals = Intervals(job_s=60, metrics_s=60, sleep_s=60)
+    ending = Daemon(scene.daemon, lease, scene.clock, intervals, Waits()).run()  # type: ignore[arg-type]
+    assert (turns, ending) == (8, Ending.STOPPED)
+    told = [record.message for record in caplog.records]
+    assert told.count("degraded") == 1
+    assert told.count("recovered") == 1
+    assert told.count("store_unreachable_polling_on") == 4
+    assert len(scene.service.jobs) == 2
 
 
 def test_a_dry_run_writes_and_calls_nothing(scene: Scene) -> None:
