@@ -227,7 +227,7 @@ def prepare_tables(
     settings = _settings(config_path, **flags)
     prefixes = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else []
     if dry_run:
-        out.print(f"{len(prefixes):,} prefixes are fit to load into {settings.store}; nothing was written", markup=False)
+        out.print(f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; nothing was written", markup=False)
         return
     with (
         _opened(settings, create=True) as opened,
@@ -235,7 +235,7 @@ def prepare_tables(
     ):
         task = bar.add_task("loading prefixes", total=len(prefixes))
         loaded = chores.prepare(opened, prefixes, datetime.now(UTC), lambda number: bar.advance(task, number))
-    out.print(f"{settings.store}: {loaded.added:,} prefixes added, {loaded.present:,} were there already", markup=False)
+    out.print(f"{settings.store_shown}: {loaded.added:,} prefixes added, {loaded.present:,} were there already", markup=False)
 
 
 @app.command("pause-all-jobs")
@@ -349,7 +349,9 @@ def history(
     settings = _settings(config_path, **flags)
     with _opened(settings) as opened:
         if opened.job(Prefix(prefix)) is None:
-            raise BadInput(f"there is no prefix {prefix!r} in {settings.store}; is it spelt as in the file, with its last '/'?")
+            raise BadInput(
+                f"there is no prefix {prefix!r} in {settings.store_shown}; is it spelt as in the file, with its last '/'?"
+            )
         rows = opened.history(Prefix(prefix))
         if as_json:
             print(screens.history_json(rows))

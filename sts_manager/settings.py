@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.place import Place, Scheme, place
+from sts_manager.domain.place import Place, Scheme, place, without_password
 
 ENVIRONMENT_STEM = "STS_MANAGER_"
 _TABLE = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -70,6 +70,11 @@ class Settings(BaseModel):
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
 
     @property
+    def store_shown(self) -> str:
+        """The store's address without its password, for screens and messages."""
+        return without_password(self.store)
+
+    @property
     def source(self) -> Place:
         return place(self.source_bucket)
 
@@ -110,7 +115,7 @@ def shown(settings: Settings) -> dict[str, str]:
     out = {}
     for name, value in settings.model_dump().items():
         if value != Settings.model_fields[name].default:
-            out[name] = re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", str(value))
+            out[name] = without_password(str(value))
     return out
 
 

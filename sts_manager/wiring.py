@@ -124,7 +124,9 @@ def bound_migration(settings: Settings, store: JobStore) -> str:
         ("--destination-bucket", str(settings.sink), control.sink),
     ):
         if ours != stored:
-            raise BadInput(f"{flag} is {ours}, but {settings.store} belongs to a migration with {stored}; use another --store")
+            raise BadInput(
+                f"{flag} is {ours}, but {settings.store_shown} belongs to a migration with {stored}; use another --store"
+            )
     return control.migration
 
 

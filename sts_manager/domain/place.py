@@ -23,11 +23,8 @@ class Place:
     path: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.scheme}://{self.bucket}/{self.path}".removesuffix("/")
-            if not self.path
-            else (f"{self.scheme}://{self.bucket}/{self.path}")
-        )
+        inside = f"/{self.path}" if self.path else ""
+        return f"{self.scheme}://{self.bucket}{inside}"
 
     def overlaps(self, other: Place) -> bool:
         """Whether one of the two lies inside the other."""
@@ -51,3 +48,8 @@ def place(text: str) -> Place:
     if path and not path.endswith("/"):
         path += "/"
     return Place(Scheme(scheme), bucket, path)
+
+
+def without_password(address: str) -> str:
+    """A URL with the password of its user, if it has one, masked."""
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", address)

@@ -16,6 +16,7 @@ from sqlalchemy import event
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
 from sts_manager.domain.model import LIVE, Change, Counters, Hold, JobStatus, PrefixJob
 from sts_manager.domain.naming import JobName, Prefix, chunks
+from sts_manager.domain.place import without_password
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores import control as texts
 from sts_manager.stores.lease import epoch_of
@@ -339,8 +340,10 @@ def _engine(url: str, *, create: bool) -> sa.Engine:
             _as_sqlite(engine)
             return engine
         return sa.create_engine(parsed)
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
-        raise BadInput(f"--store {url!r} is not a store address: {error}; for example sqlite:///sts_manager.db") from error
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
+        raise BadInput(
+            f"--store {without_password(url)!r} is not a store address: {error}; for example sqlite:///sts_manager.db"
+        ) from None
 
 
 def _check_sqlite_path(url: sa.URL, *, create: bool) -> None:

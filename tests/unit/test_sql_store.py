@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sts_manager.domain.errors import BadInput, StoreNotPrepared, StoreTooNew, StoreUnavailable
 from sts_manager.domain.model import JobStatus, PausedBy
 from sts_manager.domain.naming import Prefix, checked_prefixes
+from sts_manager.domain.place import without_password
 from sts_manager.stores import sql
 from sts_manager.stores.sql import open_store
 
@@ -169,10 +170,12 @@ def test_the_daemon_and_the_commands_write_at_once(path: Path) -> None:
     store.close()
 
 
-def test_a_sql_password_is_not_told() -> None:
-    engine = sa.create_engine("sqlite:///x.db")
-    assert "hunter2" not in str(sql._as_ours(sa.make_url("postgresql://u:hunter2@h/d").render_as_string(), "gone"))
-    engine.dispose()
+@pytest.mark.parametrize("url", ["nonsense://u:hunter2@h/d", "nonsense://:hunter2@h/d", "nonsense://u:hunter2@x@h:port/d"])
+def test_a_password_in_an_address_is_not_told(url: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        open_store(url)
+    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in without_password(url)
 
 
 def test_other_table_names_are_another_migration(path: Path) -> None:
