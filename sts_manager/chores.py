@@ -23,6 +23,7 @@ from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, Transfer
 
 ROWS_AT_ONCE = 1000
 TRIES_TO_MARK = 5
+CHANGED_MEANWHILE = "the daemon changed it this very moment; repeat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ def retry(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]
             out.append(Done(name=prefix, done=False, why=f"it is {job.status.value}"))
         else:
             stale = store.record(Batch(changes=(_fresh(job, at),), at=at))
-            out.append(Done(name=prefix, done=not stale, why="the daemon changed it this very moment; repeat" if stale else ""))
+            out.append(Done(name=prefix, done=not stale, why=CHANGED_MEANWHILE if stale else ""))
     return out
 
 
@@ -130,7 +131,8 @@ def retry_errors(store: JobStore, at: datetime, *, code: str | None) -> Iterator
     for some in chunks(rows, ROWS_AT_ONCE):
         stale = store.record(Batch(changes=tuple(_fresh(job, at) for job in some), at=at))
         for job in some:
-            yield Done(name=job.prefix, done=job.prefix not in stale)
+            why = CHANGED_MEANWHILE if job.prefix in stale else ""
+            yield Done(name=job.prefix, done=not why, why=why)
 
 
 def _fresh(job: PrefixJob, at: datetime) -> Change:

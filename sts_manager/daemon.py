@@ -109,6 +109,7 @@ class Daemon:
         self._until_done, self._watch = until_done, watch
         self._job_due = self._metrics_due = 0.0
         self._degraded = ""
+        self._tried = False
 
     def run(self) -> Ending:
         """Run until stopped. Losing the lease sends it back to waiting, read-only, behind the new holder."""
@@ -179,7 +180,9 @@ class Daemon:
         if result.ended:
             return Ending.ERRORS if result.counts[JobStatus.ERROR] else Ending.DONE
         idle = not result.counts[JobStatus.RUNNING] and not result.counts[JobStatus.PAUSED]
-        if result.plan.breaker is not None and idle:
+        # A breaker that an earlier run left open says nothing until this one has tried for itself.
+        self._tried = self._tried or result.acted > 0
+        if result.plan.breaker is not None and idle and self._tried:
             return Ending.BLOCKED
         return None
 

@@ -146,7 +146,7 @@ class JobStore(Protocol):
     def control(self) -> Control: ...
     def set_hold(self, hold: Hold | None) -> None: ...
     def bind(self, source: str, sink: str) -> Control:
-        """Remember the buckets on the first call; later calls change nothing. Returns what is stored."""
+        """Remember the buckets, unless others are stored and some prefix has begun to travel. Returns what is stored."""
         ...
 
     def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
@@ -251,7 +251,6 @@ class TransferJobView:
     name: str
     latest_operation: OperationName | None
     one_time: bool
-    description: str = ""
 
 
 class TransferProject(Protocol):

@@ -19,6 +19,7 @@ from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable,
 from sts_manager.domain.model import (
     LIVE,
     Action,
+    Breaker,
     JobStarted,
     JobStatus,
     Note,
@@ -76,6 +77,7 @@ class _Seen:
     ended_well: int = 0
     warned: set[tuple[str, str]] = field(default_factory=set)
     live: tuple[PrefixJob, ...] = ()
+    first: bool = True
     progress: Sample | None = None
 
 
@@ -159,10 +161,16 @@ class Reconciler:
             unseen=frozenset(unseen),
             outcomes=tuple(self._seen.outcomes),
             hold=control.hold,
-            breaker=control.breaker,
+            breaker=self._breaker(control, now),
             ended_well=self._seen.ended_well,
         )
         return observed, counts, why
+
+    def _breaker(self, control: Control, now: datetime) -> Breaker | None:
+        """The stored breaker. Whoever starts this program may just have mended the cause: the first pass may probe at once."""
+        if control.breaker is None or not self._seen.first:
+            return control.breaker
+        return replace(control.breaker, probe_at=now)
 
     def _named(self, jobs: Sequence[PrefixJob]) -> list[tuple[PrefixJob, OperationName | None]]:
         """Each row's operation, also where only the last pass's outcome knows it yet."""
@@ -278,6 +286,7 @@ class Reconciler:
 
     def _remember(self, plan: Plan, *, dispatch: bool) -> None:
         """Keep what the store will say next time, in case it cannot be asked."""
+        self._seen.first = False
         self._seen.ended_well = 0 if dispatch else self._seen.ended_well + plan.ended_well
         rows = {job.prefix: job for job in self._seen.live} | {change.after.prefix: change.after for change in plan.changes}
         self._seen.live = tuple(job for job in rows.values() if job.status in LIVE)

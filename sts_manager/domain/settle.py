@@ -118,8 +118,10 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
     match refused.refusal:
         case Refusal.THROTTLED | Refusal.DENIED:
             # Certainly not applied: the attempt's number, and so its name, is used again. Nothing is burned.
-            after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, not_before=now + wait, started_at=None)
+            # A denied prefix waits for the breaker, a throttled one for its time.
             denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
+            due = None if denied else now + wait
+            after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, not_before=due, started_at=None)
             return replace(settled, after=after, notes=(*settled.notes, note), denied=denied)
         case Refusal.UNCERTAIN:
             # Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again.

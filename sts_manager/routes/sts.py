@@ -230,7 +230,6 @@ class StsProject:
                 name=job.name,
                 latest_operation=OperationName(latest) if latest else None,
                 one_time=is_one_time(job),
-                description=job.description,
             )
 
     def active_operations(self, job_names: Collection[str] | None) -> Iterator[tuple[str, OperationSnapshot]]:

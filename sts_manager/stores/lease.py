@@ -105,11 +105,11 @@ class StoreLease:
         )
         if not self._store.swap_lease(text, mine.text()):
             self._unlock()
-            return self.acquire_later()
+            return self._who()
         self._mine, self._watched = mine, None
         return None
 
-    def acquire_later(self) -> Holder:
+    def _who(self) -> Holder:
         """Who was quicker."""
         text = self._store.lease_text()
         return record_of(text).holder() if text is not None else self._unnamed()
@@ -125,7 +125,7 @@ class StoreLease:
                 return
             self._mine = None
             self._unlock()
-            raise LeaseLost(f"{self.acquire_later().who} took over this store")
+            raise LeaseLost(f"{self._who().who} took over this store")
         self._mine = beaten
 
     def release(self) -> None:

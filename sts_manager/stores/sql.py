@@ -152,7 +152,8 @@ class SqlStore:
 
     def bind(self, source: str, sink: str) -> Control:
         with self._writing() as connection:
-            if self._value(connection, "source", lock=True) is None:
+            begun = sa.select(self._job.c.attempt).where(self._job.c.attempt > 0).limit(1)
+            if self._value(connection, "source", lock=True) is None or connection.execute(begun).first() is None:
                 self._put(connection, "source", source)
                 self._put(connection, "sink", sink)
             return self._control_in(connection)
@@ -293,7 +294,7 @@ def open_store(url: str, *, job_table: str = "sts_job", history_table: str = "st
             )
         if version != SCHEMA_VERSION:
             _bring_up_to_date(engine, made)
-    except BaseException:
+    except BaseException:  # whatever it is, it goes on its way; only the connections are not left open
         engine.dispose()
         raise
     return SqlStore(engine, made)

@@ -224,8 +224,11 @@ def test_hold_breaker_and_report_are_kept(store: JobStore) -> None:
     assert (store.control().breaker, store.control().hold) == (None, None)
 
 
-def test_the_buckets_are_bound_once(store: JobStore) -> None:
+def test_the_buckets_are_bound_once_a_prefix_has_begun(store: JobStore) -> None:
+    load(store, "a/")
+    assert store.bind("s3://typo", "gs://two").source == "s3://typo"
     assert store.bind("s3://one", "gs://two").source == "s3://one"
+    run(store, "a/")
     again = store.bind("s3://other", "gs://two")
     assert (again.source, again.sink) == ("s3://one", "gs://two")
 

@@ -271,6 +271,11 @@ def test_what_cannot_go_on_ends_with_3_names_the_cause_and_loses_nothing(
     assert "wrong-secret" not in ran.err
     found = status(shell)
     assert (found["counts"]["waiting"], told in found["breaker"]["message"]) == (1, True)
+    # Mended, the next run goes on at once: it waits for no probe, and a mistyped bucket binds nothing.
+    mended = shell.run("run", *BUCKETS, *QUICK, "--until-done")
+    assert mended.code == 0, mended.err
+    found = status(shell)
+    assert (found["counts"]["done"], found["breaker"], found["source"]) == (1, None, f"s3://{SOURCE}")
 
 
 def test_a_store_belongs_to_its_buckets(stage: Stage, shell: Shell) -> None:

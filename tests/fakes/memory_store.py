@@ -60,7 +60,7 @@ class MemoryStore:
         self._control = replace(self._control, hold=hold)
 
     def bind(self, source: str, sink: str) -> Control:
-        if not self._control.source:
+        if not self._control.source or not any(job.attempt for job in self.rows.values()):
             self._control = replace(self._control, source=source, sink=sink)
         return self._control
 
