@@ -125,7 +125,8 @@ def bound_migration(settings: Settings, store: JobStore) -> str:
     ):
         if ours != stored:
             raise BadInput(
-                f"{flag} is {ours}, but {settings.store_shown} belongs to a migration with {stored}; use another --store"
+                f"{flag} is {ours}, but {settings.store_shown} belongs to a migration with {stored} "
+                "that has begun; use another --store"
             )
     return control.migration
 
