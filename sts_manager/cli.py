@@ -99,9 +99,10 @@ def _fail(error: Exception, code: int) -> None:
 
 def _settings(config: Path | None, **flags: object) -> Settings:
     settings = load_settings(flags, os.environ, config)
-    for key in ("dataset", "dataset_location", "stackdriver_project"):
-        if getattr(settings, key) != Settings.model_fields[key].default:
-            err.print(f"warning: {flag_of(key)} has no effect: this version has no BigQuery store and no heartbeat", markup=False)
+    if settings.bigquery is None:
+        for key in ("dataset", "dataset_location"):
+            if getattr(settings, key) != Settings.model_fields[key].default:
+                err.print(f"warning: {flag_of(key)} has no effect without --store bigquery", markup=False)
     return settings
 
 
@@ -216,6 +217,7 @@ def prepare_tables(
     job_history_table: HistoryTable = None,
     dataset: Dataset = None,
     dataset_location: DatasetLocation = None,
+    project: Project = None,
     job_prefix_source_file: Annotated[
         Path | None,
         typer.Option(help="JSON array of prefixes, or one prefix a line. Without it only the tables are made."),
@@ -227,6 +229,7 @@ def prepare_tables(
     settings = _settings(config_path, **flags)
     prefixes = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else []
     if dry_run:
+        _print_lines(f"would {step}" for step in wiring.preparation_of(settings))
         out.print(f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; nothing was written", markup=False)
         return
     with (
@@ -245,6 +248,8 @@ def pause_all_jobs(
     store: Store = None,
     job_table: JobTable = None,
     job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
     project: Project = None,
     hold: Annotated[bool, typer.Option("--hold", help="Also start and resume nothing until resume-all-jobs.")] = False,
     reason: Annotated[str, typer.Option(help="Why, for whoever looks at `status` (with --hold).")] = "",
@@ -272,6 +277,8 @@ def resume_all_jobs(
     store: Store = None,
     job_table: JobTable = None,
     job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
     project: Project = None,
     dry_run: DryRun = False,
     all_in_project: AllInProject = False,
@@ -293,6 +300,8 @@ def remove_successful_one_time_jobs(
     store: Store = None,
     job_table: JobTable = None,
     job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
     project: Project = None,
     dry_run: DryRun = False,
     all_in_project: AllInProject = False,
@@ -316,6 +325,9 @@ def status(
     store: Store = None,
     job_table: JobTable = None,
     job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
+    project: Project = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, every two seconds, until Ctrl-C.")] = False,
 ) -> None:
@@ -342,6 +354,9 @@ def history(
     store: Store = None,
     job_table: JobTable = None,
     job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
+    project: Project = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with each operation in full.")] = False,
 ) -> None:
     """Everything that happened to one prefix, oldest first."""
@@ -369,6 +384,9 @@ def retry(
     store: Store = None,
     job_table: JobTable = None,
     job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
+    project: Project = None,
 ) -> None:
     """Let prefixes that ended in error start again, with a fresh count of attempts."""
     flags = {name: value for name, value in locals().items() if name in Settings.model_fields}

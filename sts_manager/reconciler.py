@@ -221,7 +221,7 @@ class Reconciler:
     def _commit(
         self, plan: Plan, counts: dict[JobStatus, int], control: Control, now: datetime, unseen: str
     ) -> frozenset[Prefix]:
-        """The pass's one write: rows, history, breaker and report together."""
+        """The pass's one write: rows, history, breaker and report together. A pass with no news writes nothing."""
         report = PassReport(
             at=now,
             interval_s=self._interval_s,
@@ -239,7 +239,8 @@ class Reconciler:
             breaker=plan.breaker,
             report=report,
         )
-        stale = self._store.record(batch)
+        idle = not plan.changes and not plan.actions and plan.breaker == control.breaker
+        stale = frozenset[Prefix]() if idle and _same(report, control.report) else self._store.record(batch)
         for prefix in sorted(stale):
             log.info("row_changed_meanwhile", extra={"fields": {"prefix": prefix}})
         self._seen.outcomes = [outcome for outcome in self._seen.outcomes if outcome.prefix in stale]
@@ -301,6 +302,11 @@ class Reconciler:
                 self._seen.warned.add(key)
             fields = dict(note.fields) if note.prefix is None else {"prefix": note.prefix, **note.fields}
             log.log(levels[note.severity], note.event, extra={"fields": fields})
+
+
+def _same(report: PassReport, stored: PassReport | None) -> bool:
+    """Whether a report says what is stored already. That the daemon lives is told by its lease, not by its report."""
+    return stored is not None and replace(report, at=stored.at, samples=stored.samples) == stored
 
 
 def _overlapping(call: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:

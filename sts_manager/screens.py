@@ -92,13 +92,19 @@ def rate(samples: tuple[Sample, ...]) -> tuple[float, float, float]:
     return copied / seconds, objects / seconds, (last.done - first.done) / seconds
 
 
+def present_rate(status: Status) -> tuple[float, float, float]:
+    """`rate` of the last report, zeros when that is too old to speak of the present: an idle daemon reports nothing."""
+    report = status.control.report
+    if report is None or not report.samples:
+        return 0.0, 0.0, 0.0
+    recent = max(RATE_OVER, timedelta(seconds=2 * report.interval_s))
+    return rate(report.samples) if status.at - report.samples[-1].at <= recent else (0.0, 0.0, 0.0)
+
+
 def eta(status: Status) -> timedelta | None:
     """When the rest is done at the present pace of prefixes; None when that is unknown."""
-    report = status.control.report
-    if report is None:
-        return None
     left = sum(status.counts[one] for one in (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED))
-    pace = rate(report.samples)[2]
+    pace = present_rate(status)[2]
     return timedelta(seconds=round(left / pace)) if pace > 0 and left else None
 
 
@@ -107,8 +113,7 @@ def pace(status: Status) -> str:
     left = sum(status.counts[one] for one in (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED))
     if not left:
         return "every prefix has ended" if any(status.counts.values()) else "the table holds no prefixes yet"
-    report = status.control.report
-    bytes_s, objects_s, _ = rate(report.samples) if report is not None else (0.0, 0.0, 0.0)
+    bytes_s, objects_s, _ = present_rate(status)
     until = eta(status)
     guess = f"done in about {until}" if until is not None else "no prefix was done lately, so no guess when it ends"
     return f"{human_bytes(bytes_s)}/s, {objects_s:,.1f} objects/s, {left:,} prefixes to go, {guess}"
@@ -116,7 +121,7 @@ def pace(status: Status) -> str:
 
 def as_json(status: Status) -> str:
     report, control = status.control.report, status.control
-    bytes_s, objects_s, prefixes_s = rate(report.samples) if report is not None else (0.0, 0.0, 0.0)
+    bytes_s, objects_s, prefixes_s = present_rate(status)
     left = eta(status)
     value: dict[str, Any] = {
         "at": status.at.isoformat(),

@@ -19,6 +19,8 @@ ENVIRONMENT_STEM = "STS_MANAGER_"
 _TABLE = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
 _SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
+_BIGQUERY = re.compile(r"bigquery://(?P<project>[^/]+)/(?P<dataset>[^/]+)/?")
+_DATASET = re.compile(r"[A-Za-z0-9_]{1,1024}")
 Seconds = float
 
 
@@ -27,11 +29,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: str = Field("sqlite:///sts_manager.db", description="Where the job table lives: a SQLAlchemy URL.")
+    store: str = Field(
+        "sqlite:///sts_manager.db",
+        description="Where the job table lives: a SQLAlchemy URL, bigquery, or bigquery://PROJECT/DATASET.",
+    )
     job_table: str = Field("sts_job", description="Name of the job table.")
     job_history_table: str = Field("sts_job_history", description="Name of the history table.")
-    dataset: str = Field("data_migration", description="BigQuery dataset (no effect with an SQL store).")
-    dataset_location: str = Field("US", description="Location of the BigQuery dataset (no effect with an SQL store).")
+    dataset: str = Field("data_migration", description="BigQuery dataset, with --store bigquery.")
+    dataset_location: str = Field("US", description="Location of the BigQuery dataset.")
     project: str = Field("", description="Google Cloud project of the transfer jobs; inferred when not given.")
     source_bucket: str = Field("migration-source", description="s3://bucket/path, gs://bucket/path, or a GCS bucket's name.")
     destination_bucket: str = Field("migration-destination", description="gs://bucket/path, or a GCS bucket's name.")
@@ -47,7 +52,7 @@ class Settings(BaseModel):
     )
     no_retry_on_job_error: bool = Field(False, description="Do not retry failed jobs.")
     allow_new_jobs_when_stalled: bool = Field(False, description="Stalled jobs do not count as running.")
-    publish_heartbeat: bool = Field(False, description="Heartbeat to Cloud Monitoring every loop turn (not in this version).")
+    publish_heartbeat: bool = Field(False, description="Heartbeat to Cloud Monitoring every loop turn.")
     stackdriver_project: str = Field("", description="Project for the heartbeat; inferred when not given.")
     overwrite_dest_objects: bool = Field(False, description="Overwrite objects at the sink, equal ones too.")
     overwrite_when: Literal["", "DIFFERENT", "NEVER", "ALWAYS"] = Field(
@@ -68,6 +73,14 @@ class Settings(BaseModel):
     s3_cloudfront_domain: str = Field("", description="Read S3 through this CloudFront distribution (https://…).")
     s3_managed_private_network: bool = Field(False, description="Read S3 over Google's managed private network.")
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
+
+    @property
+    def bigquery(self) -> tuple[str, str] | None:
+        """(project or "", dataset) of a BigQuery store; None for an SQL store."""
+        if self.store == "bigquery":
+            return "", self.dataset
+        found = _BIGQUERY.fullmatch(self.store)
+        return None if found is None else (found["project"], found["dataset"])
 
     @property
     def store_shown(self) -> str:
@@ -191,12 +204,22 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
                 f"{settings.sleep_timeout:g} s: the loop cannot be quicker than its sleep; "
                 "lower --sleep-timeout or raise the interval"
             )
-    if settings.publish_heartbeat:
-        raise BadInput(f"{named('publish_heartbeat')}: this version publishes nothing to Cloud Monitoring yet; leave it out")
-    if settings.store.startswith("bigquery"):
-        raise BadInput(f"{named('store')}: this version has no BigQuery store yet; use for example sqlite:///sts_manager.db")
+    _check_store(settings, origins, named)
     _check_places(settings, named)
     _check_s3(settings, named)
+
+
+def _check_store(settings: Settings, origins: Mapping[str, str], named: Any) -> None:
+    found = settings.bigquery
+    if found is None:
+        if settings.store.startswith("bigquery"):
+            raise BadInput(f"{named('store')}: {settings.store!r} is written bigquery, or bigquery://PROJECT/DATASET")
+        return
+    if settings.store != "bigquery" and "dataset" in origins and settings.dataset != found[1]:
+        raise BadInput(f"{named('dataset')} is {settings.dataset}, but {named('store')} names the dataset {found[1]}")
+    if not _DATASET.fullmatch(found[1]):
+        key = "dataset" if settings.store == "bigquery" else "store"
+        raise BadInput(f"{named(key)}: {found[1]!r} is not a dataset's name: letters, digits and '_' only")
 
 
 def _check_places(settings: Settings, named: Any) -> None:

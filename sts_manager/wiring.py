@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -21,15 +22,52 @@ from sts_manager.reconciler import PassResult, Reconciler
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.settings import Settings
+from sts_manager.stores import bigquery_client, bigquery_setup
+from sts_manager.stores.bigquery_sql import Names
 from sts_manager.stores.lease import StoreLease
 from sts_manager.stores.sql import open_store
 
 STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
+BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
 CLOCK = SystemClock()
+log = logging.getLogger(__name__)
+
+
+def warehouse_of(settings: Settings) -> bigquery_client.Warehouse:
+    """The connection to the dataset of a BigQuery store."""
+    assert settings.bigquery is not None
+    project, dataset = settings.bigquery
+    names = Names(
+        project=project or project_of(settings),
+        dataset=dataset,
+        location=settings.dataset_location,
+        job=settings.job_table,
+        history=settings.job_history_table,
+    )
+    return bigquery_client.connect(names, os.environ.get(BIGQUERY_EMULATOR))
 
 
 def store_of(settings: Settings, *, create: bool = False) -> JobStore:
+    """The store. `create`: make what is missing, and bring an older schema up to date."""
+    if settings.bigquery is not None:
+        warehouse = warehouse_of(settings)
+        if create:
+            for step in bigquery_setup.preparation(warehouse):
+                log.info("prepared", extra={"fields": {"step": step.says}})
+                step.does()
+        return bigquery_setup.open_store(warehouse)
     return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
+
+
+def preparation_of(settings: Settings) -> list[str]:
+    """What `prepare-tables` would do to a BigQuery dataset, in words; an SQL store is made or brought up to date as it opens."""
+    if settings.bigquery is None:
+        return []
+    warehouse = warehouse_of(settings)
+    try:
+        return [step.says for step in bigquery_setup.preparation(warehouse)]
+    finally:
+        warehouse.close()
 
 
 def project_of(settings: Settings, environment: Mapping[str, str] | None = None) -> str:
@@ -151,8 +189,10 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
 
 def lease_of(settings: Settings, store: JobStore) -> StoreLease:
     """The lease of a store; beside a SQLite file stands the lock file that tells processes of one host apart."""
-    url = sa.make_url(settings.store)
-    path = Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" else None
+    path = None
+    if settings.bigquery is None:
+        url = sa.make_url(settings.store)
+        path = Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" else None
     return StoreLease(store, CLOCK, lock_path=path, lease_s=max(60.0, 3 * settings.sleep_timeout))
 
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sts_manager.domain.model import Breaker, Hold
 from sts_manager.domain.naming import Prefix
-from sts_manager.ports import PassReport, Sample
+from sts_manager.ports import Control, PassReport, Sample
+
+
+def control_of(found: Mapping[str, str]) -> Control:
+    """What the rows of the control table say together."""
+    return Control(
+        migration=found["migration"],
+        source=found.get("source", ""),
+        sink=found.get("sink", ""),
+        hold=hold_of(found["hold"]) if "hold" in found else None,
+        breaker=breaker_of(found["breaker"]) if "breaker" in found else None,
+        report=report_of(found["report"]) if "report" in found else None,
+    )
 
 
 def hold_text(hold: Hold) -> str:

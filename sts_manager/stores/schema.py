@@ -1,4 +1,4 @@
-"""The tables of the SQL store, how a row becomes a `PrefixJob`, and the steps from each older schema to the next.
+"""The tables of the SQL store, and the steps from each older schema to the next.
 
 The columns of the older tool keep their names and meaning; what this design adds stands after them. Nothing here is
 particular to SQLite.
@@ -13,11 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sts_manager.domain.model import Counters, JobStatus, PausedBy, PrefixJob, Route
-from sts_manager.domain.naming import JobName, OperationName, Prefix
-
-SCHEMA_VERSION = 1
-COUNTERS = tuple(Counters.__slots__)
+from sts_manager.domain.model import PausedBy
+from sts_manager.stores.rows import ADOPTED, COUNTERS, OLDER_ERROR, OLDER_ERROR_MESSAGE
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -111,58 +108,6 @@ def tables(job_table: str, history_table: str) -> Tables:
     return Tables(metadata, job, history, control)
 
 
-def row_of(job: PrefixJob) -> dict[str, Any]:
-    """A job's columns, those that both tables share; `last_updated` and `timestamp` are the caller's."""
-    row: dict[str, Any] = {
-        "prefix": str(job.prefix),
-        "status": job.status.value,
-        "job_name": None if job.job_name is None else str(job.job_name),
-        "operation_name": None if job.operation_name is None else str(job.operation_name),
-        "route": None if job.route is None else job.route.value,
-        "attempt": job.attempt,
-        "attempt_base": job.attempt_base,
-        "forgiven": job.forgiven,
-        "not_before": job.not_before,
-        "paused_by": job.paused_by.value,
-        "error_code": job.error_code,
-        "error_message": job.error_message,
-        "missing_count": job.missing_count,
-        "missing_since": job.missing_since,
-        "started_at": job.started_at,
-        "progress_at": job.progress_at,
-        "ended_at": job.ended_at,
-        "generation": job.generation,
-    }
-    row.update((name, getattr(job.counters, name)) for name in COUNTERS)
-    return row
-
-
-def job_of(row: sa.RowMapping, updated: str = "last_updated") -> PrefixJob:
-    """The job that a row of the job table stands for, or of the history with `updated="timestamp"`."""
-    return PrefixJob(
-        prefix=Prefix(row["prefix"]),
-        status=JobStatus(row["status"]),
-        route=Route(row["route"]) if row["route"] else None,
-        job_name=JobName(row["job_name"]) if row["job_name"] else None,
-        operation_name=OperationName(row["operation_name"]) if row["operation_name"] else None,
-        attempt=row["attempt"],
-        attempt_base=row["attempt_base"],
-        forgiven=row["forgiven"],
-        generation=row["generation"] or 0,
-        not_before=row["not_before"],
-        paused_by=PausedBy(row["paused_by"]),
-        counters=Counters(**{name: row[name] for name in COUNTERS}),
-        error_code=row["error_code"],
-        error_message=row["error_message"],
-        missing_count=row["missing_count"],
-        missing_since=row["missing_since"],
-        started_at=row["started_at"],
-        progress_at=row["progress_at"],
-        ended_at=row["ended_at"],
-        last_updated=row[updated],
-    )
-
-
 def add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
     """ALTER TABLE … ADD COLUMN for each column of `table` that the database lacks."""
     present = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
@@ -183,15 +128,15 @@ def from_older_tool(connection: sa.Connection, made: Tables) -> None:
     for table in (made.job, made.history):
         add_missing_columns(connection, table)
         is_operation = table.c.job_name.like("transferOperations/%")
-        connection.execute(
-            sa.update(table).where(is_operation).values(operation_name=table.c.job_name, job_name="transferJobs/adopted")
-        )
+        connection.execute(sa.update(table).where(is_operation).values(operation_name=table.c.job_name, job_name=ADOPTED))
     job = made.job
     started = job.c.operation_name.is_not(None)
     connection.execute(sa.update(job).where(started).values(attempt=1))
     # A live row that names no operation was never really started: it waits.
     lost = job.c.status.in_(["running", "paused"]) & job.c.operation_name.is_(None)
     connection.execute(sa.update(job).where(lost).values(status="waiting", job_name=None))
+    failed = (job.c.status == "error") & (job.c.error_code == "")
+    connection.execute(sa.update(job).where(failed).values(error_code=OLDER_ERROR, error_message=OLDER_ERROR_MESSAGE))
     # The older tool resumed whatever it found paused, and kept no mark of who paused it.
     connection.execute(sa.update(job).where(job.c.status == "paused").values(paused_by=PausedBy.COMMAND.value))
     made.metadata.create_all(connection, tables=[made.control])

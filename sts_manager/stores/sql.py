@@ -20,7 +20,8 @@ from sts_manager.domain.place import without_password
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores import control as texts
 from sts_manager.stores.lease import epoch_of
-from sts_manager.stores.schema import COUNTERS, MIGRATIONS, SCHEMA_VERSION, Tables, job_of, row_of, tables
+from sts_manager.stores.rows import COUNTERS, SCHEMA_VERSION, job_of, row_of
+from sts_manager.stores.schema import MIGRATIONS, Tables, tables
 
 LOAD_ROWS = 20_000
 """Rows added in one transaction: few enough that the daemon never waits long for its turn to write."""
@@ -236,15 +237,7 @@ class SqlStore:
 
     def _control_in(self, connection: sa.Connection) -> Control:
         rows = connection.execute(sa.select(self._control.c.key, self._control.c.value)).all()
-        found = {row.key: row.value for row in rows}
-        return Control(
-            migration=found["migration"],
-            source=found.get("source", ""),
-            sink=found.get("sink", ""),
-            hold=texts.hold_of(found["hold"]) if "hold" in found else None,
-            breaker=texts.breaker_of(found["breaker"]) if "breaker" in found else None,
-            report=texts.report_of(found["report"]) if "report" in found else None,
-        )
+        return texts.control_of({row.key: row.value for row in rows})
 
     def _value(self, connection: sa.Connection, key: str, *, lock: bool = False) -> str | None:
         query = sa.select(self._control.c.value).where(self._control.c.key == key)

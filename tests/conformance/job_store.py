@@ -191,7 +191,8 @@ def test_all_rows_of_a_status(store: JobStore) -> None:
 
 def test_more_changes_than_one_statement_takes(store: JobStore) -> None:
     load(store, *(f"{number:04}/" for number in range(1500)))
-    changes = [to(store, f"{number:04}/", error_code="X") for number in range(1500)]
+    rows = list(store.with_status(JobStatus.WAITING))
+    changes = [changed(job, replace(job, error_code="X"), NOW) for job in rows]
     assert not record(store, *changes)
     assert store.error_groups(5)[0].prefixes == 1500
 

@@ -23,6 +23,12 @@ DEFAULTS: dict[str, Any] = {
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "s3.verify_signatures": True,
+    "bigquery.job_seconds": 0,  # how long a job says RUNNING
+    "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
+    "bigquery.rows_per_page": 50_000,
+    "bigquery.streaming_buffer_seconds": 5400,
+    "bigquery.table_operations_per_day": 1500,
+    "iam.denied": [],  # permissions, as bigquery.tables.getData
 }
 
 
@@ -69,7 +75,8 @@ class Ledger:
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     rules: list[Rule] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    windows: dict[tuple[str, float], deque[float]] = field(default_factory=dict)
+    windows: dict[tuple[str, float, str], deque[float]] = field(default_factory=dict)
+    permissions: Counter[str] = field(default_factory=Counter)
 
     def count(self, service: str, method: str) -> Rule | None:
         """Count a call; returns the fault it must meet, if any."""
@@ -98,11 +105,17 @@ class Ledger:
         with self.lock:
             self.rules.append(rule)
 
-    def within(self, quota: str, seconds: float) -> bool:
-        """Whether one more call stays within a quota's sliding window; counts it if so."""
+    def permits(self, permission: str) -> bool:
+        """Whether the caller has a permission; counts that it was needed."""
+        with self.lock:
+            self.permissions[permission] += 1
+            return permission not in self.settings["iam.denied"]
+
+    def within(self, quota: str, seconds: float, of: str = "") -> bool:
+        """Whether one more call stays within a quota's sliding window (of one thing); counts it if so."""
         now = time.monotonic()
         with self.lock:
-            window = self.windows.setdefault((quota, seconds), deque())
+            window = self.windows.setdefault((quota, seconds, of), deque())
             while window and window[0] <= now - seconds:
                 window.popleft()
             if len(window) >= self.settings[quota]:
@@ -124,5 +137,6 @@ class Ledger:
             self.calls.clear()
             self.rules.clear()
             self.windows.clear()
+            self.permissions.clear()
             self.settings.clear()
             self.settings.update(DEFAULTS)

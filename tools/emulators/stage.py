@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.emulators.bigquery.server import BigQuery
 from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import BadFault, Ledger
@@ -18,7 +19,7 @@ from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
-SERVICES = ("s3", "gcs", "sts")
+SERVICES = ("s3", "gcs", "sts", "bigquery")
 PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
@@ -44,12 +45,15 @@ class Stage:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         self.sts: TransferService | None = None
+        self.bigquery: BigQuery | None = None
         if "s3" in only:
             self._start_s3()
         if "gcs" in only:
             self._start_gcs()
         if "sts" in only:
             self._start_sts()
+        if "bigquery" in only:
+            self._start_bigquery()
         admin = self._web(WebServer(application(self._admin), threads=4))
         self.environment["EMULATOR_ADMIN"] = admin.url
 
@@ -67,6 +71,13 @@ class Stage:
         server = self._web(WebServer(application(gcs.handle)))
         gcs.at(server.url)
         self.environment["STORAGE_EMULATOR_HOST"] = server.url
+
+    def _start_bigquery(self) -> None:
+        self.bigquery = BigQuery(self.ledger, PROJECT)
+        server = self._web(WebServer(application(self.bigquery.handle)))
+        self.bigquery.at(server.url)
+        self._resets.append(self.bigquery.reset)
+        self.environment["BIGQUERY_EMULATOR_HOST"] = server.url
 
     def _start_sts(self) -> None:
         def at(name: str) -> str:
@@ -99,13 +110,30 @@ class Stage:
 
     def _administer(self, request: Request) -> dict[str, Any]:
         body = json.loads(request.body) if request.body else {}
-        match request.method, request.path:
-            case "GET", "/calls":
+        asked = self._told(request.path) if request.method == "GET" else self._done(request.method, request.path, body)
+        if asked is None:
+            raise ValueError(
+                "the admin endpoint knows GET /calls, /permissions, /bigquery/jobs, /settings, /faults; POST /settings, /faults, "
+                f"/reset, /operations, /past; DELETE /faults; not {request.method} {request.path}"
+            )
+        return asked
+
+    def _told(self, path: str) -> dict[str, Any] | None:
+        match path:
+            case "/calls":
                 return self.ledger.report()
-            case "GET", "/settings":
+            case "/permissions":
+                return dict(self.ledger.permissions)
+            case "/bigquery/jobs" if self.bigquery is not None:
+                return {"jobs": self.bigquery.jobs.billed()}
+            case "/settings":
                 return dict(self.ledger.settings)
-            case "GET", "/faults":
+            case "/faults":
                 return {"faults": [vars(rule) for rule in self.ledger.rules]}
+        return None
+
+    def _done(self, method: str, path: str, body: Any) -> dict[str, Any] | None:
+        match method, path:
             case "POST", "/settings":
                 self.ledger.change(body)
                 return dict(self.ledger.settings)
@@ -125,10 +153,7 @@ class Stage:
             case "POST", "/past" if self.sts is not None:
                 self.sts.seed_past(int(body["operations"]))
                 return {}
-        raise ValueError(
-            "the admin endpoint knows GET /calls, /settings, /faults; POST /settings, /faults, /reset, /operations, /past; "
-            f"DELETE /faults; not {request.method} {request.path}"
-        )
+        return None
 
 
 def _answer(value: dict[str, Any], status: int = 200) -> Response:

@@ -1,0 +1,234 @@
+"""The job store on BigQuery: one script a pass, row and history in one transaction, nothing streamed.
+
+A pass writes in one job: `BEGIN; MERGE rows; INSERT history; MERGE state; COMMIT`, so no crash can part a row from its
+history (ADR 0011). Each accepted row carries the id of the write that made it, which tells what was stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.cloud import bigquery
+
+from sts_manager.domain.errors import LeaseLost
+from sts_manager.domain.model import Change, Counters, Hold, JobStatus, PrefixJob
+from sts_manager.domain.naming import JobName, Prefix
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.stores import control as texts
+from sts_manager.stores.bigquery_client import ONCE, Parameter, Warehouse
+from sts_manager.stores.bigquery_sql import BEGIN, COMMIT, ROW, STAGED_COLUMNS, STATE, add_staged, clashes, statements
+from sts_manager.stores.lease import epoch_of
+from sts_manager.stores.rows import COUNTERS, job_of, row_of
+
+WRITE_BYTES = 5 << 20
+"""Bytes of rows in one write, as sent: BigQuery takes 10 MB with everything around them (Quotas: query parameters)."""
+ROW_BYTES = 1800
+"""What a row costs on the wire without its texts: each value has a name and brackets around it."""
+STAGED_FOR = timedelta(days=1)
+
+
+class BigQueryStore:
+    """The `JobStore` port on a BigQuery dataset. Use `bigquery_setup.open_store` to make one."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse, self._names = warehouse, warehouse.names
+        self._say = statements(self._names)
+        self._staged: str | None = None
+        self._batches = 0
+
+    # Reading
+
+    def counts(self) -> Mapping[JobStatus, int]:
+        rows = self._warehouse.read(self._say.counts)
+        return dict.fromkeys(JobStatus, 0) | {JobStatus(row["status"]): row["number"] for row in rows}
+
+    def live(self) -> tuple[PrefixJob, ...]:
+        return self._jobs(self._say.live)
+
+    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
+        return self._jobs(self._say.startable, now=Parameter("TIMESTAMP", now), number=Parameter("INT64", limit))
+
+    def job(self, prefix: Prefix) -> PrefixJob | None:
+        found = self._jobs(self._say.job, prefix=Parameter("STRING", str(prefix)))
+        return found[0] if found else None
+
+    def jobs_named(self, names: Collection[JobName]) -> Mapping[JobName, PrefixJob]:
+        if not names:
+            return {}
+        found = self._jobs(self._say.jobs_named, names=Parameter("STRING", sorted(map(str, names)), many=True))
+        return {job.job_name: job for job in found if job.job_name is not None}
+
+    def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
+        for row in self._warehouse.read(self._say.with_status, {"status": Parameter("STRING", status.value)}):
+            yield job_of(row)
+
+    def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
+        for row in self._warehouse.read(self._say.history, {"prefix": Parameter("STRING", str(prefix))}):
+            yield HistoryRow(
+                job=job_of(row, updated="timestamp"),
+                timestamp=row["timestamp"],
+                operation_results=row["operation_results"] or "",
+            )
+
+    def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
+        rows = self._warehouse.read(self._say.error_groups, {"number": Parameter("INT64", limit)})
+        return tuple(
+            ErrorGroup(
+                status=JobStatus(row["status"]),
+                code=row["error_code"],
+                prefixes=row["number"],
+                example=Prefix(row["example"]),
+                message=row["message"] or "",
+            )
+            for row in rows
+        )
+
+    def totals(self) -> Counters:
+        (row,) = self._warehouse.read(self._say.totals)
+        return Counters(**{name: int(row[name]) for name in COUNTERS})
+
+    def control(self) -> Control:
+        return texts.control_of(self._values())
+
+    def lease_text(self) -> str | None:
+        return self._values().get("lease")
+
+    # Writing
+
+    def record(self, batch: Batch) -> frozenset[Prefix]:
+        state = []
+        if batch.writes_state:
+            state = [
+                {"key": "breaker", "value": texts.breaker_text(batch.breaker) if batch.breaker else None},
+                {"key": "report", "value": texts.report_text(batch.report) if batch.report else None},
+            ]
+        stale: set[Prefix] = set()
+        parts = list(_sized(batch.changes)) or [[]]
+        for some in parts:
+            stale |= self._record(some, batch, state if some is parts[-1] else [])
+        return frozenset(stale)
+
+    def _record(self, changes: Sequence[Change], batch: Batch, state: Sequence[Mapping[str, str | None]]) -> set[Prefix]:
+        """One script: rows, their history and the state, or nothing at all."""
+        say, fence = self._say, Parameter("INT64", batch.fence)
+        self._batches += 1
+        write_id = f"{self._warehouse.token}_{self._batches}"
+        steps, given = [], {"fence": fence}
+        if changes:
+            steps += [say.merge_rows, say.append_history]
+            rows = [row_of(change.after) | {"operation_results": change.results or None} for change in changes]
+            given |= {"rows": Parameter(ROW, rows), "at": Parameter("TIMESTAMP", batch.at)}
+            given |= {"write_id": Parameter("STRING", write_id)}
+        if state:
+            steps.append(say.merge_state)
+            given |= {"state": Parameter(STATE, state)}
+        if not steps:
+            return set()
+        if not changes:
+            written = self._warehouse.write(say.merge_state, given)
+            if batch.fence is not None and not written.affected:
+                self._still_ours(self.lease_text(), batch.fence)
+            return set()
+        written = self._warehouse.write(";\n".join([BEGIN, *steps, COMMIT, say.written]), given)
+        (row,) = written.rows
+        if batch.fence is not None and not row["prefixes"]:
+            self._still_ours(row["lease"], batch.fence)
+        return {change.before.prefix for change in changes} - {Prefix(prefix) for prefix in row["prefixes"]}
+
+    def set_hold(self, hold: Hold | None) -> None:
+        self._put({"hold": None if hold is None else texts.hold_text(hold)})
+
+    def bind(self, source: str, sink: str) -> Control:
+        stored = self.control()
+        if (stored.source, stored.sink) == (source, sink):
+            return stored
+        state = [{"key": "source", "value": source}, {"key": "sink", "value": sink}]
+        self._warehouse.write(self._say.bind, {"state": Parameter(STATE, state)})
+        return self.control()
+
+    def swap_lease(self, old: str | None, new: str) -> bool:
+        given = {"old": Parameter("STRING", old), "new": Parameter("STRING", new)}
+        return self._warehouse.write(self._say.swap_lease, given).affected == 1
+
+    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+        if not prefixes:
+            return Loaded()
+        staged = self._stage(prefixes)
+        written = self._warehouse.write(add_staged(self._names, staged), {"at": Parameter("TIMESTAMP", at)})
+        self._unstage()
+        progress(len(prefixes))
+        return Loaded(added=written.affected, present=len(prefixes) - written.affected)
+
+    def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
+        if not prefixes or not sum(self.counts().values()):
+            return ()
+        text = clashes(self._names, self._stage(prefixes))
+        rows = self._warehouse.read(text, {"number": Parameter("INT64", limit)})
+        return tuple(PrefixClash(prefix=Prefix(row["prefix"]), stored=Prefix(row["stored"])) for row in rows)
+
+    def close(self) -> None:
+        self._unstage()
+        self._warehouse.close()
+
+    # Inside
+
+    def _jobs(self, text: str, **parameters: Parameter) -> tuple[PrefixJob, ...]:
+        return tuple(job_of(row) for row in self._warehouse.read(text, parameters))
+
+    def _values(self) -> dict[str, str]:
+        return {row["key"]: row["value"] for row in self._warehouse.read(self._say.control)}
+
+    def _put(self, values: Mapping[str, str | None]) -> None:
+        state = [{"key": key, "value": value} for key, value in values.items()]
+        self._warehouse.write(self._say.merge_state, {"state": Parameter(STATE, state), "fence": Parameter("INT64", None)})
+
+    def _still_ours(self, lease: str | None, fence: int) -> None:
+        if lease is None or epoch_of(lease) != fence:
+            raise LeaseLost("another daemon took over this store; nothing was written")
+
+    def _stage(self, prefixes: Sequence[Prefix]) -> str:
+        """A table of just these prefixes, in one load job; the same list is loaded once."""
+        digest = hashlib.sha256()
+        with tempfile.TemporaryFile() as file:
+            for prefix in prefixes:
+                line = json.dumps({"prefix": prefix}, ensure_ascii=False).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+            name = f"{self._names.job}_load_{digest.hexdigest()[:16]}"
+            if name != self._staged:
+                self._unstage()
+                # Made first, with an end of life: should this process die, the table goes by itself.
+                table = bigquery.Table(
+                    self._names.full(name), schema=[bigquery.SchemaField(*column) for column in STAGED_COLUMNS.items()]
+                )
+                table.expires = datetime.now(UTC) + STAGED_FOR
+                client = self._warehouse.client
+                self._warehouse.again("create a table", lambda: client.create_table(table, exists_ok=True, retry=ONCE))
+                self._staged = name
+                self._warehouse.load(name, STAGED_COLUMNS, file)
+        return name
+
+    def _unstage(self) -> None:
+        if self._staged is not None:
+            name, self._staged = self._names.full(self._staged), None
+            client = self._warehouse.client
+            self._warehouse.again("drop a table", lambda: client.delete_table(name, not_found_ok=True, retry=ONCE))
+
+
+def _sized(changes: Sequence[Change]) -> Iterator[list[Change]]:
+    """The changes in parts that fit into one write each."""
+    part: list[Change] = []
+    size = 0
+    for change in changes:
+        own = ROW_BYTES + len(change.results.encode()) + len(change.after.error_message.encode())
+        if part and size + own > WRITE_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(change)
+        size += own
+    if part:
+        yield part

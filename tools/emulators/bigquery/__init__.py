@@ -1,0 +1,1 @@
+"""BigQuery on the stage: the REST API over DuckDB; GoogleSQL is translated by sqlglot."""
