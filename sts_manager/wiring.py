@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -188,9 +189,12 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
 
 
 def lease_of(settings: Settings, store: JobStore) -> StoreLease:
-    """The lease of a store; beside a SQLite file stands the lock file that tells processes of one host apart."""
-    path = None
-    if settings.bigquery is None:
+    """The lease of a store; a lock file tells processes of one host apart: beside a SQLite file, else in the temporary folder."""
+    if settings.bigquery is not None:
+        project, dataset = settings.bigquery
+        name = f"sts-manager-{os.getuid()}-{project or project_of(settings)}-{dataset}-{settings.job_table}.lock"
+        path: Path | None = Path(tempfile.gettempdir()) / name.replace(":", "-")
+    else:
         url = sa.make_url(settings.store)
         path = Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" else None
     return StoreLease(store, CLOCK, lock_path=path, lease_s=max(60.0, 3 * settings.sleep_timeout))

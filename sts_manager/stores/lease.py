@@ -2,7 +2,8 @@
 
 Judged by observed change, never by comparing clocks of two hosts: a waiting daemon takes over when it has itself watched
 the holder's beat stand still for the lease time. When the holder ran under the same kernel (boot id), the file lock tells
-at once whether it still lives.
+at once whether it still lives. Two containers of one host have a kernel in common but perhaps no file: so a record names
+the lock file itself (device and inode) besides the kernel, and only who locks that very file draws the conclusion.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class StoreLease:
         self._store, self._clock = store, clock
         self._lock_path, self._lease_s = lock_path, lease_s
         self._lock: int | None = None
+        self._boot = boot_id()
         self._mine: LeaseRecord | None = None
         self._watched: tuple[str, float] | None = None
 
@@ -88,8 +90,8 @@ class StoreLease:
         if not self._locked():
             # A daemon on this host lives, whatever its record says.
             return held.holder() if held is not None else self._unnamed()
-        # Under one kernel the file lock, which is ours now, proves that the old holder is dead.
-        proven = self._lock_path is not None and held is not None and held.boot == boot_id()
+        # The very lock that the old holder had is ours now: that proves that it is dead.
+        proven = self._lock is not None and held is not None and held.boot == self._boot
         if held is not None and not held.released and not proven and not self._stands_still(text or ""):
             self._unlock()
             return held.holder()
@@ -97,7 +99,7 @@ class StoreLease:
         mine = LeaseRecord(
             who=f"{socket.gethostname()} (pid {os.getpid()})",
             host=socket.gethostname(),
-            boot=boot_id(),
+            boot=self._boot,
             epoch=1 if held is None else held.epoch + 1,
             beat=0,
             since=now,
@@ -143,13 +145,18 @@ class StoreLease:
     def _locked(self) -> bool:
         if self._lock_path is None or self._lock is not None:
             return True
-        handle = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            handle = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError:
+            return True  # no file, no proof: the beat is watched instead
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(handle)
             return False
         self._lock = handle
+        file = os.fstat(handle)
+        self._boot = f"{boot_id()}:{file.st_dev}:{file.st_ino}"
         return True
 
     def _unlock(self) -> None:

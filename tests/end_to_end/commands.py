@@ -33,7 +33,8 @@ class Shell:
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
-        return {**kept, "PYTHONPATH": str(Path(__file__).parents[2]), **self.environment, **more}
+        own = {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(self.folder)}
+        return {**kept, **own, **self.environment, **more}
 
     def run(self, *words: str, more: Mapping[str, str] = MappingProxyType({})) -> Ran:
         ran = subprocess.run(

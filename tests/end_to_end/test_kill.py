@@ -11,9 +11,11 @@ import pytest
 
 from sts_manager.domain.model import JobStatus
 from sts_manager.domain.naming import Prefix
+from sts_manager.ports import JobStore
 from sts_manager.stores.sql import open_store
 from tests.end_to_end.commands import BUCKETS, QUICK, Shell
 from tests.stages import at_sink, fill
+from tests.warehouses import bigquery_store
 from tools.emulators.stage import Stage
 
 PREFIXES = [f"p{index:02}/" for index in range(40)]
@@ -21,8 +23,10 @@ KILLS = 10
 
 
 @pytest.mark.slow
-def test_ten_kills_leave_no_trace(stage: Stage, tmp_path: Path) -> None:
-    shell = Shell(tmp_path, stage.environment)
+@pytest.mark.parametrize("kind", ["sqlite", "bigquery"])
+def test_ten_kills_leave_no_trace(stage: Stage, tmp_path: Path, kind: str) -> None:
+    address = "bigquery" if kind == "bigquery" else "sqlite:///sts_manager.db"
+    shell = Shell(tmp_path, stage.environment | {"STS_MANAGER_STORE": address})
     objects = {f"{prefix}{index}": f"{prefix}{index}".encode() for prefix in PREFIXES for index in range(5)}
     fill(stage, objects)
     stage.ledger.change({"sts.objects_per_second": 30})
@@ -47,7 +51,7 @@ def test_ten_kills_leave_no_trace(stage: Stage, tmp_path: Path) -> None:
     assert service is not None
     assert len(service.jobs) == len(PREFIXES), "one transfer job a (prefix, attempt)"
     assert all(len(names) == 1 for names in service.by_job.values()), "each ran once"
-    store = open_store(f"sqlite:///{tmp_path}/sts_manager.db")
+    store: JobStore = bigquery_store() if kind == "bigquery" else open_store(f"sqlite:///{tmp_path}/sts_manager.db")
     for prefix in PREFIXES:
         job = store.job(Prefix(prefix))
         assert job is not None

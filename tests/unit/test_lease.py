@@ -92,6 +92,15 @@ def test_a_holder_on_another_host_is_not_judged_by_this_hosts_lock(store: Memory
     assert second.acquire() is None
 
 
+def test_a_lock_file_of_another_container_proves_nothing(store: MemoryStore, clock: FakeClock, tmp_path: Path) -> None:
+    """Two containers of one host share the kernel, but each has a temporary folder, so a lock file, of its own."""
+    first, second = lease(store, clock, tmp_path / "one.lock"), lease(store, clock, tmp_path / "two.lock")
+    assert first.acquire() is None
+    assert second.acquire() is not None
+    clock.advance(59)
+    assert second.acquire() is not None
+
+
 def test_a_beat_whose_answer_was_lost_is_not_a_lost_lease(store: MemoryStore, clock: FakeClock) -> None:
     first = lease(store, clock)
     first.acquire()
