@@ -137,6 +137,7 @@ def run(
     allow_new_jobs_when_stalled: Annotated[bool | None, _switch("allow_new_jobs_when_stalled")] = None,
     publish_heartbeat: Annotated[bool | None, _switch("publish_heartbeat")] = None,
     stackdriver_project: Annotated[str | None, _option("stackdriver_project")] = None,
+    health_file: Annotated[str | None, _option("health_file")] = None,
     overwrite_dest_objects: Annotated[bool | None, _switch("overwrite_dest_objects")] = None,
     overwrite_when: Annotated[str | None, _option("overwrite_when")] = None,
     modified_since: Annotated[str | None, _option("modified_since")] = None,
@@ -404,6 +405,50 @@ def retry(
     _report(done, "set to retry", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)
+
+
+@app.command("create-alerts")
+@_guarded
+def create_alerts(
+    config_path: Config = None,
+    project: Project = None,
+    stackdriver_project: Annotated[str | None, _option("stackdriver_project")] = None,
+    job_interval: Annotated[float | None, _option("job_interval")] = None,
+    metrics_interval: Annotated[float | None, _option("metrics_interval")] = None,
+    sleep_timeout: Annotated[float | None, _option("sleep_timeout")] = None,
+    notification_channel: Annotated[
+        list[str] | None,
+        typer.Option(help="Who is told: projects/PROJECT/notificationChannels/NUMBER. May be repeated. Without it, none is set."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Create or update the alert policies over the daemon's heartbeat (run it with --publish-heartbeat). Safe to repeat."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    would = "would be " if dry_run else ""
+    policies = wiring.alert_policies(settings).apply(wiring.alerts_of(settings), notification_channel or (), dry_run=dry_run)
+    for did in policies:
+        _print_lines([f"{'' if did.what == 'unchanged' else would}{did.what:<10} {did.alert.key:<16} {did.alert.title}"])
+
+
+@app.command()
+@_guarded
+def health(
+    config_path: Config = None,
+    health_file: Annotated[str | None, _option("health_file")] = None,
+    sleep_timeout: Annotated[float | None, _option("sleep_timeout")] = None,
+) -> None:
+    """Whether the daemon on this machine lives, by its --health-file: exit 0 if so, else 1. For a container's health check."""
+    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    if not settings.health_file:
+        raise BadInput("--health-file: name the file that the daemon was given")
+    age, most = wiring.silent_for(settings)
+    if age is None or age > most:
+        told = "does not exist" if age is None else f"was touched {age:,.0f} s ago, and {most:,.0f} s are too many"
+        print(f"unhealthy: {settings.health_file} {told}", file=sys.stderr)
+        raise typer.Exit(EXIT_ERRORS)
+    _print_lines([f"healthy: heard {age:,.0f} s ago"])
 
 
 def _report(done: list[chores.Done], verb: str, *, dry_run: bool) -> None:

@@ -8,13 +8,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import FrameType
 
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
+from sts_manager.domain.heartbeat import Tally, Vitals
 from sts_manager.domain.model import JobStatus
 from sts_manager.ports import Clock, Holder, Lease
+from sts_manager.pulse import Pulse
 from sts_manager.reconciler import PassResult, Reconciler
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,9 @@ def _end_now() -> None:
 class Daemon:
     """Holds the lease and runs passes until told to stop, or until done.
 
-    watch   called after each pass, for a progress screen
+    watch     called after each pass, for a progress screen
+    pulse     where the heartbeat of each turn goes
+    healthy   called each turn, waiting for the lease included: this process is not stuck
     """
 
     def __init__(
@@ -103,6 +107,8 @@ class Daemon:
         *,
         until_done: bool = False,
         watch: Callable[[PassResult], None] = lambda _result: None,
+        pulse: Pulse | None = None,
+        healthy: Callable[[], None] = lambda: None,
     ) -> None:
         self._reconciler, self._lease, self._clock = reconciler, lease, clock
         self._intervals, self._stop = intervals, stop
@@ -110,6 +116,9 @@ class Daemon:
         self._job_due = self._metrics_due = 0.0
         self._degraded = ""
         self._tried = False
+        self._pulse, self._healthy = pulse, healthy
+        self._vitals = Vitals()
+        self._passed = clock.monotonic()
 
     def run(self) -> Ending:
         """Run until stopped. Losing the lease sends it back to waiting, read-only, behind the new holder."""
@@ -129,6 +138,7 @@ class Daemon:
         """Whether the lease is ours; False when told to stop while another daemon had it."""
         told = ""
         while not self._stop():
+            self._healthy()
             try:
                 holder = self._lease.acquire()
             except StoreUnavailable as error:
@@ -155,6 +165,8 @@ class Daemon:
                 self._set_degraded(str(error))
                 self._reconciler.poll_blind()
                 ending = None
+            self._healthy()
+            self._beat()
             if ending is not None:
                 return ending
             self._stop.wait(self._intervals.sleep_s)
@@ -171,10 +183,18 @@ class Daemon:
         self._metrics_due = now + self._intervals.metrics_s
         if dispatch:
             self._job_due = now + self._intervals.job_s
+        self._passed = self._clock.monotonic()
+        self._vitals = _vitals(result, self._vitals.tally + result.tally)
         self._set_degraded(result.degraded)
         _log_pass(result)
         self._watch(result)
         return self._verdict(result) if self._until_done else None
+
+    def _beat(self) -> None:
+        """Tell the outside, with what the last pass saw and how long ago that was."""
+        if self._pulse is not None:
+            age = self._clock.monotonic() - self._passed
+            self._pulse.beat(replace(self._vitals, pass_age_s=age, degraded=bool(self._degraded)))
 
     def _verdict(self, result: PassResult) -> Ending | None:
         if result.ended:
@@ -200,6 +220,16 @@ class Daemon:
             self._lease.release()
         except (StoreUnavailable, LeaseLost) as error:
             log.warning("ended_without_last_write", extra={"fields": {"cause": str(error)}})
+
+
+def _vitals(result: PassResult, total: Tally) -> Vitals:
+    return Vitals(
+        counts=result.counts,
+        stalled=result.plan.stalled,
+        live_by_route=result.live_by_route,
+        tally=total,
+        breaker_open=result.plan.breaker is not None,
+    )
 
 
 def _holder_fields(holder: Holder) -> dict[str, str | int]:

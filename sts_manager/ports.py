@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from sts_manager.domain.heartbeat import MetricPoint
 from sts_manager.domain.model import (
     Breaker,
     Change,
@@ -241,6 +242,14 @@ class Lease(Protocol):
     @property
     def fence(self) -> int:
         """The epoch of the lease that is held."""
+        ...
+
+
+class MetricsSink(Protocol):
+    """Where heartbeats go. Held by tests/conformance/metrics_sink.py."""
+
+    def publish(self, points: Sequence[MetricPoint], at: datetime) -> None:
+        """Hand over one point for each series. Raises OutOfOrder, Denied, Retryable, Permanent; the caller goes on."""
         ...
 
 

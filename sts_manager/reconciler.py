@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from sts_manager.domain.decide import decide
 from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, Throttled
+from sts_manager.domain.heartbeat import Tally, tally
 from sts_manager.domain.model import (
     LIVE,
     Action,
@@ -62,6 +63,8 @@ class PassResult:
     acted: int = 0
     outcomes: tuple[Outcome, ...] = ()
     progress: Sample | None = None
+    tally: Tally = field(default_factory=Tally)
+    live_by_route: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -130,6 +133,14 @@ class Reconciler:
             acted=len(actions),
             outcomes=tuple(outcomes),
             progress=self._seen.progress,
+            tally=tally(change for change in plan.changes if change.before.prefix not in stale),
+            live_by_route=self._live_by_route(),
+        )
+
+    def _live_by_route(self) -> dict[str, int]:
+        """Live rows by route, 0 for a wired route without any."""
+        return {route.value: 0 for route in self._routes} | Counter(
+            (job.route or self._policy.route).value for job in self._seen.live
         )
 
     @property
@@ -254,11 +265,8 @@ class Reconciler:
         else:
             totals = self._store.totals()
             copied, objects = totals.bytes_copied, totals.objects_copied
-        for change in plan.changes:
-            before, after = change.before, change.after
-            if after.attempt == before.attempt:
-                copied += max(0, after.counters.bytes_copied - before.counters.bytes_copied)
-                objects += max(0, after.counters.objects_copied - before.counters.objects_copied)
+        added = tally(plan.changes)
+        copied, objects = copied + added.bytes_copied, objects + added.objects_copied
         self._seen.progress = Sample(at=now, done=counts[JobStatus.DONE], bytes_copied=copied, objects_copied=objects)
         samples.append(self._seen.progress)
         return tuple(samples[-SAMPLES_KEPT:])

@@ -54,6 +54,7 @@ class Settings(BaseModel):
     allow_new_jobs_when_stalled: bool = Field(False, description="Stalled jobs do not count as running.")
     publish_heartbeat: bool = Field(False, description="Heartbeat to Cloud Monitoring every loop turn.")
     stackdriver_project: str = Field("", description="Project for the heartbeat; inferred when not given.")
+    health_file: str = Field("", description="File that the daemon touches each loop turn; `health` looks at it.")
     overwrite_dest_objects: bool = Field(False, description="Overwrite objects at the sink, equal ones too.")
     overwrite_when: Literal["", "DIFFERENT", "NEVER", "ALWAYS"] = Field(
         "", description="When to overwrite objects at the sink: DIFFERENT (as by default), NEVER, ALWAYS."

@@ -18,7 +18,11 @@ from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.errors import BadInput
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
+from sts_manager.metrics.alerts import Alert, alerts
+from sts_manager.metrics.cloud_monitoring import AlertPolicies, CloudMonitoring, Origin
+from sts_manager.metrics.log import LogSink
 from sts_manager.ports import JobStore, Routes
+from sts_manager.pulse import Pulse
 from sts_manager.reconciler import PassResult, Reconciler
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
@@ -30,6 +34,9 @@ from sts_manager.stores.sql import open_store
 
 STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
+MONITORING_EMULATOR = "MONITORING_EMULATOR_HOST"
+SILENT_S = 180.0
+"""A turn may wait this long for a store and a service that are both away, and the daemon is well all the same."""
 CLOCK = SystemClock()
 log = logging.getLogger(__name__)
 
@@ -200,6 +207,58 @@ def lease_of(settings: Settings, store: JobStore) -> StoreLease:
     return StoreLease(store, CLOCK, lock_path=path, lease_s=max(60.0, 3 * settings.sleep_timeout))
 
 
+def monitoring_project(settings: Settings) -> str:
+    return settings.stackdriver_project or project_of(settings)
+
+
+def pulse_of(settings: Settings, store: JobStore) -> Pulse:
+    """The heartbeat: to Cloud Monitoring with --publish-heartbeat, else to the log."""
+    if not settings.publish_heartbeat:
+        return Pulse(LogSink(), CLOCK)
+    named = settings.bigquery
+    origin = Origin(
+        project=monitoring_project(settings),
+        location=settings.dataset_location.lower() if named is not None else "global",
+        namespace=named[1] if named is not None else "sql",
+        task_id=store.control().migration,
+    )
+    return Pulse(CloudMonitoring(origin, os.environ.get(MONITORING_EMULATOR)), CLOCK)
+
+
+def alert_policies(settings: Settings) -> AlertPolicies:
+    return AlertPolicies(monitoring_project(settings), os.environ.get(MONITORING_EMULATOR))
+
+
+def alerts_of(settings: Settings) -> tuple[Alert, ...]:
+    return alerts(
+        sleep_s=settings.sleep_timeout, job_interval_s=settings.job_interval, metrics_interval_s=settings.metrics_interval
+    )
+
+
+def toucher(path: str) -> Callable[[], None]:
+    """What touches the health file. Raises BadInput when it cannot be written."""
+    if not path:
+        return lambda: None
+
+    def touch() -> None:
+        Path(path).touch()
+
+    try:
+        touch()
+    except OSError as error:
+        raise BadInput(f"--health-file {path} cannot be written: {error.strerror}") from error
+    return touch
+
+
+def silent_for(settings: Settings) -> tuple[float | None, float]:
+    """(seconds since the daemon touched its health file, None without one; how many are too many)."""
+    try:
+        touched = Path(settings.health_file).stat().st_mtime
+    except OSError:
+        return None, 0.0
+    return max(0.0, CLOCK.now().timestamp() - touched), max(SILENT_S, 3 * settings.sleep_timeout)
+
+
 def daemon_of(
     settings: Settings,
     store: JobStore,
@@ -210,5 +269,8 @@ def daemon_of(
 ) -> tuple[Daemon, Reconciler, StoreLease]:
     lease = lease_of(settings, store)
     reconciler = reconciler_of(settings, store, lease, stop)
+    pulse = pulse_of(settings, store)
     intervals = Intervals(job_s=settings.job_interval, metrics_s=settings.metrics_interval, sleep_s=settings.sleep_timeout)
-    return Daemon(reconciler, lease, CLOCK, intervals, stop, until_done=until_done, watch=watch), reconciler, lease
+    healthy = toucher(settings.health_file)
+    daemon = Daemon(reconciler, lease, CLOCK, intervals, stop, until_done=until_done, watch=watch, pulse=pulse, healthy=healthy)
+    return daemon, reconciler, lease

@@ -64,6 +64,13 @@ class NotFound(Permanent):
         super().__init__(message, code="NOT_FOUND")
 
 
+class OutOfOrder(Permanent):
+    """A metric's point is older than its last one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="OUT_OF_ORDER")
+
+
 class Fatal(StsManagerError):
     """The program cannot go on (exit code 3)."""
 

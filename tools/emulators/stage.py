@@ -12,14 +12,15 @@ from tools.emulators.bigquery.server import BigQuery
 from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import BadFault, Ledger
+from tools.emulators.monitoring.server import MonitoringServer
+from tools.emulators.rpc import Refused
 from tools.emulators.s3 import S3
 from tools.emulators.sigv4 import Keys
-from tools.emulators.sts.rules import Refused
 from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
-SERVICES = ("s3", "gcs", "sts", "bigquery")
+SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring")
 PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
@@ -46,6 +47,7 @@ class Stage:
         }
         self.sts: TransferService | None = None
         self.bigquery: BigQuery | None = None
+        self.monitoring: MonitoringServer | None = None
         if "s3" in only:
             self._start_s3()
         if "gcs" in only:
@@ -54,6 +56,8 @@ class Stage:
             self._start_sts()
         if "bigquery" in only:
             self._start_bigquery()
+        if "monitoring" in only:
+            self._start_monitoring()
         admin = self._web(WebServer(application(self._admin), threads=4))
         self.environment["EMULATOR_ADMIN"] = admin.url
 
@@ -78,6 +82,12 @@ class Stage:
         self.bigquery.at(server.url)
         self._resets.append(self.bigquery.reset)
         self.environment["BIGQUERY_EMULATOR_HOST"] = server.url
+
+    def _start_monitoring(self) -> None:
+        self.monitoring = MonitoringServer(self.ledger, PROJECT).start()
+        self._stops.append(self.monitoring.stop)
+        self._resets.append(self.monitoring.reset)
+        self.environment["MONITORING_EMULATOR_HOST"] = self.monitoring.address
 
     def _start_sts(self) -> None:
         def at(name: str) -> str:

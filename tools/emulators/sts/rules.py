@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import grpc
 from google.cloud import storage_transfer_v1 as sts
+
+from tools.emulators.rpc import invalid
 
 JOB_NAME = re.compile(r"(?=.{1,128}$)transferJobs/(?!OPI)[A-Za-z0-9\-._~]*[A-Za-z0-9]")
 ROLE_ARN = re.compile(r"arn:aws:iam::\d{12}:role/.+")
@@ -17,18 +18,6 @@ SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
 PREFIXES_MAX = 1000
 PREFIX_BYTES_MAX = 1024
 PAGE_MAX = 256
-
-
-class Refused(Exception):
-    """The service's own refusal."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code, self.message = code, message
-
-
-def invalid(message: str) -> Refused:
-    return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 def check_job(job: sts.TransferJob) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
 from concurrent import futures
-from typing import Any
 
 import grpc
 from google.cloud import storage_transfer_v1 as sts
@@ -13,16 +10,12 @@ from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 
 from tools.emulators.ledger import Ledger
-from tools.emulators.sts.rules import JOB_FIELDS, OPERATION_FIELDS, Refused, filter_of, invalid, page_size
+from tools.emulators.rpc import Rpc, handlers, invalid, page
+from tools.emulators.sts.rules import JOB_FIELDS, OPERATION_FIELDS, filter_of, page_size
 from tools.emulators.sts.service import ACTIVE, Operation, TransferService, described
-from tools.emulators.web import pause_for
 
 SERVICE = "google.storagetransfer.v1.StorageTransferService"
 OPERATIONS = "google.longrunning.Operations"
-
-
-Rpc = tuple[str, Any, Any, Callable[[Any], Any]]
-"""(method, request type, response type, answer)"""
 
 
 class StsServer:
@@ -50,46 +43,52 @@ class StsServer:
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         empty, long_running = empty_pb2.Empty, operations_pb2
         transfer: list[Rpc] = [
-            ("CreateTransferJob", sts.CreateTransferJobRequest, sts.TransferJob, self._create),
-            ("GetTransferJob", sts.GetTransferJobRequest, sts.TransferJob, self._get),
-            ("UpdateTransferJob", sts.UpdateTransferJobRequest, sts.TransferJob, self._update),
-            ("ListTransferJobs", sts.ListTransferJobsRequest, sts.ListTransferJobsResponse, self._list_jobs),
-            ("DeleteTransferJob", sts.DeleteTransferJobRequest, empty, self._delete),
-            ("RunTransferJob", sts.RunTransferJobRequest, long_running.Operation, self._run),
-            ("PauseTransferOperation", sts.PauseTransferOperationRequest, empty, self._pause),
-            ("ResumeTransferOperation", sts.ResumeTransferOperationRequest, empty, self._resume),
-            ("GetGoogleServiceAccount", sts.GetGoogleServiceAccountRequest, sts.GoogleServiceAccount, self._account),
+            ("CreateTransferJob", sts.CreateTransferJobRequest, sts.TransferJob, self._create, "storagetransfer.jobs.create"),
+            ("GetTransferJob", sts.GetTransferJobRequest, sts.TransferJob, self._get, "storagetransfer.jobs.get"),
+            ("UpdateTransferJob", sts.UpdateTransferJobRequest, sts.TransferJob, self._update, "storagetransfer.jobs.update"),
+            (
+                "ListTransferJobs",
+                sts.ListTransferJobsRequest,
+                sts.ListTransferJobsResponse,
+                self._list_jobs,
+                "storagetransfer.jobs.list",
+            ),
+            ("DeleteTransferJob", sts.DeleteTransferJobRequest, empty, self._delete, "storagetransfer.jobs.delete"),
+            ("RunTransferJob", sts.RunTransferJobRequest, long_running.Operation, self._run, "storagetransfer.jobs.run"),
+            ("PauseTransferOperation", sts.PauseTransferOperationRequest, empty, self._pause, "storagetransfer.operations.pause"),
+            (
+                "ResumeTransferOperation",
+                sts.ResumeTransferOperationRequest,
+                empty,
+                self._resume,
+                "storagetransfer.operations.resume",
+            ),
+            (
+                "GetGoogleServiceAccount",
+                sts.GetGoogleServiceAccountRequest,
+                sts.GoogleServiceAccount,
+                self._account,
+                "storagetransfer.projects.getServiceAccount",
+            ),
         ]
         operations: list[Rpc] = [
-            ("GetOperation", long_running.GetOperationRequest, long_running.Operation, self._get_operation),
-            ("ListOperations", long_running.ListOperationsRequest, long_running.ListOperationsResponse, self._list_operations),
-            ("CancelOperation", long_running.CancelOperationRequest, empty, self._cancel),
+            (
+                "GetOperation",
+                long_running.GetOperationRequest,
+                long_running.Operation,
+                self._get_operation,
+                "storagetransfer.operations.get",
+            ),
+            (
+                "ListOperations",
+                long_running.ListOperationsRequest,
+                long_running.ListOperationsResponse,
+                self._list_operations,
+                "storagetransfer.operations.list",
+            ),
+            ("CancelOperation", long_running.CancelOperationRequest, empty, self._cancel, "storagetransfer.operations.cancel"),
         ]
-        return tuple(
-            grpc.method_handlers_generic_handler(service, {rpc[0]: self._unary(*rpc) for rpc in rpcs})
-            for service, rpcs in ((SERVICE, transfer), (OPERATIONS, operations))
-        )
-
-    def _unary(self, name: str, request: Any, response: Any, answer: Callable[[Any], Any]) -> grpc.RpcMethodHandler:
-        """A handler that counts, meets faults, and turns refusals into the service's statuses."""
-
-        def handle(message: Any, context: grpc.ServicerContext) -> Any:
-            fault = self._ledger.count("sts", name)
-            if fault is not None:
-                pause_for(fault.delay_s)
-                if not fault.applied:
-                    context.abort(grpc.StatusCode[fault.error], fault.message)
-            try:
-                result = answer(message)
-            except Refused as refused:
-                context.abort(refused.code, refused.message)
-            if fault is not None:
-                context.abort(grpc.StatusCode[fault.error], f"{fault.message} (applied, then the answer was lost)")
-            return result
-
-        parse = request.deserialize if hasattr(request, "deserialize") else request.FromString
-        write = response.serialize if hasattr(response, "serialize") else response.SerializeToString
-        return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=parse, response_serializer=write)
+        return tuple(handlers(self._ledger, "sts", name, rpcs) for name, rpcs in ((SERVICE, transfer), (OPERATIONS, operations)))
 
     def _create(self, request: sts.CreateTransferJobRequest) -> sts.TransferJob:
         return self._service.create(request.transfer_job)
@@ -103,8 +102,8 @@ class StsServer:
 
     def _list_jobs(self, request: sts.ListTransferJobsRequest) -> sts.ListTransferJobsResponse:
         found = self._service.list_jobs(filter_of(request.filter, JOB_FIELDS))
-        page, token = _page(found, request.page_size, request.page_token)
-        return sts.ListTransferJobsResponse(transfer_jobs=page, next_page_token=token)
+        shown, token = page(found, page_size(request.page_size), request.page_token)
+        return sts.ListTransferJobsResponse(transfer_jobs=shown, next_page_token=token)
 
     def _delete(self, request: sts.DeleteTransferJobRequest) -> empty_pb2.Empty:
         self._service.delete(request.job_name, request.project_id)
@@ -133,8 +132,8 @@ class StsServer:
         if request.name != "transferOperations":
             raise invalid("name must be 'transferOperations'")
         found = self._service.list_operations(filter_of(request.filter, OPERATION_FIELDS))
-        page, token = _page(found, request.page_size, request.page_token)
-        operations = [self._long_running(operation) for operation in page]
+        shown, token = page(found, page_size(request.page_size), request.page_token)
+        operations = [self._long_running(operation) for operation in shown]
         return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
 
     def _cancel(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:
@@ -146,14 +145,3 @@ class StsServer:
         metadata = any_pb2.Any()
         metadata.Pack(sts.TransferOperation.pb(shown))
         return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)
-
-
-def _page(found: Sequence[Any], asked: int, token: str) -> tuple[list[Any], str]:
-    size = page_size(asked)
-    try:
-        start = int(base64.urlsafe_b64decode(token or base64.urlsafe_b64encode(b"0")))
-    except ValueError as error:
-        raise invalid("invalid page_token") from error
-    end = start + size
-    after = base64.urlsafe_b64encode(str(end).encode()).decode() if end < len(found) else ""
-    return list(found[start:end]), after

@@ -17,10 +17,11 @@ from google.cloud import storage_transfer_v1 as sts
 from google.rpc import code_pb2
 
 from tools.emulators.ledger import Ledger
+from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
 from tools.emulators.sts.copier import Copier, Status, Work
 from tools.emulators.sts.ends import EndError, GcsSink, GcsSource, S3Source, Source
-from tools.emulators.sts.rules import Filter, Refused, check_job, check_spec, invalid
+from tools.emulators.sts.rules import Filter, check_job, check_spec
 
 ACTIVE = (Status.IN_PROGRESS, Status.PAUSED, Status.QUEUED, Status.SUSPENDING)
 JobState = sts.TransferJob.Status

@@ -1,0 +1,1 @@
+"""Where heartbeats go, behind the `MetricsSink` port."""

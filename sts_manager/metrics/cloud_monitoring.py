@@ -1,0 +1,231 @@
+"""Cloud Monitoring behind our ports: heartbeats, metric descriptors and alert policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import grpc
+from google.api import metric_pb2
+from google.api_core import exceptions
+from google.auth import exceptions as auth
+from google.cloud import monitoring_v3 as monitoring
+from google.cloud.monitoring_v3.services.alert_policy_service import transports as alert_transports
+from google.cloud.monitoring_v3.services.metric_service import transports as metric_transports
+from google.cloud.monitoring_v3.services.notification_channel_service import transports as channel_transports
+
+from sts_manager.domain.errors import BadInput, Denied, OutOfOrder, Permanent, Retryable
+from sts_manager.domain.heartbeat import METRICS, Metric, MetricPoint
+from sts_manager.metrics.alerts import RESOURCE, Alert, Condition, Did
+
+SERIES_PER_CALL = 200
+"""Cloud Monitoring, quotas: time series in one create request."""
+DEADLINE_S = 10.0
+ALERT_LABEL = "sts_manager_alert"
+ONCE: Any = None
+"""No retry of the client's own: the next turn publishes newer points."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which series are ours: the labels of the resource `generic_task`.
+
+    location    where the store is; namespace: the store; task_id: the migration, the same after a restart elsewhere
+    """
+
+    project: str
+    location: str
+    namespace: str
+    task_id: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {
+            "project_id": self.project,
+            "location": self.location,
+            "namespace": self.namespace,
+            "job": "sts-manager",
+            "task_id": self.task_id,
+        }
+
+
+class CloudMonitoring:
+    """A `MetricsSink`: all series in as few calls as the API allows."""
+
+    def __init__(self, origin: Origin, emulator: str | None) -> None:
+        self._origin = origin
+        self._client: Any = _client(monitoring.MetricServiceClient, metric_transports.MetricServiceGrpcTransport, emulator)
+
+    def publish(self, points: Sequence[MetricPoint], at: datetime) -> None:
+        """Raises OutOfOrder, Denied, Retryable, Permanent."""
+        series = [self._series(point, at) for point in points]
+        with translated("create_time_series", self._origin.project):
+            for start in range(0, len(series), SERIES_PER_CALL):
+                self._client.create_time_series(
+                    name=f"projects/{self._origin.project}",
+                    time_series=series[start : start + SERIES_PER_CALL],
+                    retry=ONCE,
+                    timeout=DEADLINE_S,
+                )
+
+    def _series(self, point: MetricPoint, at: datetime) -> monitoring.TimeSeries:
+        interval = {"end_time": at} if point.since is None else {"start_time": point.since, "end_time": at}
+        return monitoring.TimeSeries(
+            metric={"type": point.metric.type, "labels": dict(point.labels)},
+            resource={"type": RESOURCE, "labels": self._origin.labels},
+            metric_kind=_kind(point.metric),
+            points=[monitoring.Point(interval=interval, value={"int64_value": point.value})],
+        )
+
+
+class AlertPolicies:
+    """Creates and updates our alert policies; each carries a user label by which it is found again."""
+
+    def __init__(self, project: str, emulator: str | None) -> None:
+        self._project = project
+        self._metrics: Any = _client(monitoring.MetricServiceClient, metric_transports.MetricServiceGrpcTransport, emulator)
+        self._alerts: Any = _client(
+            monitoring.AlertPolicyServiceClient, alert_transports.AlertPolicyServiceGrpcTransport, emulator
+        )
+        self._channels: Any = _client(
+            monitoring.NotificationChannelServiceClient,
+            channel_transports.NotificationChannelServiceGrpcTransport,
+            emulator,
+        )
+
+    def apply(self, alerts: Sequence[Alert], channels: Sequence[str], *, dry_run: bool) -> Iterator[Did]:
+        """Bring each policy to what it should be, and tell what was done.
+
+        What a person set beside it is kept: whether it is enabled, and its channels unless `channels` names some.
+        Raises BadInput for a channel that does not exist.
+        """
+        for name in channels:
+            self._check_channel(name)
+        if not dry_run:
+            # A policy may only look at a metric that exists, and ours exist from the first heartbeat on.
+            for metric in METRICS:
+                self._describe(metric)
+        for alert in alerts:
+            yield self._apply(alert, channels, dry_run=dry_run)
+
+    def _apply(self, alert: Alert, channels: Sequence[str], *, dry_run: bool) -> Did:
+        wanted = _policy(alert, channels)
+        with translated("list_alert_policies", self._project):
+            listed = self._alerts.list_alert_policies(
+                request={"name": f"projects/{self._project}", "filter": f'user_labels.{ALERT_LABEL}="{alert.key}"'},
+                retry=ONCE,
+                timeout=DEADLINE_S,
+            )
+            found = next(iter(listed), None)
+        if found is None:
+            if not dry_run:
+                with translated("create_alert_policy", self._project):
+                    self._alerts.create_alert_policy(
+                        name=f"projects/{self._project}", alert_policy=wanted, retry=ONCE, timeout=DEADLINE_S
+                    )
+            return Did(alert=alert, what="created")
+        changed = _differences(found, wanted, channels=bool(channels))
+        if not changed:
+            return Did(alert=alert, what="unchanged")
+        if not dry_run:
+            wanted.name = found.name
+            with translated("update_alert_policy", self._project):
+                self._alerts.update_alert_policy(
+                    request={"alert_policy": wanted, "update_mask": {"paths": changed}}, retry=ONCE, timeout=DEADLINE_S
+                )
+        return Did(alert=alert, what=f"updated ({', '.join(changed)})")
+
+    def _describe(self, metric: Metric) -> None:
+        descriptor = metric_pb2.MetricDescriptor(
+            type=metric.type,
+            metric_kind=_kind(metric),
+            value_type=metric_pb2.MetricDescriptor.ValueType.INT64,
+            unit=metric.unit,
+            description=metric.says,
+            labels=[{"key": label} for label in metric.labels],
+        )
+        with translated("create_metric_descriptor", self._project):
+            self._metrics.create_metric_descriptor(
+                name=f"projects/{self._project}", metric_descriptor=descriptor, retry=ONCE, timeout=DEADLINE_S
+            )
+
+    def _check_channel(self, name: str) -> None:
+        try:
+            self._channels.get_notification_channel(name=name, retry=ONCE, timeout=DEADLINE_S)
+        except (exceptions.NotFound, exceptions.InvalidArgument) as error:
+            raise BadInput(
+                f"--notification-channel: {name!r} is no channel of project {self._project} ({error.message}); "
+                "`gcloud beta monitoring channels list --format='value(name)'` lists them"
+            ) from error
+        except exceptions.GoogleAPICallError as error:
+            raise _as_ours("get_notification_channel", self._project, error) from error
+
+
+def _policy(alert: Alert, channels: Sequence[str]) -> monitoring.AlertPolicy:
+    return monitoring.AlertPolicy(
+        display_name=alert.title,
+        documentation={"content": alert.advice, "mime_type": "text/markdown"},
+        user_labels={ALERT_LABEL: alert.key},
+        conditions=[_condition(one) for one in alert.conditions],
+        combiner="AND_WITH_MATCHING_RESOURCE" if len(alert.conditions) > 1 else "OR",
+        notification_channels=list(channels),
+    )
+
+
+def _condition(one: Condition) -> Mapping[str, Any]:
+    aggregation = {"alignment_period": timedelta(minutes=1) if one.over is None else one.over, "per_series_aligner": one.aligner}
+    body: dict[str, Any] = {"filter": one.filter, "duration": one.lasting, "aggregations": [aggregation]}
+    if one.absent:
+        return {"display_name": one.says, "condition_absent": body}
+    comparison = "COMPARISON_GT" if one.above is not None else "COMPARISON_LT"
+    body |= {"comparison": comparison, "threshold_value": one.above if one.above is not None else one.below}
+    return {"display_name": one.says, "condition_threshold": body}
+
+
+def _differences(found: monitoring.AlertPolicy, wanted: monitoring.AlertPolicy, *, channels: bool) -> list[str]:
+    """The fields in which a policy is not what it should be; the service's own additions do not count."""
+    plain = monitoring.AlertPolicy(found)
+    for condition in plain.conditions:
+        condition.name = ""
+    names = ["display_name", "documentation", "conditions", "combiner", *(["notification_channels"] if channels else [])]
+    return [name for name in names if getattr(plain, name) != getattr(wanted, name)]
+
+
+def _kind(metric: Metric) -> int:
+    return int(metric_pb2.MetricDescriptor.MetricKind.Value(metric.kind.value))
+
+
+def _client(client: Any, transport: Any, emulator: str | None) -> Any:
+    try:
+        if emulator:
+            return client(transport=transport(channel=grpc.insecure_channel(emulator)))
+        return client()
+    except auth.GoogleAuthError as error:
+        raise Denied(f"no Google credentials for Cloud Monitoring: {error}", code="UNAUTHENTICATED") from error
+
+
+@contextmanager
+def translated(call: str, project: str) -> Iterator[None]:
+    try:
+        yield
+    except exceptions.GoogleAPICallError as error:
+        raise _as_ours(call, project, error) from error
+    except auth.GoogleAuthError as error:
+        raise Denied(f"{call}: the Google credentials do not work: {error}", code="UNAUTHENTICATED") from error
+
+
+def _as_ours(call: str, project: str, error: exceptions.GoogleAPICallError) -> Exception:
+    said = f"{call}: {error.message}"
+    if isinstance(error, (exceptions.PermissionDenied, exceptions.Forbidden)):
+        role = "roles/monitoring.metricWriter" if call == "create_time_series" else "roles/monitoring.editor"
+        grant = f"gcloud projects add-iam-policy-binding {project} --member=serviceAccount:ACCOUNT --role={role}"
+        return Denied(f"{said} Grant it: {grant}")
+    if "must be written in order" in error.message:
+        return OutOfOrder(f"{said} (is another daemon's clock, or was this one's, ahead?)")
+    if isinstance(error, exceptions.NotFound) and "find metric" in error.message:
+        return Retryable(f"{said} A new metric takes a while to be known: repeat in a minute")
+    retryable = (exceptions.ServerError, exceptions.TooManyRequests)
+    return Retryable(said) if isinstance(error, retryable) else Permanent(said)

@@ -1,0 +1,1 @@
+"""Cloud Monitoring on the stage: metrics, alert policies, notification channels."""
