@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
 
-from sts_manager import chores, logs, screens, wiring
+from sts_manager import chores, logs, queries, screens, wiring
 from sts_manager.daemon import Ending, Stop
 from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
 from sts_manager.domain.model import Hold, JobStatus, StartRefused, SteeringFailed
@@ -373,6 +373,45 @@ def history(
             print(screens.history_json(rows))
         else:
             out.print(screens.history_table(prefix, rows))
+
+
+@app.command()
+@_guarded
+def query(
+    name: Annotated[str | None, typer.Argument(help="Which query; without it they are listed.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="The prefix, for a query about one.")] = None,
+    config_path: Config = None,
+    store: Store = None,
+    job_table: JobTable = None,
+    job_history_table: HistoryTable = None,
+    dataset: Dataset = None,
+    dataset_location: DatasetLocation = None,
+    project: Project = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the SQL, and run nothing.")] = False,
+) -> None:
+    """Run one of the queries of docs/queries: what failed, how fast, how long, what it cost."""
+    flags = {key: value for key, value in locals().items() if key in Settings.model_fields}
+    settings = _settings(config_path, **flags)
+    if name is None:
+        _print_lines(f"{one:<16} {queries.says(text)}" for one, text in queries.texts().items())
+        return
+    text = queries.text_of(name)
+    if show:
+        _print_lines([text.rstrip()])
+        return
+    wanted = queries.wants(text)
+    if (prefix is not None) != ("prefix" in wanted):
+        raise BadInput(f"query {name} {'needs' if 'prefix' in wanted else 'takes no'} --prefix")
+    with _opened(settings) as opened:
+        answer = wiring.asked(opened).ask(text, {} if prefix is None else {"prefix": prefix})
+    if as_json:
+        print(screens.answer_json(answer))
+    elif as_csv:
+        _print_lines(screens.answer_csv(answer))
+    else:
+        out.print(screens.answer_table(answer, queries.says(text)))
 
 
 @app.command()

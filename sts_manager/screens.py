@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from sts_manager.domain.model import Counters, JobStatus, Plan, StartJob
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
+from sts_manager.queries import Answer
 from sts_manager.stores.lease import record_of
 
 ADVICE: Mapping[str, str] = {
@@ -275,6 +278,33 @@ def plan_lines(plan: Plan) -> Iterable[str]:
         yield f"nothing starts: {plan.blocked}"
     if not plan.changes and not plan.actions:
         yield "nothing to do"
+
+
+def answer_table(answer: Answer, title: str) -> Table:
+    """A query's answer."""
+    table = Table(*answer.columns, title=Text(title), title_justify="left")
+    for row in answer.rows:
+        table.add_row(*(Text(_cut(_cell(value), 200)) for value in row))
+    return table
+
+
+def answer_csv(answer: Answer) -> Iterable[str]:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(answer.columns)
+    writer.writerows([_cell(value) for value in row] for row in answer.rows)
+    return text.getvalue().splitlines()
+
+
+def answer_json(answer: Answer) -> str:
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    return json.dumps(rows, ensure_ascii=False, indent=2, default=_cell)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return _at(value)
+    return "" if value is None else str(value)
 
 
 def human_bytes(number: float) -> str:

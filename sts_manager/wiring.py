@@ -23,14 +23,16 @@ from sts_manager.metrics.cloud_monitoring import AlertPolicies, CloudMonitoring,
 from sts_manager.metrics.log import LogSink
 from sts_manager.ports import JobStore, Routes
 from sts_manager.pulse import Pulse
+from sts_manager.queries import Asked
 from sts_manager.reconciler import PassResult, Reconciler
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.settings import Settings
 from sts_manager.stores import bigquery_client, bigquery_setup
+from sts_manager.stores.bigquery import BigQueryStore
 from sts_manager.stores.bigquery_sql import Names
 from sts_manager.stores.lease import StoreLease
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql import SqlStore, open_store
 
 STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
@@ -65,6 +67,12 @@ def store_of(settings: Settings, *, create: bool = False) -> JobStore:
                 step.does()
         return bigquery_setup.open_store(warehouse)
     return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
+
+
+def asked(store: JobStore) -> Asked:
+    """The store as one that answers queries: every store that a command opens does."""
+    assert isinstance(store, (SqlStore, BigQueryStore))
+    return store
 
 
 def preparation_of(settings: Settings) -> list[str]:

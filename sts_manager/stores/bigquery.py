@@ -18,6 +18,7 @@ from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import Change, Counters, Hold, JobStatus, PrefixJob
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.bigquery_client import ONCE, Parameter, Warehouse
 from sts_manager.stores.bigquery_sql import BEGIN, COMMIT, ROW, STAGED_COLUMNS, STATE, add_staged, clashes, statements
@@ -96,6 +97,13 @@ class BigQueryStore:
 
     def lease_text(self) -> str | None:
         return self._values().get("lease")
+
+    def ask(self, query: str, parameters: Mapping[str, str]) -> Answer:
+        names = self._names
+        text = for_tables(query, f"`{names.full(names.job)}`", f"`{names.full(names.history)}`")
+        given = {name: Parameter("STRING", value) for name, value in parameters.items()}
+        columns, rows = self._warehouse.table(text, given)
+        return Answer(columns, rows)
 
     # Writing
 

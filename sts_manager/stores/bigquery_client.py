@@ -114,6 +114,16 @@ class Warehouse:
         with self.translated("read the job table"):
             yield from rows
 
+    def table(self, text: str, parameters: Parameters) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """A query's columns and rows, all at once."""
+
+        def ask() -> tuple[list[str], list[tuple[Any, ...]]]:
+            job = self.client.query(text, job_config=_config(parameters), retry=ONCE, job_retry=None, timeout=CALL_S)
+            found = self._answer(job)
+            return [field.name for field in found.schema], [row.values() for row in found]
+
+        return self.again("read the job table", ask)
+
     def write(self, text: str, parameters: Parameters) -> Written:
         """Run a statement or a script that changes rows, once: its job id is fixed before it is first sent.
 

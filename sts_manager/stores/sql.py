@@ -18,6 +18,7 @@ from sts_manager.domain.model import LIVE, Change, Counters, Hold, JobStatus, Pr
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.place import without_password
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.queries import Answer, for_sqlite, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.lease import epoch_of
 from sts_manager.stores.rows import COUNTERS, SCHEMA_VERSION, job_of, row_of
@@ -128,6 +129,15 @@ class SqlStore:
     def lease_text(self) -> str | None:
         with self._reading() as connection:
             return self._value(connection, "lease")
+
+    def ask(self, query: str, parameters: Mapping[str, str]) -> Answer:
+        if self._engine.dialect.name != "sqlite":
+            raise BadInput(f"`query` speaks to SQLite and BigQuery; {self._engine.dialect.name} has functions of its own")
+        quoted = self._engine.dialect.identifier_preparer.format_table
+        text = for_sqlite(for_tables(query, quoted(self._job), quoted(self._history)))
+        with self._reading() as connection:
+            found = connection.exec_driver_sql(text, dict(parameters))
+            return Answer(list(found.keys()), [tuple(row) for row in found])
 
     # Writing
 

@@ -12,6 +12,7 @@ from zetasql.api.type_factory import TypeFactory
 from zetasql.core.exceptions import ServerError
 from zetasql.types import AnalyzerOptions, LanguageOptions, TypeKind, ZetaSQLBuiltinFunctionOptions
 
+from sts_manager.queries import for_tables, texts
 from sts_manager.stores.bigquery_sql import (
     BEGIN,
     COMMIT,
@@ -31,6 +32,10 @@ from sts_manager.stores.bigquery_sql import (
 NAMES = Names(project="some-project", dataset="data_migration", location="US", job="sts_job", history="sts_job_history")
 STAGED = "sts_job_load_0123"
 SAY = statements(NAMES)
+QUERIES = {
+    f"query {name}": for_tables(text, f"`{NAMES.full(NAMES.job)}`", f"`{NAMES.full(NAMES.history)}`")
+    for name, text in texts().items()
+}
 TEXTS = SAY.texts() | {
     "add_staged": add_staged(NAMES, STAGED),
     "clashes": clashes(NAMES, STAGED),
@@ -92,9 +97,10 @@ KIND_OF = {
 }
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_statement_of_the_store_is_googlesql(analyzed: Callable[[str], str], name: str) -> None:
-    text = TEXTS[name]
+@pytest.mark.parametrize("name", [*TEXTS, *QUERIES])
+def test_every_statement_that_ships_is_googlesql(analyzed: Callable[[str], str], name: str) -> None:
+    text = (TEXTS | QUERIES)[name]
+    text = re.sub(r"^--.*\n", "", text)
     assert analyzed(text) == KIND_OF[text.split(maxsplit=1)[0]]
 
 
