@@ -1,6 +1,7 @@
 # Each target does its own set-up on a machine that has only Python >= 3.11 and make.
 UV_VERSION := 0.13.8
 PYTHON ?= python3
+STORE ?= sqlite
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
@@ -23,8 +24,8 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 	$(UV) sync --frozen --quiet --python $(PYTHON)
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## The main job, everything local, with real objects
-	$(BIN)/python -m tools.demo
+demo: $(STAMP)  ## The main job, everything local, with real objects; STORE=bigquery puts the job table there
+	$(BIN)/python -m tools.demo $(STORE)
 
 test: $(STAMP)  ## The tests
 	$(BIN)/python -m pytest

@@ -108,7 +108,7 @@ def _settings(config: Path | None, **flags: object) -> Settings:
 
 @contextmanager
 def _opened(settings: Settings, *, create: bool = False) -> Iterator[JobStore]:
-    store = wiring.store_of(settings, create=create)
+    store = wiring.store_of(settings, create=create, told=lambda step: _print_lines([f"done: {step}"]))
     try:
         yield store
     finally:

@@ -86,6 +86,8 @@ class Settings(BaseModel):
     @property
     def store_shown(self) -> str:
         """The store's address without its password, for screens and messages."""
+        if self.store == "bigquery":
+            return f"the BigQuery dataset {self.dataset}"
         return without_password(self.store)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -37,10 +36,11 @@ from sts_manager.stores.sql import SqlStore, open_store
 STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
 MONITORING_EMULATOR = "MONITORING_EMULATOR_HOST"
+PATIENCE_S = 15.0
+"""How long one call to the store is repeated before the daemon calls itself degraded and goes on without it."""
 SILENT_S = 180.0
 """A turn may wait this long for a store and a service that are both away, and the daemon is well all the same."""
 CLOCK = SystemClock()
-log = logging.getLogger(__name__)
 
 
 def warehouse_of(settings: Settings) -> bigquery_client.Warehouse:
@@ -54,16 +54,18 @@ def warehouse_of(settings: Settings) -> bigquery_client.Warehouse:
         job=settings.job_table,
         history=settings.job_history_table,
     )
-    return bigquery_client.connect(names, os.environ.get(BIGQUERY_EMULATOR))
+    # A loop that sleeps briefly would rather look again than wait within one call.
+    patience_s = min(PATIENCE_S, settings.sleep_timeout)
+    return bigquery_client.connect(names, os.environ.get(BIGQUERY_EMULATOR), patience_s=patience_s)
 
 
-def store_of(settings: Settings, *, create: bool = False) -> JobStore:
-    """The store. `create`: make what is missing, and bring an older schema up to date."""
+def store_of(settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None) -> JobStore:
+    """The store. `create`: make what is missing, and bring an older schema up to date, telling each step of it."""
     if settings.bigquery is not None:
         warehouse = warehouse_of(settings)
         if create:
             for step in bigquery_setup.preparation(warehouse):
-                log.info("prepared", extra={"fields": {"step": step.says}})
+                told(step.says)
                 step.does()
         return bigquery_setup.open_store(warehouse)
     return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)

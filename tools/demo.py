@@ -1,7 +1,8 @@
 """`make demo`: the real daemon moves real objects, S3 to Cloud Storage, everything local; then everything is checked.
 
 It starts the rehearsal stage as a process of its own, fills the S3 bucket with Python's own standard library, a few large
-objects and a few hard names, runs the commands a user would run, and compares every object from outside.
+objects and a few hard names, runs the commands a user would run, and compares every object from outside. With
+`STORE=bigquery` the job table is in BigQuery and the heartbeat goes to Cloud Monitoring, both of the stage.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
+import grpc
 from botocore.config import Config
 from google.auth.credentials import AnonymousCredentials
+from google.cloud import monitoring_v3 as monitoring
 from google.cloud import storage  # type: ignore[attr-defined]
+from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,15 +54,34 @@ LARGE_BYTES = 8 * 1024 * 1024
 THREADS = 8
 OBJECTS_MAX = 2_400
 SOURCE_BYTES_MAX = 1024 * 1024
+STORES = ("sqlite", "bigquery")
+HEARTBEAT = (
+    "status/waiting",
+    "status/running",
+    "status/done",
+    "status/error",
+    "metrics/stalled",
+    "metrics/objects",
+    "metrics/bytes",
+    "metrics/live_operations",
+    "metrics/oldest_pass_age",
+    "metrics/breaker_open",
+    "metrics/degraded",
+)
 LEFT_OUT = ("site-packages", "dist-packages", "__pycache__", "lib-dynload")
 console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
 
 
-def main() -> int:
+def main(store_kind: str) -> int:
+    if store_kind not in STORES:
+        raise SystemExit(f"STORE={store_kind}: the demo knows {' and '.join(STORES)}")
+    in_bigquery = store_kind == "bigquery"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sts-manager-demo-") as name, stage(Path(name)) as environment:
         folder = Path(name)
         os.environ.update(environment)
+        if in_bigquery:
+            os.environ["STS_MANAGER_STORE"] = "bigquery"
         title("1. Fill the S3 bucket")
         objects = collect()
         upload(objects)
@@ -68,24 +92,49 @@ def main() -> int:
         run(folder, "prepare-tables", "--job-prefix-source-file", "prefixes.json")
         title("3. Run until done")
         migrating = time.monotonic()
-        code = migrate(folder, len(prefixes), len(objects))
+        code = migrate(folder, len(prefixes), len(objects), heartbeat=in_bigquery)
         took = time.monotonic() - migrating
         title("4. What the operator sees")
         run(folder, "status")
         run(folder, "history", "json/")
+        run(folder, "query", "throughput")
+        if in_bigquery:
+            title("   The heartbeat, as Cloud Monitoring has it")
+            heartbeat()
         title("5. Check every object from outside")
         wrong = compare(objects)
-        store = keep_store(folder)
+        store = None if in_bigquery else keep_store(folder)
     total = time.monotonic() - began
     title("Summary")
     console.print(f"prefixes        {len(prefixes):,}", f"objects         {len(objects):,}", sep="\n")
     console.print(f"identical       {len(objects) - len(wrong):,} (name, bytes and source ETag compared)")
     console.print(f"wrong           {len(wrong):,} {wrong[:5] or ''}")
     console.print(f"migration       {took:,.1f} s of {total:,.1f} s in all")
+    if store is not None:
+        explore(store)
+    return 1 if code or wrong else 0
+
+
+def explore(store: Path) -> None:
+    """What to type next."""
     console.print(f"\nExplore the store: sqlite3 {store}", "  SELECT status, count(*) FROM sts_job GROUP BY status;", sep="\n")
     console.print("  SELECT prefix, objects_copied, bytes_copied FROM sts_job ORDER BY bytes_copied DESC LIMIT 5;")
     console.print("  SELECT timestamp, status, objects_copied FROM sts_job_history WHERE prefix = 'json/';")
-    return 1 if code or wrong else 0
+
+
+def heartbeat() -> None:
+    """Every point of a few series, read back with the official client."""
+    channel = grpc.insecure_channel(os.environ["MONITORING_EMULATOR_HOST"])
+    client: Any = monitoring.MetricServiceClient(transport=MetricServiceGrpcTransport(channel=channel))
+    now = datetime.now(UTC)
+    interval = {"start_time": now - timedelta(hours=1), "end_time": now + timedelta(minutes=1)}
+    for name in HEARTBEAT:
+        metric = f"custom.googleapis.com/sts_job_manager/{name}"
+        wanted = {"name": f"projects/{os.environ['GOOGLE_CLOUD_PROJECT']}", "filter": f'metric.type = "{metric}"'}
+        for series in client.list_time_series(request=wanted | {"interval": interval}):
+            labels = ",".join(f"{key}={value}" for key, value in series.metric.labels.items())
+            shown = [f"{point.interval.end_time:%H:%M:%S} {point.value.int64_value:,}" for point in reversed(series.points)]
+            console.print(f"{name + (f'{{{labels}}}' if labels else ''):<38} {'   '.join(shown)}", markup=False)
 
 
 @contextmanager
@@ -154,10 +203,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "LOGLEVEL": os.environ.get("LOGLEVEL", "INFO")}
 
 
-def migrate(folder: Path, prefixes: int, objects: int) -> int:
+def migrate(folder: Path, prefixes: int, objects: int, *, heartbeat: bool) -> int:
     """`run --until-done`, with a line of live progress from its log."""
     words = ["run", "--source-bucket", f"s3://{SOURCE}", "--destination-bucket", f"gs://{SINK}", "--until-done"]
     words += ["--job-interval", "0.5", "--metrics-interval", "0.5", "--sleep-timeout", "0.5"]
+    words += ["--publish-heartbeat"] if heartbeat else []
     console.print(f"$ sts-manager {shlex.join(words)}", style="bold", markup=False)
     command = [sys.executable, "-m", "sts_manager", *words]
     with subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True) as process:
@@ -173,7 +223,7 @@ def show(event: dict[str, Any], prefixes: int, objects: int) -> None:
             done, running, copied = event["done"], event["running"], event["objects_copied"]
             bar = "█" * (40 * copied // objects)
             console.print(f"{bar:<40} {done:>3}/{prefixes} prefixes, {running:>2} running, {copied:,}/{objects:,} objects")
-        case "settings" | "lease_taken" | "job_started" | "prefix_done" | "ended":
+        case "settings" | "heartbeat" | "lease_taken" | "job_started" | "prefix_done" | "ended":
             pass
         case other:
             console.print(f"{event['severity']} {other}", {k: v for k, v in event.items() if k in ("prefix", "cause", "code")})
@@ -213,4 +263,4 @@ def title(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "sqlite"))

@@ -252,7 +252,7 @@ class Warehouse:
         return f"sts_manager_{self.token}_{self._writes}"
 
 
-def connect(names: Names, emulator: str | None) -> Warehouse:
+def connect(names: Names, emulator: str | None, *, patience_s: float = 15.0) -> Warehouse:
     """A connection to BigQuery, or to an emulator's URL. Raises StoreUnavailable without credentials."""
     try:
         client = bigquery.Client(
@@ -267,7 +267,7 @@ def connect(names: Names, emulator: str | None) -> Warehouse:
             "account is attached",
             code="UNAUTHENTICATED",
         ) from error
-    return Warehouse(client, names)
+    return Warehouse(client, names, patience_s=patience_s)
 
 
 def fault_of(error: Exception) -> Fault:

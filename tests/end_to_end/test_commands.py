@@ -217,6 +217,12 @@ WRONG = [
     (["prepare-tables", "--store", "sqlite:////proc/x.db"], 3, "cannot be written"),
     (["status", "--store", "nonsense"], 2, "is not a store address"),
     (["retry"], 2, "name prefixes to retry"),
+    (["status", "--store", "bigquery://project"], 2, "is written bigquery, or bigquery://PROJECT/DATASET"),
+    (["status", "--store", "bigquery", "--dataset", "my-data"], 2, "--dataset: 'my-data' is not a dataset's name"),
+    (["status", "--store", "bigquery://Project/data"], 2, "'Project' is not a project's id"),
+    (["health"], 2, "--health-file: name the file"),
+    (["health", "--health-file", "nowhere"], 1, "unhealthy: nowhere does not exist"),
+    (["query", "nope"], 2, "there is no query 'nope'"),
     (["run", "--job-interval", "5"], 2, "--job-interval is 5 s, less than --sleep-timeout (default) of 60 s"),
     (["run", "--source-bucket", "b-ucket", "--destination-bucket", "b-ucket"], 2, "are one place"),
 ]
@@ -302,3 +308,26 @@ def test_the_older_tools_scripts_are_there(script: str) -> None:
     )
     assert ran.returncode == 0
     assert "--job-table" in ran.stdout
+
+
+def test_bigquery_away_in_the_middle(stage: Stage, tmp_path: Path) -> None:
+    """The daemon says degraded, polls on, starts nothing, tells Monitoring, and recovers by itself."""
+    shell = Shell(tmp_path, stage.environment | {"STS_MANAGER_STORE": "bigquery"})
+    fill(stage, {"p/x": b"x", "q/x": b"x"})
+    stage.ledger.change({"sts.operations_in_progress_max": 0, "monitoring.sampling_seconds": 0})
+    prepared(shell, "p/", "q/")
+    with shell.started("run", *BUCKETS, *QUICK, "--until-done", "--max-concurrent-jobs", "1", "--publish-heartbeat") as daemon:
+        wait_for(lambda: status(shell)["counts"]["running"] == 1)
+        stage.ledger.add_rule({"service": "bigquery", "method": "*", "error": "UNAVAILABLE", "times": 0})
+        assert daemon.stderr is not None
+        assert any("degraded" in line and "Service unavailable" in line for line in iter(daemon.stderr.readline, ""))
+        assert any("store_unreachable_polling_on" in line for line in iter(daemon.stderr.readline, ""))
+        stage.ledger.change({"sts.operations_in_progress_max": 200})
+        stage.sts._admit()  # type: ignore[union-attr]
+        wait_for(lambda: at_sink(stage) == {"p/x": b"x"})
+        jobs = stage.ledger.report()["sts"]["CreateTransferJob"]
+        stage.ledger.rules.clear()
+        assert any("recovered" in line for line in iter(daemon.stderr.readline, ""))
+        assert jobs == 1, "nothing new started meanwhile"
+        assert daemon.wait(timeout=40) == 0
+    assert at_sink(stage) == {"p/x": b"x", "q/x": b"x"}
