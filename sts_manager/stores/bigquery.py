@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from google.cloud import bigquery
 
@@ -139,13 +140,16 @@ class BigQueryStore:
         if not changes:
             written = self._warehouse.write(say.merge_state, given)
             if batch.fence is not None and not written.affected:
-                self._still_ours(self.lease_text(), batch.fence)
+                self._still_ours(batch.fence)
             return set()
         written = self._warehouse.write(";\n".join([BEGIN, *steps, COMMIT, say.written]), given)
-        (row,) = written.rows
-        if batch.fence is not None and not row["prefixes"]:
-            self._still_ours(row["lease"], batch.fence)
-        return {change.before.prefix for change in changes} - {Prefix(prefix) for prefix in row["prefixes"]}
+        # A script answers with its last statement's rows. Should it not, or should all be stale, they are asked for again.
+        rows: Sequence[Mapping[str, Any]] = written.rows or list(
+            self._warehouse.read(say.written, {"write_id": given["write_id"]})
+        )
+        if batch.fence is not None and not rows:
+            self._still_ours(batch.fence)
+        return {change.before.prefix for change in changes} - {Prefix(row["prefix"]) for row in rows}
 
     def set_hold(self, hold: Hold | None) -> None:
         self._put({"hold": None if hold is None else texts.hold_text(hold)})
@@ -194,7 +198,9 @@ class BigQueryStore:
         state = [{"key": key, "value": value} for key, value in values.items()]
         self._warehouse.write(self._say.merge_state, {"state": Parameter(STATE, state), "fence": Parameter("INT64", None)})
 
-    def _still_ours(self, lease: str | None, fence: int) -> None:
+    def _still_ours(self, fence: int) -> None:
+        """Why nothing was written: a lost lease is told, anything else was only stale."""
+        lease = self.lease_text()
         if lease is None or epoch_of(lease) != fence:
             raise LeaseLost("another daemon took over this store; nothing was written")
 

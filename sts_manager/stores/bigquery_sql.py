@@ -172,10 +172,7 @@ def statements(names: Names) -> Statements:
             "ON c.key = s.key WHEN MATCHED AND s.value IS NULL THEN DELETE WHEN MATCHED THEN UPDATE SET value = s.value "
             "WHEN NOT MATCHED AND s.value IS NOT NULL THEN INSERT (key, value) VALUES (s.key, s.value)"
         ),
-        written=(
-            f"SELECT ARRAY(SELECT prefix FROM {job} WHERE write_id = @write_id) AS prefixes, "
-            f"(SELECT value FROM {control} WHERE key = 'lease') AS lease"
-        ),
+        written=f"SELECT prefix FROM {job} WHERE write_id = @write_id",
         bind=(
             f"MERGE {control} AS c USING (SELECT s.key, s.value FROM UNNEST(@state) AS s "
             f"WHERE NOT EXISTS (SELECT 1 FROM {control} AS b WHERE b.key = 'source') "
