@@ -11,7 +11,6 @@ import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from google.cloud import bigquery
 
@@ -144,12 +143,10 @@ class BigQueryStore:
             return set()
         written = self._warehouse.write(";\n".join([BEGIN, *steps, COMMIT, say.written]), given)
         # A script answers with its last statement's rows. Should it not, or should all be stale, they are asked for again.
-        rows: Sequence[Mapping[str, Any]] = written.rows or list(
-            self._warehouse.read(say.written, {"write_id": given["write_id"]})
-        )
-        if batch.fence is not None and not rows:
+        accepted = written.rows or list(self._warehouse.read(say.written, {"write_id": given["write_id"]}))
+        if batch.fence is not None and not accepted:
             self._still_ours(batch.fence)
-        return {change.before.prefix for change in changes} - {Prefix(row["prefix"]) for row in rows}
+        return {change.before.prefix for change in changes} - {Prefix(row["prefix"]) for row in accepted}
 
     def set_hold(self, hold: Hold | None) -> None:
         self._put({"hold": None if hold is None else texts.hold_text(hold)})
