@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -145,5 +146,7 @@ def test_alerts_wait_longer_than_the_daemon_may_be_silent() -> None:
         "breaker-open",
         "degraded",
     ]
+    runbook = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert all(f"\n### {one.key}\n" in runbook for one in quick), "whoever is woken finds a section to read"
     assert slow[0].conditions[0].lasting == timedelta(minutes=16)
     assert slow[3].conditions[0].lasting == timedelta(hours=4)

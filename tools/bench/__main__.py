@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
-from tools.bench import bigquery_pass, million
+from tools.bench import million
 
 if __name__ == "__main__":
-    codes = [million.main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000), bigquery_pass.main()]
-    sys.exit(max(codes))
+    code = million.main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    # A process of its own: what it loads would count into the peak memory of the others' processes.
+    code = code or subprocess.run([sys.executable, "-m", "tools.bench.bigquery_pass"], check=False).returncode
+    sys.exit(code)

@@ -8,6 +8,7 @@ streamed into the history for each.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,3 +136,7 @@ def main() -> int:
         f"a pass costs {mine.jobs / theirs.jobs:.2f} of the older way's jobs and {mine.billed / theirs.billed:.2f} of its bytes"
     )
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
