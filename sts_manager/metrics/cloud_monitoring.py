@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -62,14 +63,14 @@ class CloudMonitoring:
     def publish(self, points: Sequence[MetricPoint], at: datetime) -> None:
         """Raises OutOfOrder, Denied, Retryable, Permanent."""
         series = [self._series(point, at) for point in points]
-        with translated("create_time_series", self._origin.project):
+        # In a thread: a gRPC call in the main thread would keep Python from handling signals.
+        with translated("create_time_series", self._origin.project), ThreadPoolExecutor(max_workers=1) as pool:
             for start in range(0, len(series), SERIES_PER_CALL):
-                self._client.create_time_series(
-                    name=f"projects/{self._origin.project}",
-                    time_series=series[start : start + SERIES_PER_CALL],
-                    retry=ONCE,
-                    timeout=DEADLINE_S,
-                )
+                pool.submit(self._create, series[start : start + SERIES_PER_CALL]).result()
+
+    def _create(self, series: Sequence[monitoring.TimeSeries]) -> None:
+        name = f"projects/{self._origin.project}"
+        self._client.create_time_series(name=name, time_series=series, retry=ONCE, timeout=DEADLINE_S)
 
     def _series(self, point: MetricPoint, at: datetime) -> monitoring.TimeSeries:
         interval = {"end_time": at} if point.since is None else {"start_time": point.since, "end_time": at}

@@ -10,11 +10,12 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from google.cloud import bigquery
 
-from sts_manager.domain.errors import LeaseLost
+from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.model import Change, Counters, Hold, JobStatus, PrefixJob
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
@@ -180,7 +181,8 @@ class BigQueryStore:
         return tuple(PrefixClash(prefix=Prefix(row["prefix"]), stored=Prefix(row["stored"])) for row in rows)
 
     def close(self) -> None:
-        self._unstage()
+        with suppress(StoreUnavailable):  # a table that is left behind has an end of life of its own
+            self._unstage()
         self._warehouse.close()
 
     # Inside
@@ -235,7 +237,9 @@ def _sized(changes: Sequence[Change]) -> Iterator[list[Change]]:
     part: list[Change] = []
     size = 0
     for change in changes:
-        own = ROW_BYTES + len(change.results.encode()) + len(change.after.error_message.encode())
+        job = change.after
+        # As it goes over the wire: quotes and whatever is not ASCII grow when they are escaped.
+        own = ROW_BYTES + len(json.dumps([change.results, job.error_message, job.prefix, job.job_name, job.operation_name]))
         if part and size + own > WRITE_BYTES:
             yield part
             part, size = [], 0

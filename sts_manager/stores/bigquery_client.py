@@ -98,9 +98,10 @@ class Warehouse:
         *,
         patience_s: float = 15.0,
         sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client, self.names = client, names
-        self._patience_s, self._sleep = patience_s, sleep
+        self._patience_s, self._sleep, self._monotonic = patience_s, sleep, monotonic
         self.token, self._writes = secrets.token_hex(6), 0
 
     def read(self, text: str, parameters: Parameters | None = None) -> Iterator[Row]:
@@ -180,13 +181,15 @@ class Warehouse:
 
     def again(self, doing: str, call: Callable[[], T]) -> T:
         """`call`, repeated with growing, jittered waits while its fault is one that passes."""
-        wait, waited = FIRST_WAIT_S, 0.0
+        wait, waited, began = FIRST_WAIT_S, 0.0, self._monotonic()
         while True:
             try:
                 return call()
             except VENDOR as error:
                 fault = fault_of(error)
-                if fault not in (Fault.AGAIN, Fault.UNANSWERED) or waited >= self._patience_s:
+                # The calls' own time counts too: one that hangs until its deadline is not repeated for hours.
+                spent = max(waited, self._monotonic() - began)
+                if fault not in (Fault.AGAIN, Fault.UNANSWERED) or spent >= self._patience_s:
                     raise self.as_ours(doing, error) from error
                 pause = wait * (0.5 + random.random() / 2)
                 self._sleep(pause)

@@ -141,9 +141,18 @@ def _version(warehouse: Warehouse, found: _Found) -> int | None:
         return int(stored["schema_version"])
     if names.job not in found.tables:
         return None
-    # Ours have a generation from the day they are made: such a table was being prepared when something cut it short.
-    ours = any(column.name == "generation" for column in found.tables[names.job].schema)
-    return None if ours and not int(found.tables[names.job].num_rows or 0) else 0
+    if not any(column.name == "generation" for column in found.tables[names.job].schema):
+        return 0
+    (row,) = warehouse.read(statements(names).versioned)
+    if row["number"]:
+        # A new migration id would give every transfer job a new name: what runs would be started a second time.
+        raise BadInput(
+            f"{names.full(names.job)} has rows of this program, but {names.full(names.control)} with the migration's id is gone; "
+            f"bring it back: bq cp {names.project}:{names.dataset}.{names.control}@-3600000 "
+            f"{names.project}:{names.dataset}.{names.control} (as it was an hour ago; up to seven days back)"
+        )
+    # Such a table was being made, or taken over, when something cut it short.
+    return 0 if int(found.tables[names.job].num_rows or 0) else None
 
 
 def _layouts(warehouse: Warehouse) -> tuple[_Layout, ...]:

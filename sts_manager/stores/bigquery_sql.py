@@ -115,6 +115,7 @@ class Statements:
     written: str
     bind: str
     swap_lease: str
+    versioned: str
     older_rows: str
     adopt_rows: str
     adopt_history: str
@@ -184,6 +185,7 @@ def statements(names: Names) -> Statements:
             "WHEN MATCHED AND c.value = @old THEN UPDATE SET value = @new "
             "WHEN NOT MATCHED AND @old IS NULL THEN INSERT (key, value) VALUES (s.key, @new)"
         ),
+        versioned=f"SELECT COUNT(generation) AS number FROM {job}",
         older_rows=(
             "SELECT status, COUNTIF(STARTS_WITH(job_name, 'transferOperations/')) AS with_operation, COUNT(*) AS number "
             f"FROM {job} GROUP BY status ORDER BY status"

@@ -303,6 +303,14 @@ def test_duplicate_prefixes_are_reported_not_merged(stage: Stage) -> None:
     assert len(list(client.query("SELECT * FROM data_migration.sts_job").result())) == 3
 
 
+def test_a_lost_control_table_is_not_made_anew(stage: Stage, store: BigQueryStore) -> None:
+    """Another migration id would be other names for the same transfers."""
+    store._warehouse.client.delete_table(NAMES.full(NAMES.control))
+    for opening in (open_store, preparation):
+        with pytest.raises(BadInput, match=r"sts_job_control with the migration's id is gone; bring it back: bq cp"):
+            opening(warehouse())
+
+
 def test_a_newer_schema_is_refused(stage: Stage) -> None:
     store = bigquery_store()
     store._put({"schema_version": "99"})
