@@ -231,7 +231,8 @@ def prepare_tables(
     prefixes = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else []
     if dry_run:
         _print_lines(f"would {step}" for step in wiring.preparation_of(settings))
-        out.print(f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; nothing was written", markup=False)
+        fit = f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; " if job_prefix_source_file else ""
+        out.print(f"{fit}nothing was written", markup=False)
         return
     with (
         _opened(settings, create=True) as opened,

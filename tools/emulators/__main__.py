@@ -13,7 +13,10 @@ import typer
 
 from tools.emulators.stage import SERVICES, Stage
 
-app = typer.Typer(add_completion=False, help="The rehearsal stage: S3, Cloud Storage and Storage Transfer Service on loopback.")
+app = typer.Typer(
+    add_completion=False,
+    help="The rehearsal stage: S3, Cloud Storage, Storage Transfer Service, BigQuery and Cloud Monitoring on loopback.",
+)
 
 
 @app.callback()
