@@ -157,6 +157,8 @@ def run(
     """Run the daemon: start, watch, resume and retry transfers until told to stop (SIGTERM)."""
     flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
     settings = _settings(config_path, **flags)
+    if settings.stackdriver_project and not settings.publish_heartbeat:
+        err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
     stop = Stop()
     with _opened(settings) as opened, stop.on_signals():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -62,13 +63,21 @@ def warehouse_of(settings: Settings) -> bigquery_client.Warehouse:
 def store_of(settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None) -> JobStore:
     """The store. `create`: make what is missing, and bring an older schema up to date, telling each step of it."""
     if settings.bigquery is not None:
-        warehouse = warehouse_of(settings)
+        return _dataset_of(settings, create=create, told=told)
+    return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
+
+
+def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None]) -> BigQueryStore:
+    warehouse = warehouse_of(settings)
+    try:
         if create:
             for step in bigquery_setup.preparation(warehouse):
-                told(step.says)
                 step.does()
+                told(step.says)
         return bigquery_setup.open_store(warehouse)
-    return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
+    except BaseException:  # whatever it is, it goes on its way; only the connection is not left open
+        warehouse.close()
+        raise
 
 
 def asked(store: JobStore) -> Asked:
@@ -250,13 +259,15 @@ def toucher(path: str) -> Callable[[], None]:
     if not path:
         return lambda: None
 
-    def touch() -> None:
-        Path(path).touch()
-
     try:
-        touch()
+        Path(path).touch()
     except OSError as error:
         raise BadInput(f"--health-file {path} cannot be written: {error.strerror}") from error
+
+    def touch() -> None:
+        with suppress(OSError):  # a full disk makes the health check fail, not the daemon
+            Path(path).touch()
+
     return touch
 
 
