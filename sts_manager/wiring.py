@@ -237,11 +237,16 @@ def pulse_of(settings: Settings, store: JobStore) -> Pulse:
     named = settings.bigquery
     origin = Origin(
         project=monitoring_project(settings),
-        location=settings.dataset_location.lower() if named is not None else "global",
+        location=_region(settings.dataset_location) if named is not None else "global",
         namespace=named[1] if named is not None else "sql",
         task_id=store.control().migration,
     )
     return Pulse(CloudMonitoring(origin, os.environ.get(MONITORING_EMULATOR)), CLOCK)
+
+
+def _region(location: str) -> str:
+    """A dataset's location as Monitoring takes it: a region, or "global" for a multi-region such as US."""
+    return location.lower() if "-" in location else "global"
 
 
 def alert_policies(settings: Settings) -> AlertPolicies:

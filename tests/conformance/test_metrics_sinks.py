@@ -18,5 +18,5 @@ def sink(request: pytest.FixtureRequest) -> MetricsSink:
     if request.param == "log":
         return LogSink()
     request.getfixturevalue("stage")
-    origin = Origin(project=PROJECT, location="us", namespace="data_migration", task_id="0badcafe")
+    origin = Origin(project=PROJECT, location="us-central1", namespace="data_migration", task_id="0badcafe")
     return CloudMonitoring(origin, os.environ["MONITORING_EMULATOR_HOST"])

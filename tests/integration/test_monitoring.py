@@ -21,7 +21,7 @@ from sts_manager.metrics.alerts import Did, alerts
 from sts_manager.metrics.cloud_monitoring import ALERT_LABEL, AlertPolicies, CloudMonitoring, Origin
 from tools.emulators.stage import PROJECT, Stage
 
-ORIGIN = Origin(project=PROJECT, location="us", namespace="data_migration", task_id="0badcafe")
+ORIGIN = Origin(project=PROJECT, location="global", namespace="data_migration", task_id="0badcafe")
 NAME = f"projects/{PROJECT}"
 ALERTS = alerts(sleep_s=60, job_interval_s=1200, metrics_interval_s=300)
 
@@ -122,6 +122,7 @@ def at(seconds: float, start: float | None = None) -> list[dict[str, Any]]:
         ([series(points=[*at(0), *at(10)])], "Only one point"),
         ([series("compute.googleapis.com/x")], "metric.type had an invalid value"),
         ([series(resource={"type": "generic_task", "labels": {"project_id": PROJECT}})], "resource.labels of generic_task"),
+        ([series(resource={"type": "generic_task", "labels": ORIGIN.labels | {"location": "US"}})], "Unrecognized region"),
         ([series(resource={"type": "nothing", "labels": {}})], "resource.type had an invalid value"),
         ([series(points=at(3600))], "no more than 5 minutes in the future"),
         ([series(points=at(-30 * 3600))], "25 hours in the past"),

@@ -20,6 +20,7 @@ LABELS_MAX = 30
 FUTURE, PAST = timedelta(minutes=5), timedelta(hours=25)
 METRIC = re.compile(r"(custom|external)\.googleapis\.com/[A-Za-z0-9_./-]{1,180}")
 LABEL = re.compile(r"[a-z][a-z0-9_]{0,99}", re.IGNORECASE)
+LOCATION = re.compile(r"global|(aws:)?[a-z]+(-[a-z]+)+\d+(-[a-z])?")
 RESOURCES = {
     "global": {"project_id"},
     "generic_task": {"project_id", "location", "namespace", "job", "task_id"},
@@ -191,6 +192,9 @@ def _shape_fault(one: monitoring.TimeSeries) -> str:
     labels = set(one.resource.labels)
     if labels != wanted or not all(one.resource.labels.values()):
         return f"resource.labels of {one.resource.type} must be {', '.join(sorted(wanted))}, all set, and not {sorted(labels)}"
+    location = one.resource.labels.get("location", "global")
+    if not LOCATION.fullmatch(location):
+        return f"Unrecognized region or location: {location}"
     if len(one.points) != 1:
         return f"points had an invalid value of size {len(one.points)}: Only one point can be written per TimeSeries per request."
     return ""
