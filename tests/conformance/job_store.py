@@ -262,6 +262,8 @@ def test_a_writer_without_the_lease_writes_nothing(store: JobStore) -> None:
 
 def test_the_lease_record_is_compared_and_set(store: JobStore) -> None:
     assert store.lease_text() is None
+    assert not store.swap_lease("ghost", "one")
+    assert store.lease_text() is None
     assert store.swap_lease(None, "one")
     assert not store.swap_lease(None, "two")
     assert not store.swap_lease("two", "three")

@@ -149,7 +149,9 @@ def test_a_second_signal_ends_at_once(stage: Stage, shell: Shell) -> None:
     assert len(stage.sts.jobs) == 1
 
 
-def test_two_daemons_on_one_store(stage: Stage, shell: Shell) -> None:
+@pytest.mark.parametrize("address", [STORE, "bigquery"])
+def test_two_daemons_on_one_store(stage: Stage, tmp_path: Path, address: str) -> None:
+    shell = Shell(tmp_path, stage.environment | {"STS_MANAGER_STORE": address})
     fill(stage, {"p/x": b"x"})
     stage.ledger.change({"sts.operations_in_progress_max": 0})
     prepared(shell, "p/")
