@@ -122,6 +122,14 @@ def test_a_clock_set_back_publishes_nothing_older(clock: FakeClock, sink: FakeSi
     assert sink.heard[0][0] < sink.heard[1][0]
 
 
+def test_a_clock_set_back_before_the_first_heartbeat_is_waited_for(clock: FakeClock, sink: FakeSink) -> None:
+    pulse = Pulse(sink, clock)
+    clock.jump(-60)
+    assert not pulse.beat(Vitals()), "a count cannot end before it began"
+    clock.advance(61)
+    assert pulse.beat(Vitals())
+
+
 def test_points_older_than_another_daemons_begin_the_count_anew(clock: FakeClock, sink: FakeSink) -> None:
     pulse = Pulse(sink, clock)
     began = clock.now()
