@@ -1,4 +1,4 @@
 """The data plane: workers that fetch objects through CloudFront and upload them to Cloud Storage.
 
-Empty until the transfer engine lands; it is here so that the import contracts hold from the first commit.
+So far it has names, signatures, hashes and verdicts; the transfer engine is to come.
 """

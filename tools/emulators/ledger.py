@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "bigquery.rows_per_page": 50_000,
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
+    "cdn.public": False,  # whether URLs need no signature
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
     "iam.denied": [],  # permissions, as bigquery.tables.getData
 }

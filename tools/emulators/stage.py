@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.emulators.bigquery.server import BigQuery
+from tools.emulators.cdn import KEY_PAIR_ID, Cdn
 from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import BadFault, Ledger
@@ -20,7 +23,7 @@ from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
-SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring")
+SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn")
 PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
@@ -47,6 +50,7 @@ class Stage:
         }
         self.sts: TransferService | None = None
         self.bigquery: BigQuery | None = None
+        self.cdn: Cdn | None = None
         self.monitoring: MonitoringServer | None = None
         if "s3" in only:
             self._start_s3()
@@ -58,6 +62,8 @@ class Stage:
             self._start_bigquery()
         if "monitoring" in only:
             self._start_monitoring()
+        if "cdn" in only:
+            self._start_cdn()
         admin = self._web(WebServer(application(self._admin), threads=4))
         self.environment["EMULATOR_ADMIN"] = admin.url
 
@@ -89,14 +95,31 @@ class Stage:
         self._resets.append(self.monitoring.reset)
         self.environment["MONITORING_EMULATOR_HOST"] = self.monitoring.address
 
-    def _start_sts(self) -> None:
-        def at(name: str) -> str:
-            url = self.environment.get(name) or os.environ.get(name)
-            if not url:
-                raise ValueError(f"sts copies between S3 and GCS: start them too, or set {name}")
-            return url
+    def _start_cdn(self) -> None:
+        self.cdn = Cdn(self.ledger, self._at("cdn reads from S3: start it too", "AWS_ENDPOINT_URL"), KEYS).start()
+        self._stops.append(self.cdn.stop)
+        folder = tempfile.mkdtemp(prefix="sts-manager-stage-")
+        self._stops.append(lambda: shutil.rmtree(folder, ignore_errors=True))
+        for name, pem in self.cdn.private_keys.items():
+            path = Path(folder) / f"{name}.pem"
+            path.write_bytes(pem)
+            path.chmod(0o600)
+        self.environment |= {
+            "CDN_EMULATOR_HOST": self.cdn.address,
+            "CDN_KEY_PAIR_ID": KEY_PAIR_ID,
+            "CDN_PRIVATE_KEY_FILE": str(Path(folder) / f"{KEY_PAIR_ID}.pem"),
+        }
 
-        places = Places(at("AWS_ENDPOINT_URL"), at("STORAGE_EMULATOR_HOST"), (KEYS,))
+    def _at(self, why: str, name: str) -> str:
+        """Where another server of the stage is: one of ours, or one that the environment names."""
+        url = self.environment.get(name) or os.environ.get(name)
+        if not url:
+            raise ValueError(f"{why}, or set {name}")
+        return url
+
+    def _start_sts(self) -> None:
+        why = "sts copies between S3 and GCS: start them too"
+        places = Places(self._at(why, "AWS_ENDPOINT_URL"), self._at(why, "STORAGE_EMULATOR_HOST"), (KEYS,))
         self.sts = TransferService(self.ledger, PROJECT, places)
         server = StsServer(self.ledger, self.sts).start()
         self._stops.append(server.stop)

@@ -1,0 +1,1 @@
+"""Pure values and decisions of the data plane: standard library only, no I/O, clock or vendor."""

@@ -1,0 +1,49 @@
+"""The private key of a CloudFront key pair: RSA or ECDSA, from a PEM file, as a `Signer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from cdn_worker.domain.errors import BadInput
+from cdn_worker.domain.signing import Digest, Signer
+
+RSA_BITS = 2048
+"""The one RSA size that CloudFront takes (CloudFront, creating key pairs)."""
+
+
+def signer_of(pem: bytes, digest: Digest, *, told: str) -> Signer:
+    """A signer with this key. `told`: where it came from, for errors. Raises BadInput, never with a part of the key."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise BadInput(
+            f"{told}: the private key is encrypted; store it without a passphrase, readable by this user only"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise BadInput(f"{told}: this is no private key in PEM form (-----BEGIN PRIVATE KEY-----)") from None
+    hash_: hashes.HashAlgorithm = hashes.SHA1() if digest is Digest.SHA1 else hashes.SHA256()  # noqa: S303 - CloudFront's default
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size != RSA_BITS:
+            raise BadInput(f"{told}: an RSA key of {key.key_size} bits; CloudFront takes {RSA_BITS}")
+        pair = key
+        return lambda message: pair.sign(message, padding.PKCS1v15(), hash_)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise BadInput(f"{told}: an EC key on the curve {key.curve.name}; CloudFront takes prime256v1")
+        curve = key
+        return lambda message: curve.sign(message, ec.ECDSA(hash_))
+    raise BadInput(f"{told}: CloudFront signs with RSA or ECDSA keys, and this is neither")
+
+
+def signer_from_file(path: Path, digest: Digest) -> Signer:
+    """A signer with the key of a PEM file. Raises BadInput that names the file."""
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"--cdn-private-key-file {path} cannot be read: {error.strerror}") from error
+    return signer_of(pem, digest, told=f"--cdn-private-key-file {path}")

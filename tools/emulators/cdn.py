@@ -1,0 +1,228 @@
+"""CloudFront on the stage: an origin in front of the S3 server that checks signed URLs, and misbehaves on command.
+
+`http://HOST/<bucket>/<key>`. The signature is checked with the public key, the policy's resource and dates against the request.
+"""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import gzip
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from tools.emulators.ledger import Ledger, Rule
+from tools.emulators.rawhttp import RawRequest, RawResponse, RawServer
+from tools.emulators.sigv4 import Keys
+from tools.emulators.web import pause_for
+
+KEY_PAIR_ID = "K2STAGEREHEARSAL"
+SIGNING = ("Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm", "Expires")
+PIECE = 64 * 1024
+STATUSES = {
+    "FORBIDDEN": (403, "AccessDenied"),
+    "NOT_FOUND": (404, "NoSuchKey"),
+    "RANGE_NOT_SATISFIABLE": (416, "InvalidRange"),
+    "TOO_MANY_REQUESTS": (429, "TooManyRequests"),
+    "INTERNAL": (500, "InternalError"),
+    "BAD_GATEWAY": (502, "BadGateway"),
+    "UNAVAILABLE": (503, "SlowDown"),
+    "TIMEOUT": (504, "GatewayTimeout"),
+}
+BODIES = ("TRUNCATED", "NO_LENGTH", "TOO_LONG", "SLOW", "COMPRESSED", "CHANGED_ETAG", "REDIRECT", "WHOLE", "RESET")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class Forbidden(Exception):
+    """The signature does not open this URL."""
+
+
+@dataclass(frozen=True)
+class Found:
+    data: bytes
+    headers: dict[str, str]
+    etag: str
+
+
+class Cdn:
+    """Key pairs: RSA and ECDSA, both made when it starts."""
+
+    def __init__(self, ledger: Ledger, s3_endpoint: str, keys: Keys) -> None:
+        self._ledger = ledger
+        self._s3: Any = boto3.client(
+            "s3",
+            endpoint_url=s3_endpoint,
+            aws_access_key_id=keys.key_id,
+            aws_secret_access_key=keys.secret,
+            region_name="us-east-1",
+            config=Config(response_checksum_validation="when_required", max_pool_connections=32),
+        )
+        rsa_key, ec_key = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
+        self.private_keys = {KEY_PAIR_ID: _pem(rsa_key), f"{KEY_PAIR_ID}EC": _pem(ec_key)}
+        self._public: dict[str, rsa.RSAPublicKey | ec.EllipticCurvePublicKey] = {
+            KEY_PAIR_ID: rsa_key.public_key(),
+            f"{KEY_PAIR_ID}EC": ec_key.public_key(),
+        }
+        self._server = RawServer(self._handle)
+
+    @property
+    def address(self) -> str:
+        return self._server.address
+
+    def start(self) -> Cdn:
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._s3.close()
+
+    def _handle(self, request: RawRequest) -> RawResponse:
+        fault = self._ledger.count("cdn", request.method)
+        if fault is not None:
+            pause_for(fault.delay_s)
+            if fault.error in STATUSES:
+                return _refused(*STATUSES[fault.error], retry_after=fault.error == "TOO_MANY_REQUESTS")
+        path, _, query = request.target.partition("?")
+        try:
+            if not self._ledger.setting("cdn.public"):
+                self._check(path, query)
+            found = self._fetch(path)
+        except Forbidden as refused:
+            return _refused(403, str(refused))
+        except ClientError as error:
+            missing = error.response["Error"]["Code"] in ("NoSuchKey", "404", "NoSuchBucket")
+            # An origin that may not be listed answers 403 for what is not there; ours may be.
+            return _refused(404 if missing else 502, error.response["Error"]["Code"])
+        return _misbehaved(_answer(request, found), found, fault)
+
+    def _check(self, path: str, query: str) -> None:
+        """CloudFront's own checks, in its order. Raises Forbidden with its code."""
+        given = dict(parse_qsl(query, keep_blank_values=True))
+        if "Key-Pair-Id" not in given:
+            raise Forbidden("MissingKey")
+        key = self._public.get(given["Key-Pair-Id"])
+        if key is None:
+            raise Forbidden("InvalidKey: unknown Key-Pair-Id")
+        try:
+            policy = _unsafe(given["Policy"])
+            signature = _unsafe(given["Signature"])
+            statement = json.loads(policy)["Statement"][0]
+            expires = int(statement["Condition"]["DateLessThan"]["AWS:EpochTime"])
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise Forbidden("MalformedPolicy") from error
+        hash_: hashes.HashAlgorithm = hashes.SHA256() if given.get("Hash-Algorithm") == "SHA256" else hashes.SHA1()  # noqa: S303
+        try:
+            if isinstance(key, rsa.RSAPublicKey):
+                key.verify(signature, policy, padding.PKCS1v15(), hash_)
+            else:
+                key.verify(signature, policy, ec.ECDSA(hash_))
+        except InvalidSignature as error:
+            raise Forbidden("InvalidSignature: the signature does not fit this policy and Key-Pair-Id") from error
+        begins = statement["Condition"].get("DateGreaterThan", {}).get("AWS:EpochTime", 0)
+        if not int(begins) <= time.time() < expires:
+            raise Forbidden("AccessDenied: the policy is not valid now")
+        # Only `*` and `?` are special in a policy's resource, so brackets are not fnmatch's.
+        pattern = str(statement["Resource"]).replace("[", "[[]")
+        if not fnmatch.fnmatchcase(f"http://{self.address}{path}", pattern):
+            raise Forbidden("AccessDenied: the policy does not cover this URL")
+
+    def _fetch(self, path: str) -> Found:
+        bucket, _, key = path.lstrip("/").partition("/")
+        answer = self._s3.get_object(Bucket=unquote(bucket), Key=unquote(key))
+        kept = ("Content-Type", "Content-Encoding", "Content-Disposition", "Content-Language", "Cache-Control", "Last-Modified")
+        raw = answer["ResponseMetadata"]["HTTPHeaders"]
+        headers = {name: raw[name.lower()] for name in kept if name.lower() in raw}
+        headers |= {name: value for name, value in raw.items() if name.startswith("x-amz-meta-")}
+        return Found(answer["Body"].read(), headers, answer["ETag"])
+
+
+def _answer(request: RawRequest, found: Found) -> RawResponse:
+    headers = found.headers | {"ETag": found.etag, "Accept-Ranges": "bytes", "X-Cache": "Miss from cloudfront"}
+    wanted = request.headers.get("if-match")
+    if wanted not in (None, "*", found.etag):
+        return _refused(412, "PreconditionFailed")
+    range_ = _RANGE.fullmatch(request.headers.get("range", ""))
+    size = len(found.data)
+    if range_ is None or range_[0] == "bytes=-":
+        return RawResponse(200, headers, _pieces(found.data), size)
+    first = int(range_[1]) if range_[1] else max(0, size - int(range_[2]))
+    last = min(int(range_[2]), size - 1) if range_[1] and range_[2] else size - 1
+    if first > last:
+        refused = _refused(416, "InvalidRange")
+        refused.headers["Content-Range"] = f"bytes */{size}"
+        return refused
+    data = found.data[first : last + 1]
+    return RawResponse(206, headers | {"Content-Range": f"bytes {first}-{last}/{size}"}, _pieces(data), len(data))
+
+
+def _misbehaved(response: RawResponse, found: Found, fault: Rule | None) -> RawResponse:
+    if fault is None or response.status >= 300:
+        return response
+    data = b"".join(response.pieces)
+    half = data[: len(data) // 2]
+    response.pieces = _pieces(data)
+    match fault.error:
+        case "TRUNCATED":
+            response.pieces, response.hang_up = [half], True
+        case "RESET":
+            response.pieces, response.reset = [half], True
+        case "NO_LENGTH":
+            response.pieces, response.length = [half], None
+        case "TOO_LONG":
+            response.pieces, response.length = [data, b"surplus"], len(data) + len(b"surplus")
+        case "SLOW":
+            response.pieces = _slowly(data)
+        case "COMPRESSED":
+            packed = gzip.compress(data)
+            response.pieces, response.length = [packed], len(packed)
+            response.headers |= {"Content-Encoding": "gzip", "ETag": f"W/{found.etag}"}
+        case "CHANGED_ETAG":
+            response.headers["ETag"] = '"00000000000000000000000000000000"'
+        case "REDIRECT":
+            return RawResponse(302, {"Location": "http://127.0.0.1:1/elsewhere"})
+        case "WHOLE":
+            response.headers.pop("Content-Range", None)
+            response.status, response.pieces, response.length = 200, _pieces(found.data), len(found.data)
+        case other:
+            raise ValueError(f"the CDN knows no fault {other!r}; it knows {', '.join([*STATUSES, *BODIES])}")
+    return response
+
+
+def _refused(status: int, code: str, *, retry_after: bool = False) -> RawResponse:
+    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'.encode()
+    headers = {"Content-Type": "text/xml", "X-Cache": "Error from cloudfront"}
+    if retry_after:
+        headers["Retry-After"] = "1"
+    return RawResponse(status, headers, [body], len(body))
+
+
+def _pieces(data: bytes) -> Iterable[bytes]:
+    return [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+
+
+def _slowly(data: bytes) -> Iterator[bytes]:
+    """A byte every tenth of a second: whoever waits for the end waits long."""
+    for index in range(len(data)):
+        time.sleep(0.1)
+        yield data[index : index + 1]
+
+
+def _unsafe(text: str) -> bytes:
+    return base64.b64decode(text.translate(str.maketrans("-_~", "+=/")), validate=True)
+
+
+def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
