@@ -7,7 +7,6 @@ entry, is parsed in the ordinary way: the scanner may be quick, but never wrong.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
+from xml.sax.saxutils import unescape
 
 _ENTRY = re.compile(
     r"<Contents><Key>([^<]*)</Key><LastModified>([^<]*)</LastModified><ETag>(?:&quot;|\")?([^<&\"]*)(?:&quot;|\")?</ETag>"
@@ -22,6 +22,7 @@ _ENTRY = re.compile(
     r"<Size>(\d+)</Size>(?:<StorageClass>([A-Z0-9_]*)</StorageClass>)?</Contents>"
 )
 _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
+QUOTES = {"&quot;": '"', "&apos;": "'"}
 STANDARD = "STANDARD"
 ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 """Storage classes whose objects cannot be read before they are restored (S3, storage classes)."""
@@ -52,7 +53,7 @@ def parse_page(body: bytes) -> Page:
     text = body.decode()
     url_encoded = "<EncodingType>url</EncodingType>" in text
     found = _ENTRY.findall(text)
-    if len(found) != text.count("<Contents>"):
+    if len(found) != text.count("<Contents>") or "&#" in text:
         return _parsed(body)
     # What few keys have is looked for once in the page, not once in each key.
     first = max(0, text.find("<Contents>"))  # the token, which stands before, may have anything in it
@@ -68,7 +69,7 @@ def parse_page(body: bytes) -> Page:
 
 def _key(text: str, *, url_encoded: bool) -> str:
     if "&" in text:
-        text = html.unescape(text)
+        text = unescape(text, QUOTES)
     if url_encoded and ("%" in text or "+" in text):
         text = unquote_plus(text, errors="strict")
     return text
@@ -80,7 +81,7 @@ def _token(text: str) -> str | None:
     found = _TOKEN.search(text)
     if found is None:
         raise ValueError("a page says that more follows, and has no token for it")
-    return html.unescape(found[1])
+    return unescape(found[1], QUOTES)
 
 
 def _parsed(body: bytes) -> Page:
@@ -121,7 +122,7 @@ def _told(body: bytes) -> str:
     message = re.search(rb"<Message>([^<]*)</Message>", body)
     if code is None:
         return f"this is no listing: {body[:80]!r}"
-    return html.unescape(f"{code[1].decode()}: {message[1].decode() if message else ''}")
+    return unescape(f"{code[1].decode()}: {message[1].decode() if message else ''}", QUOTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

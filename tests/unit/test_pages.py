@@ -74,6 +74,12 @@ def test_keys_without_url_encoding_are_taken_as_they_are() -> None:
     assert parse_page(page(entries, encoded=False)).entries == entries
 
 
+def test_numeric_references_are_xmls_and_not_htmls() -> None:
+    """HTML reads &#133; as another character than XML does."""
+    body = page([Listed("KEY &copy", 1, ETAG, MODIFIED, "STANDARD")], encoded=False).replace(b"KEY", b"a&#133;b")
+    assert parse_page(body).entries[0].key == "a\x85b &copy"
+
+
 def test_a_missing_class_is_standard() -> None:
     body = page([Listed("a", 1, ETAG, MODIFIED, "STANDARD")]).replace(b"<StorageClass>STANDARD</StorageClass>", b"")
     assert parse_page(body).entries[0].storage_class == "STANDARD"
