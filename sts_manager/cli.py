@@ -33,6 +33,7 @@ from sts_manager.settings import Settings, flag_of, load_settings, shown
 log = logging.getLogger(__name__)
 
 EXIT_ERRORS, EXIT_USAGE, EXIT_CANNOT_GO_ON = 1, 2, 3
+WATCH_S, WATCH_BILLED_S = 2.0, 30.0
 
 app = typer.Typer(
     name="sts-manager",
@@ -333,7 +334,12 @@ def status(
     dataset_location: DatasetLocation = None,
     project: Project = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Keep showing it until Ctrl-C: every 2 s, from BigQuery every 30 s, as each look is billed."
+        ),
+    ] = False,
 ) -> None:
     """Is it running, how far is it, what failed and what to do about it."""
     flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
@@ -345,7 +351,7 @@ def status(
             with Live(console=out, auto_refresh=False) as live:
                 while True:
                     live.update(screens.screen(screens.gather(opened, datetime.now(UTC))), refresh=True)
-                    time.sleep(2)
+                    time.sleep(WATCH_BILLED_S if settings.bigquery is not None else WATCH_S)
         else:
             out.print(screens.screen(screens.gather(opened, datetime.now(UTC))))
 
