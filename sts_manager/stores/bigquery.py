@@ -40,7 +40,6 @@ class BigQueryStore:
         self._warehouse, self._names = warehouse, warehouse.names
         self._say = statements(self._names)
         self._staged: str | None = None
-        self._batches = 0
 
     # Reading
 
@@ -124,14 +123,11 @@ class BigQueryStore:
     def _record(self, changes: Sequence[Change], batch: Batch, state: Sequence[Mapping[str, str | None]]) -> set[Prefix]:
         """One script: rows, their history and the state, or nothing at all."""
         say, fence = self._say, Parameter("INT64", batch.fence)
-        self._batches += 1
-        write_id = f"{self._warehouse.token}_{self._batches}"
         steps, given = [], {"fence": fence}
         if changes:
             steps += [say.merge_rows, say.append_history]
             rows = [row_of(change.after) | {"operation_results": change.results or None} for change in changes]
             given |= {"rows": Parameter(ROW, rows), "at": Parameter("TIMESTAMP", batch.at)}
-            given |= {"write_id": Parameter("STRING", write_id)}
         if state:
             steps.append(say.merge_state)
             given |= {"state": Parameter(STATE, state)}
@@ -144,7 +140,7 @@ class BigQueryStore:
             return set()
         written = self._warehouse.write(";\n".join([BEGIN, *steps, COMMIT, say.written]), given)
         # A script answers with its last statement's rows. Should it not, or should all be stale, they are asked for again.
-        accepted = written.rows or list(self._warehouse.read(say.written, {"write_id": given["write_id"]}))
+        accepted = written.rows or list(self._warehouse.read(say.written, {"write_id": Parameter("STRING", written.job)}))
         if batch.fence is not None and not accepted:
             self._still_ours(batch.fence)
         return {change.before.prefix for change in changes} - {Prefix(row["prefix"]) for row in accepted}

@@ -65,8 +65,9 @@ class Gone(StoreUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a write: the rows of its last SELECT, and how many rows a single statement changed."""
+    """What became of a write: the job that did it, the rows of its last SELECT, how many rows a single statement changed."""
 
+    job: str
     rows: Sequence[Row]
     affected: int
 
@@ -129,6 +130,7 @@ class Warehouse:
         """Run a statement or a script that changes rows, once: its job id is fixed before it is first sent.
 
         A lost answer is asked for under the same id; a job that was refused in passing (a conflict) gets a new one.
+        `@write_id` in the text stands for that id: so nothing that a failed job did write is taken for another one's work.
         """
         name = self._name()
 
@@ -136,9 +138,8 @@ class Warehouse:
             nonlocal name
             job: Any
             try:
-                job = self.client.query(
-                    text, job_config=_config(parameters), job_id=name, retry=ONCE, job_retry=ONCE, timeout=CALL_S
-                )
+                config = _config({**parameters, "write_id": Parameter("STRING", name)} if "@write_id" in text else parameters)
+                job = self.client.query(text, job_config=config, job_id=name, retry=ONCE, job_retry=ONCE, timeout=CALL_S)
             except exceptions.Conflict:
                 job = self.client.get_job(name, location=self.names.location, retry=ONCE, timeout=CALL_S)
             try:
@@ -147,7 +148,7 @@ class Warehouse:
                 if job.error_result:
                     name = self._name()
                 raise
-            return Written(rows, job.num_dml_affected_rows or 0)
+            return Written(name, rows, job.num_dml_affected_rows or 0)
 
         return self.again("write the job table", send)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from google.cloud import bigquery
@@ -63,6 +64,24 @@ def test_a_write_whose_answer_is_lost_is_written_once(stage: Stage, store: BigQu
     assert not store.record(Batch(changes=(change,), at=NOW))
     assert written(store, "a/") == (1, 1)
     assert stage.ledger.rules[0].fired == 1
+
+
+def test_a_write_that_is_committed_and_then_said_to_have_failed_is_in_the_history_once(
+    stage: Stage, store: BigQueryStore
+) -> None:
+    change = started(store, "a/")
+    stage.ledger.change({"bigquery.fail_late": 1})
+    stale = store.record(Batch(changes=(change,), at=NOW))
+    assert written(store, "a/") == (1, 1)
+    assert stale == {"a/"}, "the second try finds the row changed: the next pass reads it and goes on from there"
+
+
+def test_a_row_leads_to_the_job_that_wrote_it(store: BigQueryStore) -> None:
+    store.record(Batch(changes=(started(store, "a/"),), at=NOW))
+    client = store._warehouse.client
+    (row,) = client.query("SELECT write_id FROM data_migration.sts_job WHERE prefix = 'a/'").result()
+    job: Any = client.get_job(row["write_id"], location="US")
+    assert "MERGE" in job.query
 
 
 @pytest.mark.parametrize("error", ["UNAVAILABLE", "INTERNAL", "RATE_LIMIT", "SERIALIZE"])

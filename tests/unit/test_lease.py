@@ -118,6 +118,20 @@ def test_a_beat_whose_answer_was_lost_is_not_a_lost_lease(store: MemoryStore, cl
     first.renew()
 
 
+def test_a_lease_that_was_taken_and_said_not_to_be_is_ours(store: MemoryStore, clock: FakeClock) -> None:
+    first = lease(store, clock)
+    real = store.swap_lease
+
+    def denied(old: str | None, new: str) -> bool:
+        real(old, new)
+        return False
+
+    store.swap_lease = denied  # type: ignore[method-assign]
+    assert first.acquire() is None
+    store.swap_lease = real  # type: ignore[method-assign]
+    first.renew()
+
+
 def test_two_that_see_it_free_get_it_once(store: MemoryStore, clock: FakeClock) -> None:
     first, second = lease(store, clock), lease(store, clock)
     real = store.lease_text

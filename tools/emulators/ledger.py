@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "s3.verify_signatures": True,
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
+    "bigquery.fail_late": 0,  # how many of the next jobs do their work and then say that they failed
     "bigquery.rows_per_page": 50_000,
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,

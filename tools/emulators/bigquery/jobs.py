@@ -72,6 +72,7 @@ class Jobs:
         try:
             if "query" in configuration:
                 self._query(job, configuration["query"])
+                self._fail_late()
             elif "load" in configuration:
                 self._load(job, configuration["load"], body)
             else:
@@ -81,6 +82,12 @@ class Jobs:
         job.location = job.location or "US"
         job.done_at = time.monotonic() + float(self._ledger.setting("bigquery.job_seconds"))
         return job
+
+    def _fail_late(self) -> None:
+        left = int(self._ledger.setting("bigquery.fail_late"))
+        if left:
+            self._ledger.change({"bigquery.fail_late": left - 1})
+            raise Refused("backendError", "Error encountered during execution. Retrying may solve the problem.")
 
     def _query(self, job: Job, query: Mapping[str, Any]) -> None:
         if query.get("useLegacySql", True):
