@@ -19,7 +19,7 @@ from google.auth import exceptions as auth
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from sts_manager.domain.errors import BadInput, StoreUnavailable
+from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.stores.bigquery_sql import Columns, Names
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ CALL_S = 30.0
 QUERY_S = 120.0
 """How long a job is waited for."""
 LOAD_S = 1800.0
+READING = "read the job table"
 ONCE: Any = None
 """Switches a client's own retries off: they would repeat for ten minutes, and the daemon would look dead meanwhile."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0
@@ -103,54 +104,39 @@ class Warehouse:
     ) -> None:
         self.client, self.names = client, names
         self._patience_s, self._sleep, self._monotonic = patience_s, sleep, monotonic
-        self.token, self._writes = secrets.token_hex(6), 0
+        self._token, self._writes = secrets.token_hex(6), 0
 
     def read(self, text: str, parameters: Parameters | None = None) -> Iterator[Row]:
         """The rows of a query, page by page. Raises StoreUnavailable, Gone."""
-
-        def ask() -> Iterator[Row]:
-            job = self.client.query(text, job_config=_config(parameters or {}), retry=ONCE, job_retry=ONCE, timeout=CALL_S)
-            return (dict(row) for row in self._answer(job))
-
-        rows = self.again("read the job table", ask)
-        with self.translated("read the job table"):
-            yield from rows
+        rows = self.again(READING, lambda: self._asked(text, parameters or {}))
+        with self.translated(READING):
+            for row in rows:
+                yield dict(row)
 
     def table(self, text: str, parameters: Parameters) -> tuple[list[str], list[tuple[Any, ...]]]:
         """A query's columns and rows, all at once."""
 
         def ask() -> tuple[list[str], list[tuple[Any, ...]]]:
-            job = self.client.query(text, job_config=_config(parameters), retry=ONCE, job_retry=None, timeout=CALL_S)
-            found = self._answer(job)
+            found = self._asked(text, parameters)
             return [field.name for field in found.schema], [row.values() for row in found]
 
-        return self.again("read the job table", ask)
+        return self.again(READING, ask)
 
     def write(self, text: str, parameters: Parameters) -> Written:
-        """Run a statement or a script that changes rows, once: its job id is fixed before it is first sent.
+        """Run a statement or a script that changes rows, once.
 
-        A lost answer is asked for under the same id; a job that was refused in passing (a conflict) gets a new one.
-        `@write_id` in the text stands for that id: so nothing that a failed job did write is taken for another one's work.
+        `@write_id` in the text stands for the job's id: so nothing that a failed job did write is taken for another's work.
         """
-        name = self._name()
 
-        def send() -> Written:
-            nonlocal name
-            job: Any
-            try:
-                config = _config({**parameters, "write_id": Parameter("STRING", name)} if "@write_id" in text else parameters)
-                job = self.client.query(text, job_config=config, job_id=name, retry=ONCE, job_retry=ONCE, timeout=CALL_S)
-            except exceptions.Conflict:
-                job = self.client.get_job(name, location=self.names.location, retry=ONCE, timeout=CALL_S)
-            try:
-                rows = [dict(row) for row in self._answer(job)]
-            except VENDOR:
-                if job.error_result:
-                    name = self._name()
-                raise
-            return Written(name, rows, job.num_dml_affected_rows or 0)
+        def send(name: str) -> Any:
+            config = _config({**parameters, "write_id": Parameter("STRING", name)} if "@write_id" in text else parameters)
+            return self.client.query(text, job_config=config, job_id=name, retry=ONCE, job_retry=ONCE, timeout=CALL_S)
 
-        return self.again("write the job table", send)
+        def done(job: Any) -> Written:
+            rows = [dict(row) for row in self._answer(job)]
+            return Written(job.job_id, rows, job.num_dml_affected_rows or 0)
+
+        return self._once("write the job table", send, done)
 
     def load(self, table: str, columns: Columns, rows: IO[bytes]) -> None:
         """Fill a table anew with newline-delimited JSON, in one load job."""
@@ -159,26 +145,35 @@ class Warehouse:
             write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
             schema=[bigquery.SchemaField(name, kind) for name, kind in columns.items()],
         )
+
+        def send(name: str) -> Any:
+            rows.seek(0)
+            full = self.names.full(table)
+            return self.client.load_table_from_file(rows, full, job_config=config, job_id=name, num_retries=0, timeout=None)
+
+        self._once("load prefixes", send, lambda job: job.result(timeout=LOAD_S))
+
+    def _once(self, doing: str, send: Callable[[str], Any], done: Callable[[Any], T]) -> T:
+        """A job that must not run twice: its id is fixed before it is first sent.
+
+        A lost answer is asked for under the same id; a job that was refused in passing (a conflict) gets a new one.
+        """
         name = self._name()
 
-        def send() -> None:
+        def attempt() -> T:
             nonlocal name
-            rows.seek(0)
-            job: Any
             try:
-                job = self.client.load_table_from_file(
-                    rows, self.names.full(table), job_config=config, job_id=name, num_retries=0, timeout=None
-                )
+                job = send(name)
             except exceptions.Conflict:
                 job = self.client.get_job(name, location=self.names.location, retry=ONCE, timeout=CALL_S)
             try:
-                job.result(timeout=LOAD_S)
+                return done(job)
             except VENDOR:
                 if job.error_result:
                     name = self._name()
                 raise
 
-        self.again("load prefixes", send)
+        return self.again(doing, attempt)
 
     def again(self, doing: str, call: Callable[[], T]) -> T:
         """`call`, repeated with growing, jittered waits while its fault is one that passes."""
@@ -223,9 +218,10 @@ class Warehouse:
                     code="QUOTA_EXCEEDED",
                 )
             case Fault.STREAMING:
-                return BadInput(
-                    f"{shown}: {said}. The older tool streamed rows in: stop it, wait until they have left the buffer (up to 90 "
-                    "minutes after the last one), and repeat"
+                return StoreUnavailable(
+                    f"{shown}: {said}. Somebody streamed rows in (the older tool?): stop it, wait until they have left the "
+                    "buffer (up to 90 minutes after the last one), and repeat; a daemon that runs goes on by itself",
+                    code="STREAMING_BUFFER",
                 )
             case Fault.CREDENTIALS:
                 return StoreUnavailable(
@@ -247,13 +243,17 @@ class Warehouse:
             f"--member=serviceAccount:ACCOUNT --role={role}"
         )
 
+    def _asked(self, text: str, parameters: Parameters) -> Any:
+        job = self.client.query(text, job_config=_config(parameters), retry=ONCE, job_retry=ONCE, timeout=CALL_S)
+        return self._answer(job)
+
     def _answer(self, job: Any) -> Any:
         # Asking for an answer again does no harm: the client may repeat it by itself.
         return job.result(retry=bigquery.DEFAULT_RETRY.with_timeout(self._patience_s), timeout=QUERY_S, job_retry=ONCE)
 
     def _name(self) -> str:
         self._writes += 1
-        return f"sts_manager_{self.token}_{self._writes}"
+        return f"sts_manager_{self._token}_{self._writes}"
 
 
 def connect(names: Names, emulator: str | None, *, patience_s: float = 15.0) -> Warehouse:

@@ -14,6 +14,7 @@ from functools import partial
 from google.cloud import bigquery
 
 from sts_manager.domain.errors import BadInput, StoreNotPrepared, StoreTooNew
+from sts_manager.domain.model import JobStatus
 from sts_manager.stores.bigquery import BigQueryStore
 from sts_manager.stores.bigquery_client import ONCE, Gone, Parameter, Warehouse
 from sts_manager.stores.bigquery_sql import (
@@ -251,6 +252,13 @@ def _cluster(warehouse: Warehouse, layout: _Layout) -> None:
 
 def _adoption(warehouse: Warehouse) -> str:
     rows = list(warehouse.read(statements(warehouse.names).older_rows))
+    for row in rows:
+        if row["status"] not in list(JobStatus):
+            table = warehouse.names.full(warehouse.names.job)
+            raise BadInput(
+                f"{table} has {row['number']:,} rows with the status {row['status']!r}; give them one of "
+                f"{', '.join(JobStatus)} (waiting starts them) and repeat"
+            )
     counts = ", ".join(f"{row['number']:,} {row['status']}" for row in rows) or "no rows"
     live = sum(row["with_operation"] for row in rows if row["status"] in ("running", "paused"))
     return (

@@ -425,13 +425,29 @@ def test_the_older_tools_dataset_is_taken_over_without_losing_a_row(stage: Stage
 def test_rows_the_older_tool_just_streamed_in_are_waited_for(stage: Stage) -> None:
     client = older(stage)
     assert client.insert_rows_json(NAMES.full("sts_job"), [{"prefix": "new/", "status": "waiting"}]) == []
-    with pytest.raises(BadInput, match="wait until they have left the buffer"):
+    with pytest.raises(StoreUnavailable, match="wait until they have left the buffer"):
         bigquery_store()
     stage.ledger.change({"bigquery.streaming_buffer_seconds": 0})
     assert client.insert_rows_json(NAMES.full("sts_job"), [{"prefix": "newer/", "status": "waiting"}]) == []
     store = bigquery_store()
     assert sum(store.counts().values()) == 8
     store.close()
+
+
+@pytest.mark.parametrize("status", ["RUNNING", None])
+def test_a_status_that_is_none_is_named_before_anything_changes(stage: Stage, status: str | None) -> None:
+    client = older(stage)
+    client.load_table_from_json([{"prefix": "odd/", "status": status}], NAMES.full("sts_job")).result()
+    with pytest.raises(BadInput, match=f"1 rows with the status {status!r}; give them one of waiting, running"):
+        preparation(warehouse())
+
+
+def test_rows_streamed_in_beside_the_daemon_degrade_it_and_do_not_end_it(stage: Stage, store: BigQueryStore) -> None:
+    change = started(store, "a/")
+    store._warehouse.client.insert_rows_json(NAMES.full("sts_job"), [{"prefix": "x/", "status": "waiting"}])
+    with pytest.raises(StoreUnavailable) as refused:
+        store.record(Batch(changes=(change,), at=NOW))
+    assert refused.value.code == "STREAMING_BUFFER"
 
 
 def test_whatever_is_lost_while_taking_over_it_is_done_once(stage: Stage) -> None:
