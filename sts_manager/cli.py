@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import inspect
 import logging
 import os
 import socket
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,33 +64,55 @@ def _switch(name: str) -> Any:
     )
 
 
-Config = Annotated[Path | None, typer.Option("--config-path", help="JSON file with these flags (no leading dashes).")]
-Store = Annotated[str | None, _option("store")]
-JobTable = Annotated[str | None, _option("job_table")]
-HistoryTable = Annotated[str | None, _option("job_history_table")]
-Dataset = Annotated[str | None, _option("dataset")]
-DatasetLocation = Annotated[str | None, _option("dataset_location")]
-Project = Annotated[str | None, _option("project")]
+STORE_FLAGS = ("store", "job_table", "job_history_table", "dataset", "dataset_location", "project")
+"""What every command takes that opens the store."""
+
+CONFIG = typer.Option("--config-path", help="JSON file with these flags (no leading dashes).")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 AllInProject = Annotated[bool, typer.Option("--all-in-project", help="Also what other tools made in the project.")]
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of ours as one message and an exit code; anything else is a defect and keeps its traceback."""
+def _command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with these settings as flags (and --config-path) beside its own parameters; it is given `settings`.
 
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        complaint = logs.configure()
-        if complaint:
-            err.print(f"warning: {complaint}", markup=False)
-        try:
-            command(*args, **kwargs)
-        except BadInput as error:
-            _fail(error, EXIT_USAGE)
-        except (Fatal, Retryable, Permanent, LeaseLost) as error:
-            _fail(error, EXIT_CANNOT_GO_ON)
+    Errors of ours end as one message and an exit code; anything else is a defect and keeps its traceback.
+    """
 
-    return run
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            complaint = logs.configure()
+            if complaint:
+                err.print(f"warning: {complaint}", markup=False)
+            try:
+                chosen = {name: given.pop(name) for name in flags}
+                command(settings=_settings(given.pop("config_path"), **chosen), **given)
+            except BadInput as error:
+                _fail(error, EXIT_USAGE)
+            except (Fatal, Retryable, Permanent, LeaseLost) as error:
+                _fail(error, EXIT_CANNOT_GO_ON)
+
+        own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "settings"]
+        shared = {"config_path": Annotated[Path | None, CONFIG], **{name: _flag(name) for name in flags}}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            *(one.replace(kind=keyword) for one in own),
+            *(inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in shared.items()),
+        ]
+        # typer reads a command's flags off its signature.
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def _flag(name: str) -> Any:
+    """The annotation of one setting's flag. None: not given. What typer cannot check, the settings check."""
+    kind = Settings.model_fields[name].annotation
+    if kind is bool:
+        return Annotated[bool | None, _switch(name)]
+    return Annotated[(kind if kind in (int, float) else str) | None, _option(name)]
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -117,38 +139,10 @@ def _opened(settings: Settings, *, create: bool = False) -> Iterator[JobStore]:
 
 
 @app.command()
-@_guarded
+@_command(*Settings.model_fields)
 def run(
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
-    source_bucket: Annotated[str | None, _option("source_bucket")] = None,
-    destination_bucket: Annotated[str | None, _option("destination_bucket")] = None,
-    job_interval: Annotated[float | None, _option("job_interval")] = None,
-    metrics_interval: Annotated[float | None, _option("metrics_interval")] = None,
-    sleep_timeout: Annotated[float | None, _option("sleep_timeout")] = None,
-    max_concurrent_jobs: Annotated[int | None, _option("max_concurrent_jobs")] = None,
-    max_attempts: Annotated[int | None, _option("max_attempts")] = None,
-    retry_delay: Annotated[float | None, _option("retry_delay")] = None,
-    no_retry_on_job_error: Annotated[bool | None, _switch("no_retry_on_job_error")] = None,
-    allow_new_jobs_when_stalled: Annotated[bool | None, _switch("allow_new_jobs_when_stalled")] = None,
-    publish_heartbeat: Annotated[bool | None, _switch("publish_heartbeat")] = None,
-    stackdriver_project: Annotated[str | None, _option("stackdriver_project")] = None,
-    health_file: Annotated[str | None, _option("health_file")] = None,
-    overwrite_dest_objects: Annotated[bool | None, _switch("overwrite_dest_objects")] = None,
-    overwrite_when: Annotated[str | None, _option("overwrite_when")] = None,
-    modified_since: Annotated[str | None, _option("modified_since")] = None,
-    modified_before: Annotated[str | None, _option("modified_before")] = None,
-    storage_class: Annotated[str | None, _option("storage_class")] = None,
-    s3_role_arn: Annotated[str | None, _option("s3_role_arn")] = None,
-    s3_credentials_secret: Annotated[str | None, _option("s3_credentials_secret")] = None,
-    s3_cloudfront_domain: Annotated[str | None, _option("s3_cloudfront_domain")] = None,
-    s3_managed_private_network: Annotated[bool | None, _switch("s3_managed_private_network")] = None,
-    sts_log_failures: Annotated[bool | None, _switch("sts_log_failures")] = None,
+    *,
+    settings: Settings,
     until_done: Annotated[
         bool, typer.Option("--until-done", help="End when every prefix has ended: exit 0, or 1 if any ended in error.")
     ] = False,
@@ -156,8 +150,6 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan of one pass; write and start nothing.")] = False,
 ) -> None:
     """Run the daemon: start, watch, resume and retry transfers until told to stop (SIGTERM)."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     if settings.stackdriver_project and not settings.publish_heartbeat:
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
@@ -213,15 +205,10 @@ def _progress(result: PassResult) -> None:
 
 
 @app.command("prepare-tables")
-@_guarded
+@_command(*STORE_FLAGS)
 def prepare_tables(
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
+    *,
+    settings: Settings,
     job_prefix_source_file: Annotated[
         Path | None,
         typer.Option(help="JSON array of prefixes, or one prefix a line. Without it only the tables are made."),
@@ -229,8 +216,6 @@ def prepare_tables(
     dry_run: DryRun = False,
 ) -> None:
     """Create the tables when missing, bring an older schema up to date, and load prefixes as `waiting`. Safe to repeat."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     prefixes = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else []
     if dry_run:
         _print_lines(f"would {step}" for step in wiring.preparation_of(settings))
@@ -247,23 +232,16 @@ def prepare_tables(
 
 
 @app.command("pause-all-jobs")
-@_guarded
+@_command(*STORE_FLAGS)
 def pause_all_jobs(
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
+    *,
+    settings: Settings,
     hold: Annotated[bool, typer.Option("--hold", help="Also start and resume nothing until resume-all-jobs.")] = False,
     reason: Annotated[str, typer.Option(help="Why, for whoever looks at `status` (with --hold).")] = "",
     dry_run: DryRun = False,
     all_in_project: AllInProject = False,
 ) -> None:
     """Pause all running operations. Without --hold a running daemon resumes them in its next job cycle."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     now = datetime.now(UTC)
     wish = Hold(by=f"{getpass.getuser()}@{socket.gethostname()}", at=now, reason=reason) if hold else None
     with _opened(settings) as opened:
@@ -276,21 +254,14 @@ def pause_all_jobs(
 
 
 @app.command("resume-all-jobs")
-@_guarded
+@_command(*STORE_FLAGS)
 def resume_all_jobs(
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
+    *,
+    settings: Settings,
     dry_run: DryRun = False,
     all_in_project: AllInProject = False,
 ) -> None:
     """Lift the hold, and resume every paused operation."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     with _opened(settings) as opened:
         done = chores.resume_all(
             opened, wiring.transfer_project(settings), datetime.now(UTC), dry_run=dry_run, all_in_project=all_in_project
@@ -299,21 +270,14 @@ def resume_all_jobs(
 
 
 @app.command("remove-successful-one-time-jobs")
-@_guarded
+@_command(*STORE_FLAGS)
 def remove_successful_one_time_jobs(
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
+    *,
+    settings: Settings,
     dry_run: DryRun = False,
     all_in_project: AllInProject = False,
 ) -> None:
     """Delete transfer jobs that ran once and succeeded wholly. Never-run, recurring and still needed ones are kept."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     with _opened(settings) as opened:
         done = list(
             chores.remove_successful_one_time_jobs(
@@ -324,15 +288,10 @@ def remove_successful_one_time_jobs(
 
 
 @app.command()
-@_guarded
+@_command(*STORE_FLAGS)
 def status(
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
+    *,
+    settings: Settings,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     watch: Annotated[
         bool,
@@ -342,8 +301,6 @@ def status(
     ] = False,
 ) -> None:
     """Is it running, how far is it, what failed and what to do about it."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     with _opened(settings) as opened:
         if as_json:
             print(screens.as_json(screens.gather(opened, datetime.now(UTC))))
@@ -357,21 +314,14 @@ def status(
 
 
 @app.command()
-@_guarded
+@_command(*STORE_FLAGS)
 def history(
+    *,
+    settings: Settings,
     prefix: Annotated[str, typer.Argument(help="The prefix, exactly as in the job table.")],
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with each operation in full.")] = False,
 ) -> None:
     """Everything that happened to one prefix, oldest first."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     with _opened(settings) as opened:
         if opened.job(Prefix(prefix)) is None:
             raise BadInput(
@@ -385,24 +335,17 @@ def history(
 
 
 @app.command()
-@_guarded
+@_command(*STORE_FLAGS)
 def query(
+    *,
+    settings: Settings,
     name: Annotated[str | None, typer.Argument(help="Which query; without it they are listed.")] = None,
     prefix: Annotated[str | None, typer.Option(help="The prefix, for a query about one.")] = None,
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the SQL, and run nothing.")] = False,
 ) -> None:
     """Run one of the queries of docs/queries: what failed, how fast, how long, what it cost."""
-    flags = {key: value for key, value in locals().items() if key in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     if name is None:
         _print_lines(f"{one:<16} {queries.says(text)}" for one, text in queries.texts().items())
         return
@@ -424,26 +367,19 @@ def query(
 
 
 @app.command()
-@_guarded
+@_command(*STORE_FLAGS)
 def retry(
+    *,
+    settings: Settings,
     prefixes: Annotated[list[str] | None, typer.Argument(help="Prefixes to start again.")] = None,
     errors: Annotated[bool, typer.Option("--errors", help="All prefixes that ended in error.")] = False,
     code: Annotated[str | None, typer.Option(help="With --errors: only those with this error code.")] = None,
-    config_path: Config = None,
-    store: Store = None,
-    job_table: JobTable = None,
-    job_history_table: HistoryTable = None,
-    dataset: Dataset = None,
-    dataset_location: DatasetLocation = None,
-    project: Project = None,
 ) -> None:
     """Let prefixes that ended in error start again, with a fresh count of attempts."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
     if bool(prefixes) == errors:
         raise BadInput("name prefixes to retry, or give --errors for all that ended in error")
     if code and not errors:
         raise BadInput("--code goes with --errors")
-    settings = _settings(config_path, **flags)
     now = datetime.now(UTC)
     with _opened(settings) as opened:
         if errors:
@@ -456,14 +392,10 @@ def retry(
 
 
 @app.command("create-alerts")
-@_guarded
+@_command("project", "stackdriver_project", "job_interval", "metrics_interval", "sleep_timeout")
 def create_alerts(
-    config_path: Config = None,
-    project: Project = None,
-    stackdriver_project: Annotated[str | None, _option("stackdriver_project")] = None,
-    job_interval: Annotated[float | None, _option("job_interval")] = None,
-    metrics_interval: Annotated[float | None, _option("metrics_interval")] = None,
-    sleep_timeout: Annotated[float | None, _option("sleep_timeout")] = None,
+    *,
+    settings: Settings,
     notification_channel: Annotated[
         list[str] | None,
         typer.Option(help="Who is told: projects/PROJECT/notificationChannels/NUMBER. May be repeated. Without it, none is set."),
@@ -471,8 +403,6 @@ def create_alerts(
     dry_run: DryRun = False,
 ) -> None:
     """Create or update the alert policies over the daemon's heartbeat (run it with --publish-heartbeat). Safe to repeat."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     would = "would be " if dry_run else ""
     policies = wiring.alert_policies(settings).apply(wiring.alerts_of(settings), notification_channel or (), dry_run=dry_run)
     for did in policies:
@@ -480,15 +410,12 @@ def create_alerts(
 
 
 @app.command()
-@_guarded
+@_command("health_file", "sleep_timeout")
 def health(
-    config_path: Config = None,
-    health_file: Annotated[str | None, _option("health_file")] = None,
-    sleep_timeout: Annotated[float | None, _option("sleep_timeout")] = None,
+    *,
+    settings: Settings,
 ) -> None:
     """Whether the daemon on this machine lives, by its --health-file: exit 0 if so, else 1. For a container's health check."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    settings = _settings(config_path, **flags)
     if not settings.health_file:
         raise BadInput("--health-file: name the file that the daemon was given")
     age, most = wiring.silent_for(settings)
