@@ -1,19 +1,26 @@
-"""The data plane's commands. Exit codes: 0 done, 2 bad usage or settings."""
+"""The data plane's commands. Exit codes: 0 done, 1 something is not at the sink, 2 bad usage or settings."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cdn_worker.domain.errors import BadInput
+from cdn_worker.copy_run import CopyRun, Result
+from cdn_worker.copy_settings import Flags, check_cdn_url, job_of, keyring_of
+from cdn_worker.domain.errors import BadInput, CdnWorkerError
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.keypairs import signer_from_file
+from cdn_worker.screen import Screen, closing, sized, spent
 
+EXIT_NOT_ALL = 1
 EXIT_USAGE = 2
 app = typer.Typer(
     name="cdn-worker",
@@ -21,13 +28,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Fetches objects through CloudFront for Cloud Storage. In this version: signed URLs, to check a distribution with curl.",
+    help="Copies objects from S3 to Cloud Storage, straight or through CloudFront, and proves each of them.",
 )
 
 
 @app.callback()
 def _root() -> None:
     pass
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors that are ours become one line and an exit code."""
+    try:
+        yield
+    except (BadInput, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_USAGE) from error
+    except CdnWorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_NOT_ALL) from error
 
 
 @app.command("sign-url")
@@ -40,9 +60,8 @@ def sign_url(
     life: Annotated[int, typer.Option(min=1, help="Seconds until it expires.")] = 3600,
 ) -> None:
     """Print a signed URL of one object, for a check with curl. Whoever has it can read the object until it expires."""
-    try:
-        if not cdn_url.startswith(("https://", "http://")) or not cdn_url.endswith("/"):
-            raise BadInput(f"--cdn-url {cdn_url!r}: it is written https://DOMAIN/ or https://DOMAIN/path/, with a '/' at its end")
+    with _told():
+        check_cdn_url(cdn_url)
         url = cdn_url + encoded(key)
         signed = sign_prefix(
             url,
@@ -53,10 +72,75 @@ def sign_url(
             life=timedelta(seconds=life),
             wildcard=False,
         )
-    except (BadInput, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(EXIT_USAGE) from error
-    print(signed.url(url))
+        print(signed.url(url))
+
+
+@app.command("copy")
+def copy(
+    source: Annotated[str, typer.Option(help="s3://BUCKET/PREFIX: every object whose key begins with PREFIX.")],
+    destination: Annotated[str, typer.Option(help="gs://BUCKET/PREFIX: this prefix takes the place of the source's.")],
+    cdn_url: Annotated[
+        str, typer.Option(help="Read through a CDN: what stands before a key. Else from S3, by signed requests.")
+    ] = "",
+    cdn_key_pair_id: Annotated[str, typer.Option(help="The id of the CDN's public key; without it URLs are not signed.")] = "",
+    cdn_private_key_file: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
+    cdn_private_key_secret: Annotated[str, typer.Option(help="Or in Secret Manager: projects/P/secrets/S[/versions/V].")] = "",
+    cdn_digest: Annotated[Digest, typer.Option(help="The hash under the signature.")] = Digest.SHA1,
+    cdn_signature_life: Annotated[int, typer.Option(help="Seconds; renewed in time by itself.")] = 7 * 24 * 3600,
+    substitute: Annotated[list[str] | None, typer.Option(help="OLD=NEW in the path of the CDN's URL; may be repeated.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List and compare; say what would be copied; change nothing.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace objects at the destination that differ.")] = False,
+    verdicts: Annotated[Path, typer.Option(help="What became of each key: .ndjson, or .parquet.")] = Path("verdicts.ndjson"),
+    processes: Annotated[int, typer.Option(min=0, help="Copying loops, a process each; 0: one for each core.")] = 0,
+    connections: Annotated[int, typer.Option(min=1, help="Most requests at once, for each process and side.")] = 512,
+    buffer_mib: Annotated[int, typer.Option(min=16, help="MiB that one process may hold in buffers.")] = 256,
+    listing_lanes: Annotated[int, typer.Option(min=1, help="Ranges of keys that are listed at once.")] = 8,
+    storage_class: Annotated[str, typer.Option(help="Of the new objects; else the bucket's default.")] = "",
+    kms_key: Annotated[str, typer.Option(help="Cloud KMS key of the new objects: projects/…/cryptoKeys/K.")] = "",
+    source_storage_class: Annotated[list[str] | None, typer.Option(help="Only objects of this class; may be repeated.")] = None,
+    modified_since: Annotated[str, typer.Option(help="Only objects last modified at or after this time (ISO 8601, UTC).")] = "",
+    modified_before: Annotated[str, typer.Option(help="Only objects last modified before this time.")] = "",
+    multipart_etags: Annotated[
+        bool, typer.Option(help="Recompute the ETags of objects uploaded in parts; costs an MD5 of their bytes.")
+    ] = True,
+    http2: Annotated[bool, typer.Option("--http2", help="Offer HTTP/2 over TLS.")] = False,
+    s3_endpoint: Annotated[str, typer.Option(help="Else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or the region's.")] = "",
+    s3_region: Annotated[str, typer.Option(help="Of the source bucket; else AWS_REGION, or us-east-1.")] = "",
+    aws_profile: Annotated[str, typer.Option(help="A profile of ~/.aws; else AWS's usual chain.")] = "",
+    no_sign_request: Annotated[bool, typer.Option("--no-sign-request", help="The source bucket is public.")] = False,
+    gcs_endpoint: Annotated[str, typer.Option(help="Else STORAGE_EMULATOR_HOST, or Cloud Storage.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only errors and the summary.")] = False,
+) -> None:
+    """Copy every object under a prefix, and prove each: exit code 0 only if all of them are at the destination.
+
+    What is there already and equal is skipped, so the same command goes on after a kill. Nothing there that differs is changed
+    without --overwrite.
+    """
+    values = {name: value for name, value in locals().items() if name in Flags.__dataclass_fields__}
+    values |= {name: tuple(values[name] or ()) for name in ("substitute", "source_storage_class")}
+    with _told():
+        flags = Flags(**values)
+        job = job_of(flags, os.environ)
+        result = CopyRun(job, keyring_of(flags, job), Screen(quiet=quiet)).run()
+        code = _ended(result, flags)
+    raise typer.Exit(code)
+
+
+def _ended(result: Result, flags: Flags) -> int:
+    """Print how it went; the exit code."""
+    if not result.listed and not result.stopped:
+        raise BadInput(f"--source {flags.source}: there is no object that fits; is the prefix right, and the filters?")
+    print(f"{result.listed:,} objects listed, {sized(result.bytes_listed)}, in {spent(result.seconds)}")
+    if flags.dry_run:
+        print(f"  would copy {result.to_copy:>12,}  {sized(result.bytes_to_copy):>12}; nothing was changed")
+    print(closing(result.summary, result.tally))
+    if result.verdicts is not None:
+        print(f"verdicts: {result.verdicts}")
+    if result.stopped:
+        print(f"error: not complete: {result.stopped}", file=sys.stderr)
+    return 0 if result.good else EXIT_NOT_ALL
 
 
 def main() -> None:

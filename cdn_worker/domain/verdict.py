@@ -94,3 +94,27 @@ def summary(verdicts: Iterable[KeyVerdict]) -> Summary:
         bytes_by_verdict={one: sizes[one] for one in Verdict},
         errors=dict(errors),
     )
+
+
+class Tally:
+    """Verdicts added up as they come, however many: what a summary needs, and nothing of the keys."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[Verdict]()
+        self._sizes = Counter[Verdict]()
+        self._errors = Counter[str]()
+        self.samples: dict[str, KeyVerdict] = {}
+
+    def add(self, verdict: KeyVerdict) -> None:
+        self._counts[verdict.verdict] += 1
+        self._sizes[verdict.verdict] += verdict.size
+        if verdict.error:
+            self._errors[verdict.error] += 1
+            self.samples.setdefault(verdict.error, verdict)
+
+    def summary(self) -> Summary:
+        return Summary(
+            verdicts={one: self._counts[one] for one in Verdict},
+            bytes_by_verdict={one: self._sizes[one] for one in Verdict},
+            errors=dict(self._errors),
+        )

@@ -26,10 +26,11 @@ class Ran:
 
 @dataclass(frozen=True)
 class Shell:
-    """Runs sts-manager in a folder with an environment of its own."""
+    """Runs a command, sts-manager unless told otherwise, in a folder with an environment of its own."""
 
     folder: Path
     environment: Mapping[str, str]
+    module: str = "sts_manager"
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
@@ -38,7 +39,7 @@ class Shell:
 
     def run(self, *words: str, more: Mapping[str, str] = MappingProxyType({})) -> Ran:
         ran = subprocess.run(
-            [sys.executable, "-m", "sts_manager", *words],
+            [sys.executable, "-m", self.module, *words],
             cwd=self.folder,
             env=self._environment(more),
             capture_output=True,
@@ -52,7 +53,7 @@ class Shell:
     def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """A command in the background; killed at the end if it still runs."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "sts_manager", *words],
+            [sys.executable, "-m", self.module, *words],
             cwd=self.folder,
             env=self._environment({}),
             stdout=subprocess.PIPE,

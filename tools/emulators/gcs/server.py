@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from tools.emulators.gcs import json_api, xml_api
 from tools.emulators.gcs.json_api import JsonApi
 from tools.emulators.gcs.objects import ObjectStore, Refused
 from tools.emulators.gcs.xml_api import XmlApi
-from tools.emulators.ledger import Ledger, Rule
+from tools.emulators.ledger import BadFault, Ledger, Rule
 from tools.emulators.web import Request, Response, pause_for
 
-SOFT_ERRORS = {"REQUEST_TIMEOUT": 408, "TOO_MANY_REQUESTS": 429, "INTERNAL": 500, "UNAVAILABLE": 503, "FORBIDDEN": 403}
+SOFT_ERRORS = {
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "REQUEST_TIMEOUT": 408,
+    "GONE": 410,
+    "PRECONDITION_FAILED": 412,
+    "TOO_MANY_REQUESTS": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+}
+CORRUPT = "CORRUPT"
+"""The bytes are changed on their way, and stored: only a comparison of hashes can tell."""
 
 
 class Gcs:
@@ -31,15 +45,30 @@ class Gcs:
         fault = self._ledger.count("gcs", api.name(request))
         if fault is not None:
             pause_for(fault.delay_s)
-            if not fault.applied:
-                return shape(_soft(fault))
+            if fault.error == CORRUPT:
+                request = _corrupted(request)
+            elif not fault.applied:
+                return _refused(fault, shape)
         try:
             response = api.handle(request)
         except Refused as refused:
             response = shape(refused)
-        response.hang_up = fault is not None and fault.applied
+        response.hang_up = fault is not None and fault.applied and fault.error != CORRUPT
         return response
 
 
-def _soft(fault: Rule) -> Refused:
-    return Refused(SOFT_ERRORS.get(fault.error, 503), "backendError", fault.message, "InternalError")
+def _refused(fault: Rule, shape: Callable[[Refused], Response]) -> Response:
+    if fault.error not in SOFT_ERRORS:
+        raise BadFault(f"the stage's Cloud Storage knows no fault {fault.error!r}; it knows {', '.join([*SOFT_ERRORS, CORRUPT])}")
+    refused = Refused(SOFT_ERRORS[fault.error], "backendError", fault.message, fault.error.title().replace("_", ""))
+    response = shape(refused)
+    if fault.error == "TOO_MANY_REQUESTS":
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _corrupted(request: Request) -> Request:
+    """One bit of the body turned, and what was said of its hash left out."""
+    body = bytes([request.body[0] ^ 1]) + request.body[1:] if request.body else b""
+    kept = {name: value for name, value in request.headers.items() if name not in ("x-goog-hash", "content-md5")}
+    return replace(request, body=body, headers=kept)

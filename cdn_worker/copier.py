@@ -1,0 +1,120 @@
+"""Copies many objects at once: lets them in as bytes and concurrency allow, and plays the outside for the steps of each."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cdn_worker.copying import copied
+from cdn_worker.copying.steps import Resume, Task, Way
+from cdn_worker.domain.pace import Climb, Interval
+from cdn_worker.domain.verdict import KeyVerdict
+from cdn_worker.engine.loop import Engine
+from cdn_worker.engine.pump import QUEUE_FULL
+from cdn_worker.player import Player
+from cdn_worker.ports import Access
+
+INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a copier did so far."""
+
+    objects: int = 0
+    bytes: int = 0
+    in_flight: int = 0
+    in_flight_max: int = 0
+
+
+class Copier:
+    """One loop's work. `ended` gets every verdict; `noted` how far a large object is; `renew` is called when access is refused.
+
+    slots_least, slots_most   objects in flight: it climbs between them
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        way: Way,
+        *,
+        ended: Callable[[KeyVerdict], None],
+        noted: Callable[[Task, Resume], None] = lambda _task, _resume: None,
+        renew: Callable[[], None] = lambda: None,
+        slots_least: int = 16,
+        slots_most: int = 512,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._engine, self._way = engine, way
+        self._on_end = ended
+        self._player = Player(engine, noted=noted, renew=renew, jitter=jitter)
+        self.climb = Climb(slots_least, slots_most)
+        self._ready: deque[Task] = deque()
+        self._active = 0
+        self._objects = 0
+        self._bytes = 0
+        self._last = (0, 0, 0.0, 0.0)
+        self._on_interval()
+
+    @property
+    def backlog(self) -> int:
+        """Tasks that wait for a place."""
+        return len(self._ready)
+
+    @property
+    def idle(self) -> bool:
+        return not self._ready and not self._active
+
+    def figures(self) -> Figures:
+        return Figures(objects=self._objects, bytes=self._bytes, in_flight=self._active, in_flight_max=self.climb.limit)
+
+    def add(self, task: Task) -> None:
+        self._ready.append(task)
+
+    def use(self, access: Access) -> None:
+        """Sign with this from now on; what waits for it goes on."""
+        self._way.source.use(access)
+        self._way.sink.use(access)
+        self._player.go_on()
+
+    def let_in(self) -> None:
+        """Start what may start."""
+        budget = self._engine.budget
+        while self._ready and self._active < self.climb.limit:
+            task = self._ready[0]
+            # A body is held once as pieces, and a second time joined, for as long as it is sent.
+            need = 2 * task.size if task.size <= self._way.buffer_max else 2 * QUEUE_FULL
+            if not budget.take(need):
+                return
+            self._ready.popleft()
+            self._active += 1
+            self._player.play(copied(task, self._way), partial(self._ended, task, need))
+
+    def drop(self) -> list[Task]:
+        """Give up what has not begun (a clean shutdown); what is in flight goes on."""
+        left = list(self._ready)
+        self._ready.clear()
+        return left
+
+    def _ended(self, task: Task, taken: int, verdict: KeyVerdict) -> None:
+        self._active -= 1
+        self._engine.budget.give(taken)
+        self._objects += 1
+        self._bytes += task.size
+        self._on_end(verdict)
+        if self._ready:
+            self.let_in()
+
+    def _on_interval(self) -> None:
+        engine = self._engine
+        objects, moved, busy, idle = self._last
+        self._last = (self._objects, self._bytes + engine.bytes_read, engine.busy_s, engine.idle_s)
+        seconds = self._last[2] - busy + self._last[3] - idle
+        if seconds > INTERVAL_S / 4:
+            seen = Interval(seconds, self._last[0] - objects, self._last[1] - moved, (self._last[3] - idle) / seconds)
+            self.climb.observe(seen, full=self._active >= self.climb.limit)
+            self.let_in()
+        engine.after(INTERVAL_S, self._on_interval)

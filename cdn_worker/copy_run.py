@@ -1,0 +1,250 @@
+"""One run of `copy`: lists, compares, hands out, takes in verdicts, and ends with a summary."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cdn_worker.copying.steps import Resume, Task
+from cdn_worker.domain.errors import BadInput, CdnWorkerError
+from cdn_worker.domain.pages import Filter
+from cdn_worker.domain.verdict import GOOD, KeyVerdict, Summary, Tally
+from cdn_worker.engine.loop import Engine
+from cdn_worker.journal import Journal
+from cdn_worker.keyring import Keyring
+from cdn_worker.planning import Ground, Planned, Planner
+from cdn_worker.player import Player
+from cdn_worker.ports import Access
+from cdn_worker.processes import LoopsDie, Processes
+from cdn_worker.screen import Progress, Screen
+from cdn_worker.verdict_file import VerdictFile, open_verdicts
+from cdn_worker.wiring import Setup, s3_of, sink_of
+
+QUEUED_MAX = 10_000
+ALIKE = 20
+HOPELESS = frozenset({"forbidden", "sink_forbidden", "sink_missing", "unreachable", "redirected", "refused", "sink_refused"})
+"""What meets every object alike when it meets the first ones: then nothing is gained by trying the others."""
+DRAIN_S = 18.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is asked for. processes: how many loops; lanes: ranges that are listed at once."""
+
+    setup: Setup
+    prefix: str
+    verdicts: Path
+    filter: Filter = field(default_factory=Filter)
+    overwrite: bool = False
+    processes: int = 1
+    lanes: int = 8
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How it ended. `stopped`: why it did not get to its end, else empty; verdicts: the file as it is called now."""
+
+    summary: Summary
+    tally: Tally
+    seconds: float
+    stopped: str = ""
+    verdicts: Path | None = None
+    listed: int = 0
+    bytes_listed: int = 0
+    to_copy: int = 0
+    bytes_to_copy: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether every listed object is at the sink."""
+        return not self.stopped and self.summary.good
+
+
+class CopyRun:
+    """Made for one run."""
+
+    def __init__(self, job: Job, keyring: Keyring, screen: Screen) -> None:
+        self._job, self._keyring, self._screen = job, keyring, screen
+        self._tally = Tally()
+        self._stopped = ""
+        self._hopeless = False
+        self._to_copy = self._bytes_to_copy = 0
+        self._access = keyring.access()
+        self._engine = Engine(job.setup.limits)
+        self._source, self._sink = s3_of(job.setup), sink_of(job.setup)
+        self._use_here(self._access)
+        self._journal = Journal(job.verdicts.with_name(f"{job.verdicts.name}.resume"))
+        self._file: VerdictFile | None = None
+        self._processes: Processes | None = None
+        player = Player(self._engine, renew=lambda: self._renew(self._access.version))
+        ground = Ground(
+            source=self._source,
+            bucket=self._source,
+            sink=self._sink,
+            mapping=job.setup.mapping,
+            prefix=job.prefix,
+            filter=job.filter,
+            overwrite=job.overwrite,
+            resume=self._journal.resume,
+            backoff_s=job.setup.backoff_s,
+        )
+        self._player = player
+        self._planner = Planner(player, ground, deliver=self._deliver, full=self._full, lanes=job.lanes)
+
+    def run(self) -> Result:
+        """Raises BadInput for what cannot be listed or written, VerdictsLost and LoopsDie for what ends it on the way."""
+        began = time.monotonic()
+        if not self._job.dry_run:
+            self._file = open_verdicts(self._job.verdicts)
+        complete = False
+        try:
+            with self._signals(), self._screen:
+                self._planner.begin()
+                self._go()
+            if self._planner.error is not None:
+                raise CdnWorkerError(str(self._planner.error))
+            complete = not self._stopped
+        finally:
+            if self._processes is not None:
+                self._processes.close()
+            self._engine.close()
+            self._journal.close(complete=complete and self._tally.summary().good)
+            path = None if self._file is None else self._file.close(complete=complete)
+        return Result(
+            summary=self._tally.summary(),
+            tally=self._tally,
+            seconds=time.monotonic() - began,
+            stopped=self._stopped,
+            verdicts=path,
+            listed=self._planner.listed,
+            bytes_listed=self._planner.bytes_listed,
+            to_copy=self._to_copy,
+            bytes_to_copy=self._bytes_to_copy,
+        )
+
+    def _go(self) -> None:
+        while not self._stopped:
+            self._engine.turn(0.1)
+            self._stay_signed()
+            processes = self._processes
+            if processes is not None:
+                processes.tend()
+            self._screen.show(self._progress())
+            if self._planner.idle and (processes is None or not (processes.waiting or processes.outstanding)):
+                return
+        self._planner.stop()
+        self._screen.say(f"stopping: {self._stopped}")
+        if self._processes is not None:
+            self._processes.stop(0.5 if self._hopeless else DRAIN_S)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            listed=self._planner.listed,
+            bytes_listed=self._planner.bytes_listed,
+            listing=not self._planner.idle,
+            tally=self._tally,
+            in_flight=0 if self._processes is None else self._processes.outstanding,
+            restarts=0 if self._processes is None else self._processes.restarts,
+        )
+
+    # Work
+
+    def _full(self) -> bool:
+        return self._processes is not None and self._processes.waiting >= QUEUED_MAX
+
+    def _deliver(self, planned: list[Planned]) -> None:
+        verdicts = [one for one in planned if isinstance(one, KeyVerdict)]
+        if verdicts:
+            self._take_in(verdicts)
+        for one in planned:
+            if isinstance(one, Task):
+                self._to_copy += 1
+                self._bytes_to_copy += one.size
+                if not self._job.dry_run:
+                    self._started().add(one)
+
+    def _started(self) -> Processes:
+        """The processes: they are started when there is something to copy."""
+        if self._processes is None:
+            self._processes = Processes(
+                self._engine,
+                self._job.setup,
+                self._access,
+                self._job.processes,
+                verdicts=self._take_in,
+                noted=self._note,
+                renew=self._renew,
+            )
+        return self._processes
+
+    def _take_in(self, verdicts: list[KeyVerdict]) -> None:
+        for verdict in verdicts:
+            self._tally.add(verdict)
+        if self._file is not None:
+            self._file.add(verdicts)
+        self._look_for_hope()
+
+    def _look_for_hope(self) -> None:
+        summary = self._tally.summary()
+        if self._stopped or any(summary.verdicts[one] for one in GOOD):
+            return
+        for error, count in summary.errors.items():
+            if error in HOPELESS and count >= ALIKE:
+                example = self._tally.samples[error]
+                self._hopeless = True
+                self._stopped = f"the first {count} objects all ended with {error}: {example.details}"
+
+    def _note(self, task: Task, resume: Resume) -> None:
+        try:
+            self._journal.note(task, resume)
+        except OSError as error:
+            # It only saves time after a kill.
+            _log.warning("journal_not_written", extra={"why": error.strerror})
+
+    # Access
+
+    def _stay_signed(self) -> None:
+        if self._keyring.due(self._access):
+            self._hand_round(self._keyring.access())
+
+    def _renew(self, refused: int) -> None:
+        # What is newest already is handed out again, so that nobody waits for more; tries are counted by who tries.
+        self._hand_round(self._keyring.renewed(refused) or self._access)
+
+    def _hand_round(self, access: Access) -> None:
+        self._access = access
+        self._use_here(access)
+        if self._processes is not None:
+            self._processes.use(access)
+        self._engine.after(0, self._player.go_on)
+
+    def _use_here(self, access: Access) -> None:
+        self._source.use(access)
+        self._sink.use(access)
+
+    # Signals
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self._stopped:
+                raise SystemExit(128 + number)  # a second signal ends it at once
+            self._stopped = f"{signal.Signals(number).name}; run the same command again to go on"
+
+        before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+
+__all__ = ["BadInput", "CopyRun", "Job", "LoopsDie", "Result"]

@@ -1,0 +1,162 @@
+"""What small and large objects share: what makes another read, or another write, worth while."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from cdn_worker.copying.steps import (
+    BROKEN_MAX,
+    BUSY,
+    BUSY_MAX,
+    CHANGED_MAX,
+    FORBIDDEN_MAX,
+    MISSING_MAX,
+    Asking,
+    Command,
+    Ended,
+    Outcome,
+    Pausing,
+    Renew,
+    Task,
+    Tries,
+    Way,
+)
+from cdn_worker.domain.http import Answer, Fault, Request
+from cdn_worker.domain.integrity import Stored, Verified, equal, etag_of
+from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
+
+
+class OneObject:
+    """What small and large objects share."""
+
+    def __init__(self, task: Task, way: Way, tries: Tries) -> None:
+        self.task, self.way, self.tries = task, way, tries
+        self.name = way.mapping.sink_name(task.key)
+        self.etag = etag_of(task.etag)
+
+    def ask(self, request: Request) -> Asking:
+        answer = yield request
+        assert isinstance(answer, Answer)
+        return answer
+
+    def done(self, stored: Stored, crc: int, verified: Verified, *, ours: bool) -> KeyVerdict:
+        return KeyVerdict(
+            key=self.task.key,
+            size=self.task.size,
+            etag=self.task.etag,
+            verdict=Verdict.DONE if ours else Verdict.SKIPPED,
+            generation=stored.generation,
+            crc32c=crc.to_bytes(4),
+            verified=verified,
+            tries=self.tries.made,
+        )
+
+    # The source's side
+
+    def recover(self, why: str, answer: Answer) -> Pausing:
+        """Do what makes another read worth while. Raises Ended when nothing does."""
+        again, told = self.tries.again, self.way.source.explained(answer)
+        if why == "forbidden":
+            pause = again("forbidden", told, FORBIDDEN_MAX)
+            yield Renew()
+            yield pause
+        elif why in ("missing", "changed"):
+            yield from self._looked_at(why, told)
+        elif why in BUSY:
+            yield again(why, told, BUSY_MAX, answer.retry_after())
+        elif why == "refused":
+            raise Ended("refused", told)
+        else:
+            # A body that is not what was listed: cut, too long, compressed, of a whole object, redirected elsewhere.
+            yield again(why, f"{_WRONG.get(why, why)}; {told}", BROKEN_MAX if why in _WRONG else MISSING_MAX)
+
+    def _looked_at(self, why: str, told: str) -> Pausing:
+        """Ask the source itself whether the object is gone, or is another one now."""
+        code = "source_changing" if why == "changed" else "not_found"
+        pause = self.tries.again(code, f"{told}; the listing has ETag {self.task.etag}", CHANGED_MAX)
+        answer = yield from self.ask(self.way.source.head(self.task.key))
+        if answer.status in (404, 410):
+            raise Ended("vanished", "it was listed, and is not there any more", Verdict.VANISHED)
+        yield pause
+
+    # The sink's side
+
+    def sink_trouble(self, answer: Answer) -> Pausing:
+        """Do what makes another write worth while, after an answer that is neither success nor 412. Raises Ended."""
+        again, told, status = self.tries.again, self.way.sink.refusal(answer), answer.status
+        if answer.fault is not None or status in (408, 409, 429) or status >= 500:
+            code = "sink_throttled" if status == 429 else "sink_busy"
+            yield again(code, told, BUSY_MAX, answer.retry_after() if status else 0.0)
+        elif status in (401, 403):
+            pause = again("sink_forbidden", told, FORBIDDEN_MAX)
+            yield Renew()
+            yield pause
+        elif status in (404, 410):
+            raise Ended("sink_missing", told)
+        else:
+            raise Ended("sink_refused", told)
+
+    def met(self, crc: int | None, *, ours: bool) -> Generator[Command, Outcome, KeyVerdict | None]:
+        """Something is at the sink already (412). An equal object means that all is well; None: it is gone again.
+
+        crc: of the bytes that were read, None when none were; ours: whether a write of ours may have put it there.
+        """
+        answer = yield from self.ask(self.way.sink.stat(self.name))
+        if answer.status == 404:
+            yield self.tries.again("sink_changing", "412, and then no object was there", CHANGED_MAX)
+            return None
+        stored = self.way.sink.stored(answer) if answer.status == 200 else None
+        if stored is None:
+            yield from self.sink_trouble(answer)
+            return None
+        verified = equal(
+            stored,
+            size=self.task.size,
+            crc32c=None if crc is None else crc.to_bytes(4),
+            md5=self.etag.md5 if crc is None else None,
+        )
+        if verified is Verified.SIZE and stored.source_etag != self.task.etag:
+            verified = None
+        if verified is None:
+            told = f"gs object {self.name!r}, generation {stored.generation}, {stored.size:,} bytes, differs"
+            raise Ended("exists", f"{told}; nothing was written: see --overwrite")
+        if crc is None:
+            crc = int.from_bytes(stored.crc32c)
+        return self.done(stored, crc, verified, ours=ours and verified is not Verified.SIZE)
+
+    def undone(self, stored: Stored, told: str) -> Pausing:
+        """What was just written is not what was read: delete that very generation, and try again."""
+        answer = yield from self.ask(self.way.sink.delete(self.name, stored.generation))
+        if answer.status not in (200, 204, 404):
+            left = f"{told}; generation {stored.generation} could not be deleted: {self.way.sink.refusal(answer)}"
+            raise Ended("hash_mismatch", left)
+        yield self.tries.again("hash_mismatch", told, MISSING_MAX)
+
+    def md5_doubted(self, answer: Answer) -> Pausing:
+        """The service says that the bytes do not have the MD5 that the ETag names. Under KMS an ETag is none."""
+        pause = self.tries.again("hash_mismatch", self.way.sink.refusal(answer), MISSING_MAX)
+        head = yield from self.ask(self.way.source.head(self.task.key))
+        if head.status == 200:
+            self.etag = etag_of(self.task.etag, encryption=head.headers.get("x-amz-server-side-encryption", ""))
+            if "x-amz-server-side-encryption-customer-algorithm" in head.headers:
+                self.etag = etag_of(self.task.etag, encryption="sse-c")
+        yield pause
+
+    def attributes(self, headers: dict[str, str]) -> Attributes:
+        try:
+            return kept(headers, etag=self.task.etag, modified=self.task.modified)
+        except MetadataTooLarge as error:
+            raise Ended("metadata_too_large", str(error), Verdict.UNMAPPABLE) from error
+
+
+_WRONG = {
+    "length": "its length is not the listed one",
+    "truncated": "it ended early",
+    "too_long": "it is longer than listed",
+    "range": "the bytes were not those that were asked for",
+    "whole": "the whole object came for a range",
+    "redirected": "a redirect, which is never followed",
+    Fault.RESET.value: "the connection was lost",
+    Fault.OTHER.value: "the transfer failed",
+}

@@ -1,0 +1,1 @@
+"""Moves bytes: the loop and the pump. The only importer of pycurl."""

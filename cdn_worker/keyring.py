@@ -1,0 +1,167 @@
+"""Who holds the keys: AWS credentials, the CDN's private key, Google's token. It makes an `Access`, and makes it anew in time."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cdn_worker.domain.errors import BadInput
+from cdn_worker.domain.signing import LIFE, Digest, SignedPrefix, Signer, sign_prefix
+from cdn_worker.domain.sigv4 import AwsKeys
+from cdn_worker.keypairs import signer_of
+from cdn_worker.ports import Access
+
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+EARLY = timedelta(minutes=5)
+RENEW_AT_MOST_EVERY = timedelta(seconds=2)
+SECRETS = "https://secretmanager.googleapis.com"
+
+
+class Keyring:
+    """Makes access.
+
+    aws         the present AWS credentials, and when they end; None where S3 is public or a stage
+    signer      the CDN's private key; `base_url` is what is signed, with everything under it
+    google      Google's token, and when it ends; None against a stage
+    """
+
+    def __init__(
+        self,
+        *,
+        aws: Callable[[], tuple[AwsKeys, datetime | None]] | None,
+        google: Callable[[], tuple[str, datetime | None]] | None,
+        signer: Signer | None = None,
+        base_url: str = "",
+        key_pair_id: str = "",
+        digest: Digest = Digest.SHA1,
+        life: timedelta = LIFE,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._aws, self._google, self._signer = aws, google, signer
+        self._base_url, self._key_pair_id, self._digest, self._life = base_url, key_pair_id, digest, life
+        self._now = now
+        self._version = 0
+        self._made: datetime | None = None
+        self._signed: SignedPrefix | None = None
+
+    def access(self) -> Access:
+        """A fresh one. Raises BadInput when credentials are missing."""
+        now = self._now()
+        self._version += 1
+        self._made = now
+        ends: list[datetime | None] = []
+        keys = bearer = None
+        if self._aws is not None:
+            keys, end = self._aws()
+            ends.append(end)
+        if self._google is not None:
+            bearer, end = self._google()
+            ends.append(end)
+        if self._signer is not None:
+            signed = sign_prefix(
+                self._base_url, key_pair_id=self._key_pair_id, sign=self._signer, now=now, digest=self._digest, life=self._life
+            )
+            self._signed = signed
+        early = [end - EARLY for end in ends if end is not None]
+        return Access(
+            aws=keys,
+            signed=self._signed.query if self._signed is not None else "",
+            bearer=bearer or "",
+            until=min(early, default=None),
+            version=self._version,
+        )
+
+    def due(self, access: Access) -> bool:
+        """Whether it should be made anew by now."""
+        now = self._now()
+        if self._signed is not None and self._signed.due(now):
+            return True
+        return access.until is not None and now >= access.until and self._rested(now)
+
+    def renewed(self, refused: int) -> Access | None:
+        """A fresh one in place of version `refused`; None when that is not the newest any more, or is very new."""
+        return self.access() if refused == self._version and self._rested(self._now()) else None
+
+    def _rested(self, now: datetime) -> bool:
+        return self._made is None or not timedelta(0) <= now - self._made < RENEW_AT_MOST_EVERY
+
+
+def aws_credentials(profile: str | None = None) -> Callable[[], tuple[AwsKeys, datetime | None]]:
+    """AWS's own chain: environment, profile, role of the machine. Raises BadInput when it has none."""
+    import boto3  # noqa: PLC0415 - costs a tenth of a second and 25 MiB
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    try:
+        credentials = boto3.Session(profile_name=profile).get_credentials()
+    except BotoCoreError as error:
+        raise BadInput(f"AWS credentials: {error}") from error
+    if credentials is None:
+        raise BadInput(
+            "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role gives them"
+        )
+
+    def present() -> tuple[AwsKeys, datetime | None]:
+        try:
+            frozen = credentials.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise BadInput(f"AWS credentials: {error}") from error
+        # Temporary ones renew themselves when asked near their end; so they are asked for again every ten minutes.
+        end = datetime.now(UTC) + timedelta(minutes=15) if frozen.token else None
+        return AwsKeys(frozen.access_key, frozen.secret_key, frozen.token or ""), end
+
+    return present
+
+
+def google_token() -> Callable[[], tuple[str, datetime | None]]:
+    """Google's application default credentials. Raises BadInput when there are none."""
+    import google.auth  # noqa: PLC0415 - as above
+    from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
+    from google.auth.transport.requests import Request  # noqa: PLC0415
+
+    try:
+        credentials, _ = google.auth.default(scopes=[SCOPE])
+    except GoogleAuthError as error:
+        raise BadInput(f"Google credentials: {error}") from error
+
+    def present() -> tuple[str, datetime | None]:
+        try:
+            credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        except GoogleAuthError as error:
+            raise BadInput(f"Google credentials: {error}") from error
+        end: datetime | None = credentials.expiry
+        return str(credentials.token), None if end is None else end.replace(tzinfo=UTC)
+
+    return present
+
+
+def signer_from_secret(name: str, digest: Digest, *, session: Any = None, endpoint: str = SECRETS) -> Signer:
+    """A signer whose PEM is in Secret Manager. Raises BadInput that names the secret, never with a part of the key.
+
+    name      `projects/P/secrets/S`, or a version of it; else the latest
+    session   a requests session that is authorised; one with the default credentials when not given
+    """
+    parts = name.split("/")
+    if len(parts) not in (4, 6) or parts[0] != "projects" or parts[2] != "secrets" or not all(parts):
+        raise BadInput(f"--cdn-private-key-secret {name!r}: it is written projects/PROJECT/secrets/NAME[/versions/VERSION]")
+    version = name if len(parts) == 6 else f"{name}/versions/latest"
+    if session is None:
+        import google.auth  # noqa: PLC0415
+        from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
+        from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415
+
+        try:
+            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        except GoogleAuthError as error:
+            raise BadInput(f"Google credentials: {error}") from error
+        session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+    answer = session.get(f"{endpoint}/v1/{version}:access", timeout=30)
+    if answer.status_code != 200:
+        hint = "; it needs secretmanager.versions.access" if answer.status_code == 403 else ""
+        raise BadInput(f"--cdn-private-key-secret {version}: Secret Manager answered {answer.status_code}{hint}")
+    try:
+        pem = base64.b64decode(answer.json()["payload"]["data"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"--cdn-private-key-secret {version}: Secret Manager's answer has no payload") from error
+    return signer_of(pem, digest, told=f"--cdn-private-key-secret {version}")

@@ -1,0 +1,118 @@
+"""One copying loop in a process of its own: `python -m cdn_worker.loop_process FD`, started by `processes`.
+
+It gets tasks over a socket and gives verdicts back. When the other end is gone, it stops at once: whoever starts again finds what
+was done at the sink.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import sys
+import time
+
+from cdn_worker.channel import Channel
+from cdn_worker.copier import Copier
+from cdn_worker.copying.steps import Resume, Task
+from cdn_worker.domain.budget import Budget
+from cdn_worker.domain.verdict import KeyVerdict
+from cdn_worker.engine.loop import Engine
+from cdn_worker.messages import Begin, Report, Stop, Tasks
+from cdn_worker.ports import Access
+from cdn_worker.wiring import way_of
+
+REPORT_EVERY_S = 0.05
+REPORT_KEYS = 64
+SETUP_WITHIN_S = 30.0
+
+
+class LoopProcess:
+    """The life of one."""
+
+    def __init__(self, channel: Channel, begin: Begin) -> None:
+        self._channel = channel
+        setup = begin.setup
+        self._engine = Engine(setup.limits, Budget(setup.buffer_bytes))
+        self._report = Report()
+        self._version = begin.access.version
+        self._stop_at: float | None = None
+        least, most = setup.slots
+        self._copier = Copier(
+            self._engine,
+            way_of(setup),
+            ended=self._ended,
+            noted=self._noted,
+            renew=self._renew,
+            slots_least=least,
+            slots_most=most,
+        )
+        self._copier.use(begin.access)
+        self._engine.watch(channel.fileno(), self._receive)
+
+    def run(self) -> None:
+        """Until the other end is gone, or what was asked to be stopped has ended."""
+        due = 0.0
+        while not self._channel.closed:
+            self._engine.turn(REPORT_EVERY_S)
+            now = time.monotonic()
+            if now >= due or len(self._report.verdicts) >= REPORT_KEYS:
+                due = now + REPORT_EVERY_S
+                self._tell()
+            if self._stop_at is not None and (self._copier.idle or now >= self._stop_at) and not self._channel.unsent:
+                self._tell()
+                return
+
+    def _tell(self) -> None:
+        report = self._report
+        if report.verdicts or report.notes or report.renew is not None:
+            self._report = Report()
+            self._channel.send(report)
+        else:
+            self._channel.flush()
+
+    def _receive(self) -> None:
+        for message in self._channel.received():
+            if isinstance(message, Tasks):
+                for task in message.tasks:
+                    self._copier.add(task)
+                self._copier.let_in()
+            elif isinstance(message, Access):
+                self._version = message.version
+                self._copier.use(message)
+            elif isinstance(message, Stop):
+                self._copier.drop()
+                self._stop_at = time.monotonic() + message.seconds
+
+    def _ended(self, verdict: KeyVerdict) -> None:
+        self._report.verdicts.append(verdict)
+
+    def _noted(self, task: Task, resume: Resume) -> None:
+        self._report.notes.append((task, resume))
+
+    def _renew(self) -> None:
+        self._report.renew = self._version
+
+
+def main(fd: int) -> None:
+    # The parent decides when this one ends, also after a Ctrl-C, which goes to all processes of a terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=fd))
+    messages: list[object] = []
+    while not messages and not channel.closed:
+        if not select.select([channel], [], [], SETUP_WITHIN_S)[0]:
+            return
+        messages = channel.received()
+    if not messages:
+        return
+    begin = messages[0]
+    assert isinstance(begin, Begin)
+    assert len(messages) == 1, "tasks come after the first report of life"
+    process = LoopProcess(channel, begin)
+    channel.send(Report())
+    process.run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

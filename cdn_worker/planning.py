@@ -1,0 +1,299 @@
+"""What a copy has to do: the source's listing beside the sink's, key by key, in several ranges at once, in flat memory.
+
+Each range walks its pages in order; one that proves large is cut in two where keys really are, while there are lanes to spare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cdn_worker.copying.steps import BUSY_MAX, Command, Ended, Outcome, Renew, Resume, Task, Tries, Wait
+from cdn_worker.domain.http import Answer, Request
+from cdn_worker.domain.integrity import Stored, Verified, etag_of
+from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
+from cdn_worker.domain.pages import ARCHIVED, Filter, Listed
+from cdn_worker.domain.ranges import KeyRange, middle, steps_up
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
+from cdn_worker.ports import Bucket, Sink, SinkObject, Source
+
+OBJECT_BYTES_MAX = 5 << 40
+"""Of one object (Cloud Storage, quotas)."""
+CUT_AFTER_PAGES = 3
+HALVINGS = 6
+HOLD_S = 0.02
+REFUSED_MAX = 3
+
+Planned = Task | KeyVerdict
+Walk = Generator[Command, Outcome, None]
+
+
+class Plays(Protocol):
+    """Runs walks: `player.Player`."""
+
+    def play(self, steps: Walk, done: Callable[[None], None]) -> None: ...
+
+
+class ListingFailed(Exception):
+    """A listing cannot be read: which, and what the service said."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ground:
+    """What is listed, and what for.
+
+    prefix      of the source's keys
+    resume      how far a large object (key, ETag, size) got before
+    overwrite   an object that differs at the sink is replaced
+    """
+
+    source: Source
+    bucket: Bucket
+    sink: Sink
+    mapping: KeyMapping
+    prefix: str = ""
+    filter: Filter = field(default_factory=Filter)
+    overwrite: bool = False
+    resume: Callable[[str, str, int], Resume | None] = lambda _key, _etag, _size: None
+    backoff_s: float = 0.5
+    keys_max: int = 1000
+
+
+def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
+    """What is to be done about one key: a task, or a verdict at once."""
+    fault = _fault(listed, ground.mapping)
+    if fault is not None:
+        return _verdict(listed, Verdict.UNMAPPABLE, *fault)
+    if stored is None:
+        return Task(listed.key, listed.size, listed.etag, listed.modified, 0, ground.resume(listed.key, listed.etag, listed.size))
+    verified = same(listed, stored)
+    if verified is not None:
+        return KeyVerdict(
+            key=listed.key,
+            size=listed.size,
+            etag=listed.etag,
+            verdict=Verdict.SKIPPED,
+            generation=stored.generation,
+            crc32c=stored.crc32c,
+            verified=verified,
+            tries=0,
+        )
+    if ground.overwrite:
+        return Task(listed.key, listed.size, listed.etag, listed.modified, stored.generation)
+    told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}; --overwrite replaces it"
+    return _verdict(listed, Verdict.FAILED, "exists", told)
+
+
+def same(listed: Listed, stored: Stored) -> Verified | None:
+    """How far a stored object is proved to be the listed one: by its MD5, or by size and the source's ETag recorded with it."""
+    if stored.size != listed.size:
+        return None
+    if stored.md5 is not None and stored.md5 == etag_of(listed.etag).md5:
+        return Verified.MD5
+    return Verified.SIZE if stored.source_etag == listed.etag else None
+
+
+def _fault(listed: Listed, mapping: KeyMapping) -> tuple[str, str] | None:
+    if listed.storage_class in ARCHIVED:
+        return "archived", f"it is in {listed.storage_class}: restore it first, and run again"
+    if listed.size > OBJECT_BYTES_MAX:
+        return "too_large", f"{listed.size:,} bytes; {OBJECT_BYTES_MAX:,} (5 TiB) are the most"
+    name = name_fault(mapping.sink_name(listed.key))
+    return None if name is None else ("name", f"as a name at the sink, {name}")
+
+
+def _verdict(listed: Listed, verdict: Verdict, error: str, details: str) -> KeyVerdict:
+    return KeyVerdict(key=listed.key, size=listed.size, etag=listed.etag, verdict=verdict, error=error, details=details, tries=0)
+
+
+class Planner:
+    """Lists and compares. `deliver` gets each page's share of work; `full` says that no more is wanted for now.
+
+    lanes   ranges that are walked at once, at most
+    """
+
+    def __init__(
+        self,
+        player: Plays,
+        ground: Ground,
+        *,
+        deliver: Callable[[list[Planned]], None],
+        full: Callable[[], bool],
+        lanes: int = 8,
+    ) -> None:
+        self._player, self._ground = player, ground
+        self._deliver, self._full, self._lanes = deliver, full, lanes
+        self._walking = 0
+        self._stopped = False
+        self.error: Exception | None = None
+        self.listed = 0
+        self.bytes_listed = 0
+        self.pages = 0
+        self.ranges = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._walking
+
+    def begin(self) -> None:
+        self._walk(KeyRange(), CUT_AFTER_PAGES)
+
+    def stop(self) -> None:
+        """List no more; the walks end with the page that they are at."""
+        self._stopped = True
+
+    def _walk(self, keys: KeyRange, patience: int) -> None:
+        self._walking += 1
+        self.ranges += 1
+        self._player.play(self._guarded(keys, patience), self._over)
+
+    def _over(self, _nothing: None) -> None:
+        self._walking -= 1
+
+    def _guarded(self, keys: KeyRange, patience: int) -> Walk:
+        try:
+            yield from self._walked(keys, patience)
+        except (Ended, ValueError) as error:
+            self.error = self.error or ListingFailed(error.details if isinstance(error, Ended) else str(error))
+            self._stopped = True
+
+    def _walked(self, keys: KeyRange, patience: int) -> Walk:
+        ground = self._ground
+        there = _SinkCursor(ground)
+        token, pages, after = "", 0, keys.after
+        while not self._stopped:
+            request = ground.bucket.page(prefix=ground.prefix, after=after, token=token, keys_max=ground.keys_max)
+            answer = yield from _patient(request, ground, ground.source.explained)
+            page = ground.bucket.page_of(answer)
+            entries = page.entries
+            ended = page.token is None or not entries
+            until = keys.until
+            if until is not None and entries and entries[-1].key >= until:
+                entries = [one for one in entries if one.key <= until]
+                ended = True
+            self.pages += 1
+            pages += 1
+            yield from self._compared(entries, keys, there)
+            if ended:
+                return
+            token, last = page.token or "", entries[-1].key
+            while self._full() and not self._stopped:
+                yield Wait(HOLD_S, exact=True)
+            if pages >= patience and self._walking < self._lanes:
+                # A cut costs some requests, so the next one must be earned by twice as many pages.
+                pages, patience = 0, 2 * patience
+                keys = yield from self._cut(KeyRange(last, keys.until), patience)
+                if keys.until is not None and keys.until <= last:
+                    return
+
+    def _compared(self, entries: list[Listed], keys: KeyRange, there: _SinkCursor) -> Walk:
+        ground = self._ground
+        wanted = list(ground.filter.wanted(entries))
+        if not wanted:
+            return
+        yield from there.up_to(wanted, keys)
+        shared = {one.key: one.why for one in same_path([one.key for one in wanted], ground.mapping)}
+        planned: list[Planned] = []
+        for listed, stored in there.beside(wanted):
+            if listed.key in shared:
+                planned.append(_verdict(listed, Verdict.UNMAPPABLE, "same_path", shared[listed.key]))
+            else:
+                planned.append(judged(listed, stored, ground))
+            self.bytes_listed += listed.size
+        self.listed += len(wanted)
+        self._deliver(planned)
+
+    def _cut(self, rest: KeyRange, patience: int) -> Generator[Command, Outcome, KeyRange]:
+        """Give the upper part of what is left to another walk, if there are keys; returns what stays with this one."""
+        prefix = self._ground.prefix
+        steps = steps_up(rest.after, rest.until, prefix)
+        first, end, cut = 0, len(steps), ""
+        while first < end:
+            half = (first + end) // 2
+            if (yield from self._has_keys(KeyRange(steps[half], rest.until))):
+                end, cut = half, steps[half]
+            else:
+                rest, first = KeyRange(rest.after, steps[half]), half + 1
+        if not cut:
+            return rest
+        # Keys lie above the cut; perhaps they do also above one that is nearer to the middle of them.
+        for _ in range(HALVINGS):
+            at = middle(cut, rest.until, prefix)
+            if at is None:
+                break
+            if (yield from self._has_keys(KeyRange(at, rest.until))):
+                cut = at
+                break
+            rest = KeyRange(rest.after, at)
+        lower, upper = rest.cut(cut)
+        self._walk(upper, patience)
+        return lower
+
+    def _has_keys(self, keys: KeyRange) -> Generator[Command, Outcome, bool]:
+        ground = self._ground
+        request = ground.bucket.page(prefix=ground.prefix, after=keys.after, keys_max=1)
+        found = ground.bucket.page_of((yield from _patient(request, ground, ground.source.explained))).entries
+        return bool(found) and found[0].key in keys
+
+
+class _SinkCursor:
+    """The sink's listing, as far as one range needs it: what is beside the keys of a page, and what comes after them."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._objects: list[SinkObject] = []
+        self._span: tuple[str, str] | None = None
+        self._token = ""
+        self._ended = False
+
+    def up_to(self, wanted: list[Listed], keys: KeyRange) -> Walk:
+        """Read pages until the name of the last key is passed, or there are no more. Of others' objects none is kept."""
+        ground, mapping = self._ground, self._ground.mapping
+        names = {mapping.sink_name(one.key) for one in wanted}
+        last = mapping.sink_name(wanted[-1].key)
+        if self._span is None:
+            # The service wants the same span with every token, also when this range has been cut meanwhile.
+            inside = keys.until is not None and keys.until.startswith(mapping.source_root)
+            self._span = (mapping.sink_name(wanted[0].key), f"{mapping.sink_name(keys.until or '')}\0" if inside else "")
+        start, end = self._span
+        while not self._ended and (not self._objects or self._objects[-1].name <= last):
+            request = ground.sink.page(prefix=mapping.sink_name(ground.prefix), start=start, end=end, token=self._token)
+            page = ground.sink.page_of((yield from _patient(request, ground, ground.sink.refusal)))
+            beyond = page.objects[-1:] if page.objects and page.objects[-1].name <= last else []
+            self._objects = [one for one in self._objects if one.name in names]
+            self._objects += [one for one in page.objects if one.name > last or one.name in names]
+            if beyond and beyond[0].name not in names:
+                self._objects += beyond  # how far the listing is
+            self._token, self._ended = page.token or "", page.token is None
+
+    def beside(self, wanted: Iterable[Listed]) -> Iterator[tuple[Listed, Stored | None]]:
+        """Each listed object with the one that has its name at the sink."""
+        objects, index = self._objects, 0
+        mapping = self._ground.mapping
+        for listed in wanted:
+            name = mapping.sink_name(listed.key)
+            while index < len(objects) and objects[index].name < name:
+                index += 1
+            there = index < len(objects) and objects[index].name == name
+            yield listed, objects[index].stored if there else None
+        del objects[:index]
+
+
+def _patient(request: Request, ground: Ground, explained: Callable[[Answer], str]) -> Generator[Command, Outcome, Answer]:
+    """One page, however often it must be asked for. Raises Ended with what the service said."""
+    tries = Tries(ground.backoff_s)
+    while True:
+        answer = yield request
+        assert isinstance(answer, Answer)
+        if answer.status == 200 and answer.fault is None:
+            return answer
+        told = explained(answer)
+        if answer.fault is not None or answer.status in (408, 429) or answer.status >= 500:
+            yield tries.again("listing_busy", told, BUSY_MAX, answer.retry_after() if answer.status else 0.0)
+        elif answer.status in (401, 403):
+            pause = tries.again("listing_refused", told, REFUSED_MAX)
+            yield Renew()
+            yield pause
+        else:
+            raise Ended("listing", told)

@@ -1,0 +1,54 @@
+"""The engine as a copier: reads its work from the command line, prints what it used as JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+from cdn_worker.copier import Copier
+from cdn_worker.copying.steps import Task, Way
+from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
+from cdn_worker.engine.loop import Engine, Limits
+from cdn_worker.sinks.gcs import GcsSink
+from cdn_worker.sources.cdn import CdnSource
+
+
+def main(work: dict[str, Any]) -> dict[str, Any]:
+    engine = Engine(Limits(ca_file=work["ca_file"], requests=work.get("requests", 512), http2=work.get("http2", False)))
+    source = CdnSource(f"{work['origin']}/source/", KeyMapping(), None)
+    way = Way(source=source, sink=GcsSink(work["origin"], "sink"))
+    verdicts = dict.fromkeys(Verdict, 0)
+    first_error: list[str] = []
+
+    def ended(verdict: KeyVerdict) -> None:
+        verdicts[verdict.verdict] += 1
+        if verdict.error and not first_error:
+            first_error.append(f"{verdict.key}: {verdict.error}: {verdict.details}")
+
+    copier = Copier(engine, way, ended=ended)
+    before, began = time.process_time(), time.perf_counter()
+    climbed = 0
+    for index in range(work["objects"]):
+        copier.add(Task(f"{index // 1000:03}/object-{index:07}", work["size"], work["etag"], "2026-11-21T03:00:00.000Z"))
+    copier.let_in()
+    while not copier.idle:
+        engine.turn()
+        climbed = max(climbed, copier.climb.limit)
+    used = {
+        "cpu_s": time.process_time() - before,
+        "wall_s": time.perf_counter() - began,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "done": verdicts[Verdict.DONE],
+        "in_flight": climbed,
+        "error": first_error[0] if first_error else "",
+    }
+    engine.close()
+    return used
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))
