@@ -43,7 +43,7 @@ class LargeObject(OneObject):
         self.md5: MultipartMd5 | None = None
 
     def steps(self) -> Steps:
-        persisted = 0
+        persisted = farthest = 0
         fresh = False  # whether nobody needs to be asked how far the session is
         while True:
             if not self.session:
@@ -57,6 +57,9 @@ class LargeObject(OneObject):
                 answer = yield from self.ask(self.way.sink.progress(self.session, self.task.size))
                 if answer.status == 308:
                     persisted = self.way.sink.persisted(answer)
+                    if persisted > farthest:
+                        farthest = persisted
+                        self.tries.forgive()
                 else:
                     verdict = yield from self._answered(answer, None)
                     if verdict is not None:

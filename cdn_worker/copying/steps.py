@@ -143,6 +143,10 @@ class Tries:
         self._counts: dict[str, int] = {}
         self.made = 1
 
+    def forgive(self) -> None:
+        """Something was achieved since: what went wrong before counts no more. A huge object may meet many passing faults."""
+        self._counts.clear()
+
     def again(self, code: str, details: str, most: int, retry_after_s: float = 0.0) -> Wait:
         """The wait before another try. Raises Ended after `most` of them."""
         count = self._counts[code] = self._counts.get(code, 0) + 1

@@ -12,7 +12,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
@@ -72,9 +72,22 @@ class Limits:
     lane_bytes: int = 8 << 20
     lane_bytes_alone: int = 64 << 20
     note_bytes: int = 32 << 20
-    buffer_bytes: int = 256 << 10
+    buffer_bytes: int = 512 << 10
     http2: bool = False
     ca_file: str = ""
+
+
+@dataclass(order=True, slots=True)
+class Timer:
+    """Something to be called at a time of the monotonic clock."""
+
+    due: float
+    order: int
+    call: Callable[[], None] = field(compare=False)
+
+    def cancel(self) -> None:
+        """Nothing is called, and nothing that it would have called is kept."""
+        self.call = _nothing
 
 
 class Taker(Protocol):
@@ -126,7 +139,7 @@ class Engine:
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self._curl_due: float | None = None
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[Timer] = []
         self._order = count()
         self._free: dict[str, list[Any]] = {"read": [], "write": [], "send": [], "other": []}
         self._wakes: list[Any] = []
@@ -175,8 +188,11 @@ class Engine:
             queue.active -= 1
             self._release(exchange, spoiled=True)
 
-    def after(self, seconds: float, call: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), call))
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call once, that much later."""
+        timer = Timer(time.monotonic() + seconds, next(self._order), call)
+        heapq.heappush(self._timers, timer)
+        return timer
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call when a descriptor can be read."""
@@ -194,7 +210,7 @@ class Engine:
         if self._curl_due is not None:
             until = min(until, self._curl_due)
         if self._timers:
-            until = min(until, self._timers[0][0])
+            until = min(until, self._timers[0].due)
         events = self._epoll.poll(max(0.0, until - before), 1024)
         now = self._now = time.monotonic()
         self.idle_s += now - before
@@ -213,8 +229,8 @@ class Engine:
             for curl in wakes:
                 self._unpause(curl)
         self._finish()
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
+        while self._timers and self._timers[0].due <= now:
+            heapq.heappop(self._timers).call()
         self._let_in()
         since, idle = self._share
         if now - since >= 0.25:
@@ -251,7 +267,7 @@ class Engine:
             pause = queue.pace.not_before - self._now
             if pause > 0:
                 # One timer is enough: it only ends the wait of the loop.
-                if not self._timers or self._timers[0][0] > queue.pace.not_before:
+                if not self._timers or self._timers[0].due > queue.pace.not_before:
                     self.after(pause, _nothing)
                 continue
             while queue.waiting and queue.active < queue.pace.limit:

@@ -10,12 +10,12 @@ from google_crc32c import extend
 
 from cdn_worker.copying.steps import CHECKPOINTS, Stream, Streamed
 from cdn_worker.domain.http import Answer, Fault, status_of
-from cdn_worker.engine.loop import BREAK_OFF, HOLD_ON, NOTHING_YET, Engine, Exchange
+from cdn_worker.engine.loop import BREAK_OFF, HOLD_ON, NOTHING_YET, Engine, Exchange, Timer
 
 MIB = 1 << 20
 CHECKPOINT_EVERY = MIB
-QUEUE_FULL = MIB
-QUEUE_WORTH_SENDING = 256 << 10
+QUEUE_FULL = 2 * MIB
+QUEUE_WORTH_SENDING = 512 << 10
 STREAM_RATE_MIN = 64 << 10
 """Bytes a second below which a whole stream is given up and resumed, whatever its parts say."""
 
@@ -50,6 +50,7 @@ class Pump:
         self._put_paused = False
         self._starting = False
         self._ended = False
+        self._deadline: Timer | None = None
         self._mark = plan.start - plan.start % CHECKPOINT_EVERY + CHECKPOINT_EVERY
         self._note_every = engine.limits.note_bytes
         self._note = plan.start - plan.start % self._note_every + self._note_every
@@ -62,7 +63,7 @@ class Pump:
                 self._start_put()
             return
         self._open_lanes()
-        self._engine.after(60 + (plan.size - plan.start) / STREAM_RATE_MIN, self._too_late)
+        self._deadline = self._engine.after(60 + (plan.size - plan.start) / STREAM_RATE_MIN, self._too_late)
 
     def _too_late(self) -> None:
         if not self._ended:
@@ -252,6 +253,8 @@ class Pump:
     def _end(self, put: Answer | None, got: Answer | None, why: str | None) -> None:
         """Stop whatever is still under way, and tell."""
         self._ended = True
+        if self._deadline is not None:
+            self._deadline.cancel()
         engine = self._engine
         engine.bytes_read += self._read - self._plan.start
         for lane in self._lanes:

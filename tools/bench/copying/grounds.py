@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import hashlib
 import ipaddress
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 from cryptography import x509
@@ -57,7 +61,7 @@ http {{
       return 200 "";
     }}
     location /session/ {{
-      return 200 '{{"generation": "1700000000000001", "size": "{size}", "crc32c": "{crc32c}"}}';
+      return 200 '{resource}';
     }}
   }}
 }}
@@ -69,16 +73,17 @@ class Grounds:
     """One running set-up: where objects are, how many, how large, and the ETag that nginx gives each of them."""
 
     origin: str
+    json_sink: str
     ca_file: str
+    names_file: str
     objects: int
     size: int
+    tls: bool
+    put_ms: int = 0
 
     @property
     def etag(self) -> str:
         return f"{MODIFIED:x}-{self.size:x}"
-
-    def key(self, index: int) -> str:
-        return f"{index // 1000:03}/object-{index:07}"
 
 
 def available() -> str | None:
@@ -91,7 +96,7 @@ def grounds(*, objects: int, size: int, tls: bool, get_ms: int = 0, put_ms: int 
     """Start nginx on a free port of the loopback, with `objects` names for one file of `size` bytes."""
     folder = Path(tempfile.mkdtemp(prefix="sts-manager-bench-"))
     try:
-        crc32c = _fill(folder, objects, size)
+        resource = _fill(folder, objects, size)
         certificate(folder)
         port = _free_port()
         config = CONFIG.format(
@@ -104,38 +109,72 @@ def grounds(*, objects: int, size: int, tls: bool, get_ms: int = 0, put_ms: int 
             get_delay=f"echo_sleep {get_ms / 1000}; echo_exec @now;" if get_ms else "",
             put_delay=f"echo_read_request_body; echo_sleep {put_ms / 1000};" if put_ms else "",
             put_answer='echo -n "";' if put_ms else 'return 200 "";',
-            size=size,
-            crc32c=crc32c,
+            resource=json.dumps(resource),
         )
         (folder / "nginx.conf").write_text(config)
+        told: dict[str, Any] = {"resource": resource}
+        if tls:
+            told |= {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
         server = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.DEVNULL)
+        sink = subprocess.Popen(
+            [sys.executable, "-m", "tools.bench.copying.json_sink", json.dumps(told)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             _wait_for(port, server)
-            yield Grounds(f"{'https' if tls else 'http'}://127.0.0.1:{port}", str(folder / "cert.pem"), objects, size)
+            assert sink.stdout is not None
+            yield Grounds(
+                origin=f"{'https' if tls else 'http'}://127.0.0.1:{port}",
+                json_sink=sink.stdout.readline().strip(),
+                ca_file=str(folder / "cert.pem"),
+                names_file=str(folder / "names"),
+                objects=objects,
+                size=size,
+                tls=tls,
+                put_ms=put_ms,
+            )
         finally:
-            server.terminate()
-            server.wait()
+            for process in (server, sink):
+                process.terminate()
+                process.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(folder: Path, objects: int, size: int) -> str:
+def _fill(folder: Path, objects: int, size: int) -> dict[str, Any]:
+    """All names for one file; returns the resource of such an object."""
     data = folder / "data" / "source"
     data.mkdir(parents=True)
     one = folder / "one"
     block = os.urandom(min(size, 1 << 20))
-    crc = 0
+    crc, md5 = 0, hashlib.md5(usedforsecurity=False)
     with one.open("wb") as file:
         for _ in range(max(1, size // max(1, len(block)))):
             file.write(block)
             crc = google_crc32c.extend(crc, block)
+            md5.update(block)
     os.utime(one, (MODIFIED, MODIFIED))
-    for index in range(objects):
-        path = data / f"{index // 1000:03}" / f"object-{index:07}"
+    names = [f"{index // 1000:03}/object-{index:07}" for index in range(objects)]
+    for index, name in enumerate(names):
+        path = data / name
         if index % 1000 == 0:
             path.parent.mkdir()
         path.hardlink_to(one)
-    return base64.b64encode(crc.to_bytes(4)).decode()
+    (folder / "names").write_text("".join(f"{name}\n" for name in names))
+    return {
+        "kind": "storage#object",
+        "bucket": "sink",
+        "generation": "1700000000000001",
+        "metageneration": "1",
+        "size": str(size),
+        "crc32c": base64.b64encode(crc.to_bytes(4)).decode(),
+        "md5Hash": base64.b64encode(md5.digest()).decode(),
+        "updated": "2026-11-21T03:00:00.000Z",
+        "timeCreated": "2026-11-21T03:00:00.000Z",
+        "contentType": "application/octet-stream",
+    }
 
 
 def certificate(folder: Path) -> None:
