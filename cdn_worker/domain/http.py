@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -89,20 +90,20 @@ class Answer:
         return f"Answer({self.status}, {sum(map(len, self.pieces))} bytes, {self.fault})"
 
 
+_HEADER = re.compile(r"^([^:\r\n]+):[ \t]*([^\r\n]*)", re.MULTILINE)
+
+
 def headers_of(lines: Sequence[bytes]) -> dict[str, str]:
     """The headers of the last head among these lines: an interim one (100) may stand before it."""
-    found: dict[str, str] = {}
+    raw = b"".join(lines)
+    last = raw.rfind(b"\nHTTP/")
+    if last > 0:
+        raw = raw[last + 1 :]
     try:
-        text = b"".join(lines).decode()
+        text = raw.decode()
     except UnicodeDecodeError:
-        text = b"".join(lines).decode("latin-1")
-    if text.count("HTTP/") > 1:
-        text = text[text.rindex("HTTP/") :] if "\nHTTP/" in text else text
-    for line in text.split("\r\n"):
-        name, colon, value = line.partition(":")
-        if colon:
-            found[name.lower()] = value.strip()
-    return found
+        text = raw.decode("latin-1")
+    return {name.lower(): value.rstrip() for name, value in _HEADER.findall(text)}
 
 
 def status_of(lines: Sequence[bytes]) -> int:

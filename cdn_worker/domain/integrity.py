@@ -7,9 +7,9 @@ somebody who guesses the size.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -137,14 +137,15 @@ def equal(stored: Stored, *, size: int, crc32c: bytes | None, md5: bytes | None)
 
 def goog_hash(*, crc32c: bytes | None = None, md5: bytes | None = None) -> str:
     """The `x-goog-hash` header with which the service checks what it receives; empty when there is nothing to check."""
-    pairs = [("crc32c", crc32c), ("md5", md5)]
-    return ",".join(f"{name}={base64.b64encode(value).decode()}" for name, value in pairs if value is not None)
+    pairs = (("crc32c", crc32c), ("md5", md5))
+    return ",".join([f"{name}={b2a_base64(value, newline=False).decode()}" for name, value in pairs if value is not None])
 
 
 def goog_hashes(header: str) -> dict[str, bytes]:
     """The hashes of an `x-goog-hash` header. Raises ValueError for what is none."""
     found = {}
-    for part in filter(None, (one.strip() for one in header.split(","))):
-        name, _, value = part.partition("=")
-        found[name] = base64.b64decode(value, validate=True)
+    for part in header.split(","):
+        name, _, value = part.strip().partition("=")
+        if name:
+            found[name] = a2b_base64(value, strict_mode=True)
     return found

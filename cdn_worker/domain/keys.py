@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 NAME_BYTES_MAX = 1024
 """Of an object's name in UTF-8 (Cloud Storage, object naming; the same limit as S3's)."""
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/-]*")
 ACME = ".well-known/acme-challenge/"
 
 
@@ -17,7 +19,7 @@ def encoded(key: str) -> str:
     `.` and `..` stay as they are, because encoding them would change nothing: dots are unreserved. A client must be told not
     to resolve them (libcurl: PATH_AS_IS), else it silently fetches another object.
     """
-    return quote(key, safe="/~")
+    return key if _PLAIN.fullmatch(key) else quote(key, safe="/~")
 
 
 def name_fault(name: str) -> str | None:

@@ -14,7 +14,7 @@ SOURCE_ETAG = "x-goog-source-etag"
 SOURCE_MODIFIED = "x-goog-source-last-modified"
 METADATA_BYTES_MAX = 8 * 1024
 """Of an object's custom metadata, names and values together (Cloud Storage, quotas)."""
-CONTENT = ("content-type", "content-encoding", "content-disposition", "content-language", "cache-control")
+CONTENT = frozenset({"content-type", "content-encoding", "content-disposition", "content-language", "cache-control"})
 _NAME = re.compile(r"[a-z0-9_.~!#$%&'*+^`|-]{1,256}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 _META = "x-amz-meta-"
@@ -46,11 +46,16 @@ def kept(headers: Mapping[str, str], *, etag: str, modified: str = "") -> Attrib
 
     Raises MetadataTooLarge.
     """
-    content = {}
-    for name in CONTENT:
-        value = headers.get(name)
-        if value:
-            content[name] = _CONTROL.sub(" ", value) if not value.isprintable() else value
+    content: dict[str, str] = {}
+    custom: dict[str, str] = {}
+    for name, value in headers.items():
+        if name in CONTENT:
+            if value:
+                content[name] = value if value.isprintable() else _CONTROL.sub(" ", value)
+        elif name.startswith(_META):
+            short = name[len(_META) :]
+            if _NAME.fullmatch(short):
+                custom[short] = value if value.isprintable() else _CONTROL.sub(" ", value)
     encoding = content.get("content-encoding")
     if encoding is not None and "aws-chunked" in encoding:
         # How an upload was framed, and by mistake of many clients stored as if it were the object's own.
@@ -58,12 +63,6 @@ def kept(headers: Mapping[str, str], *, etag: str, modified: str = "") -> Attrib
         content.pop("content-encoding")
         if rest:
             content["content-encoding"] = rest
-    custom = {}
-    for name, value in headers.items():
-        if name.startswith(_META):
-            short = name[len(_META) :]
-            if _NAME.fullmatch(short):
-                custom[short] = value if value.isprintable() else _CONTROL.sub(" ", value)
     custom[SOURCE_ETAG] = etag
     if modified:
         custom[SOURCE_MODIFIED] = modified

@@ -6,6 +6,7 @@ between libcurl's calls, never inside them, but for a body that a `Taker` takes 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import select
@@ -72,7 +73,7 @@ class Limits:
     lane_bytes: int = 8 << 20
     lane_bytes_alone: int = 64 << 20
     note_bytes: int = 32 << 20
-    buffer_bytes: int = 512 << 10
+    buffer_bytes: int = 256 << 10
     http2: bool = False
     ca_file: str = ""
 
@@ -138,6 +139,7 @@ class Engine:
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX if self.limits.http2 else pycurl.PIPE_NOTHING)
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
+        self._sockets: set[int] = set()
         self._curl_due: float | None = None
         self._timers: list[Timer] = []
         self._order = count()
@@ -298,7 +300,7 @@ class Engine:
         curl.setopt(pycurl.HTTP_CONTENT_DECODING, 0)
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.BUFFERSIZE, limits.buffer_bytes)
-        curl.setopt(pycurl.UPLOAD_BUFFERSIZE, limits.buffer_bytes)
+        curl.setopt(pycurl.UPLOAD_BUFFERSIZE, limits.buffer_bytes * (2 if kind == "send" else 1))
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(limits.connect_s * 1000))
         curl.setopt(pycurl.LOW_SPEED_LIMIT, limits.rate_min)
         curl.setopt(pycurl.LOW_SPEED_TIME, limits.rate_s)
@@ -345,7 +347,7 @@ class Engine:
         exchange.curl.exchange = exchange
         self._under_way += 1
         self._multi.add_handle(exchange.curl)
-        self._curl_due = self._now if self._curl_due is None else min(self._curl_due, self._now)
+        self._curl_due = 0.0
 
     def _release(self, exchange: Exchange, *, spoiled: bool = False) -> None:
         curl = exchange.curl
@@ -402,22 +404,21 @@ class Engine:
     # libcurl's callbacks
 
     def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
-        try:
-            if what == pycurl.POLL_REMOVE:
+        if what == pycurl.POLL_REMOVE:
+            self._sockets.discard(fd)
+            with contextlib.suppress(OSError):  # closed before it was removed: the kernel forgot it by itself
                 self._epoll.unregister(fd)
-                return
-            mask = _MASKS[what]
-            try:
-                self._epoll.modify(fd, mask)
-            except FileNotFoundError:
-                self._epoll.register(fd, mask)
-        except (FileNotFoundError, OSError):
-            # Closed before it was removed: the kernel forgot it by itself.
-            if what != pycurl.POLL_REMOVE:
-                raise
+        elif fd in self._sockets:
+            self._epoll.modify(fd, _MASKS[what])
+        else:
+            self._sockets.add(fd)
+            self._epoll.register(fd, _MASKS[what])
 
     def _on_timer(self, timeout_ms: int) -> None:
-        self._curl_due = None if timeout_ms < 0 else time.monotonic() + timeout_ms / 1000
+        if timeout_ms > 0:
+            self._curl_due = time.monotonic() + timeout_ms / 1000
+        else:
+            self._curl_due = 0.0 if timeout_ms == 0 else None  # at once, or not at all
 
 
 def _told(said: str) -> str:

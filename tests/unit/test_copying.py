@@ -1,0 +1,355 @@
+"""The steps of one object, both sides played by the test: what no real server can be made to do at will."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+
+import pytest
+from google_crc32c import value as crc32c
+
+from cdn_worker.copying import copied
+from cdn_worker.copying.steps import BUSY_MAX, Command, Note, Outcome, Renew, Resume, Stream, Streamed, Task, Wait, Way
+from cdn_worker.domain.http import Answer, Fault, Request
+from cdn_worker.domain.integrity import MultipartMd5, Verified
+from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
+from cdn_worker.sinks.gcs import GcsSink
+from cdn_worker.sources.s3 import S3Source
+
+BODY = b"the bytes of an object"
+MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+Play = Callable[[Command], Outcome]
+
+
+def way(**more: object) -> Way:
+    return Way(source=S3Source("http://s3", "b", "us-east-1"), sink=GcsSink("http://gcs", "s"), backoff_s=0.5, **more)  # type: ignore[arg-type]
+
+
+def got(body: bytes = BODY, etag: str = MD5, status: int = 200, **headers: str) -> Answer:
+    told = {"ETag": f'"{etag}"', "Content-Length": str(len(body))} | {
+        name.replace("_", "-"): text for name, text in headers.items()
+    }
+    lines = [f"HTTP/1.1 {status} X\r\n".encode(), *[f"{name}: {text}\r\n".encode() for name, text in told.items()], b"\r\n"]
+    return Answer(status, lines, [body])
+
+
+def stored(body: bytes = BODY, generation: int = 7, *, md5: bool = True) -> Answer:
+    hashes = "crc32c=" + base64.b64encode(crc32c(body).to_bytes(4)).decode()
+    if md5:
+        hashes += ",md5=" + base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    told = {"x-goog-generation": str(generation), "x-goog-hash": hashes, "x-goog-stored-content-length": str(len(body))}
+    return Answer(200, [b"HTTP/1.1 200 OK\r\n", *[f"{name}: {text}\r\n".encode() for name, text in told.items()]])
+
+
+def resource(body: bytes = BODY, generation: int = 7, **more: object) -> Answer:
+    told = {"generation": str(generation), "size": str(len(body)), "crc32c": base64.b64encode(crc32c(body).to_bytes(4)).decode()}
+    return Answer(200, pieces=[json.dumps(told | more).encode()])
+
+
+def played(task: Task, answers: Iterable[Outcome | Play], on: Way | None = None) -> tuple[KeyVerdict, list[Command]]:
+    """Give these answers to the requests and streams, in turn; pauses pass. The verdict, and every command."""
+    steps, left = copied(task, on or way()), iter(answers)
+    commands: list[Command] = []
+    outcome: Outcome = None
+    while True:
+        try:
+            command = steps.send(outcome)
+        except StopIteration as stop:
+            assert next(left, None) is None, "it ended early"
+            return stop.value, commands
+        commands.append(command)
+        outcome = None
+        if isinstance(command, Request | Stream):
+            answer = next(left)
+            outcome = answer(command) if callable(answer) else answer
+
+
+def requests(commands: list[Command]) -> list[tuple[str, str]]:
+    return [(one.method, one.url.partition("?")[0]) for one in commands if isinstance(one, Request)]
+
+
+TASK = Task("k", len(BODY), MD5, "2026-11-21T03:00:00.000Z")
+
+
+def test_one_read_one_write() -> None:
+    verdict, commands = played(TASK, [got(), stored()])
+    assert (verdict.verdict, verdict.verified, verdict.generation, verdict.tries) == (Verdict.DONE, Verified.MD5, 7, 1)
+    put = commands[1]
+    assert isinstance(put, Request)
+    assert put.body == BODY
+    assert "x-goog-if-generation-match: 0" in put.headers
+    assert f"x-goog-meta-x-goog-source-etag: {MD5}" in put.headers
+
+
+def test_the_hashes_sent_are_those_of_the_bytes_and_of_the_etag() -> None:
+    _, commands = played(TASK, [got(), stored()])
+    put = commands[1]
+    assert isinstance(put, Request)
+    sent = next(line for line in put.headers if line.startswith("x-goog-hash"))
+    assert base64.b64encode(crc32c(BODY).to_bytes(4)).decode() in sent
+    assert base64.b64encode(bytes.fromhex(MD5)).decode() in sent
+
+
+@pytest.mark.parametrize("header", ["aws:kms", "aws:kms:dsse"])
+def test_an_etag_under_kms_is_no_md5(header: str) -> None:
+    """It looks like one. The response says what it is, and no wrong MD5 is sent."""
+    verdict, commands = played(
+        TASK._replace(etag="a" * 32), [got(etag="a" * 32, x_amz_server_side_encryption=header), stored(md5=False)]
+    )
+    assert verdict.verified is Verified.CRC32C
+    put = commands[1]
+    assert isinstance(put, Request)
+    assert "md5=" not in "".join(put.headers)
+
+
+def test_an_etag_that_a_cdn_does_not_explain_is_looked_into_when_the_service_refuses_it() -> None:
+    task = TASK._replace(etag="a" * 32)
+    refused = Answer(400, pieces=[b"<Error><Code>BadDigest</Code></Error>"])
+    head = got(b"", "a" * 32, x_amz_server_side_encryption="aws:kms")
+    verdict, commands = played(task, [got(etag="a" * 32), refused, head, got(etag="a" * 32), stored(md5=False)])
+    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.CRC32C)
+    assert [method for method, _ in requests(commands)] == ["GET", "PUT", "HEAD", "GET", "PUT"]
+
+
+def test_bytes_that_never_fit_their_md5_are_refused() -> None:
+    refused = Answer(400, pieces=[b"<Error><Code>BadDigest</Code></Error>"])
+    verdict, _ = played(
+        TASK,
+        [
+            got(b"other bytes, same size"),
+            refused,
+            got(b""),
+            got(b"other bytes, same size"),
+            refused,
+            got(b""),
+            got(b"other bytes, same size"),
+            refused,
+        ],
+    )
+    assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "hash_mismatch")
+
+
+def multipart_etag(body: bytes, part: int) -> str:
+    md5 = MultipartMd5(part)
+    md5.update(body)
+    return md5.etag()
+
+
+def test_a_multipart_etag_is_recomputed_where_the_part_size_can_be_told() -> None:
+    body = b"x" * (6 << 20)
+    etag = multipart_etag(body, 5 << 20)
+    task = Task("k", len(body), etag)
+    verdict, _ = played(task, [got(body, etag), stored(body, md5=False)])
+    assert verdict.verified is Verified.MD5
+    verdict, _ = played(task, [got(body, etag), stored(body, md5=False)], way(multipart_etags=False))
+    assert verdict.verified is Verified.CRC32C, "what was not compared is not claimed"
+    other = multipart_etag(body, (5 << 20) + 17)
+    verdict, _ = played(task._replace(etag=other), [got(body, other), stored(body, md5=False)])
+    assert verdict.verified is Verified.CRC32C, "a guess that does not fit proves nothing, and disproves nothing"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (got(BODY[:-1], Content_Length=str(len(BODY))), "truncated"),
+        (got(BODY[:-1]), "length"),
+        (got(BODY + b"x", Content_Length=str(len(BODY))), "too_long"),
+        (got(etag=f'W/"{MD5}'), "source_changing"),
+        (got(etag=MD5.upper()), "source_changing"),
+        (got(status=206, Content_Range=f"bytes 0-{len(BODY) - 1}/{len(BODY)}"), "length"),
+        (got(status=302, Location="http://elsewhere"), "redirected"),
+        (Answer(0, fault=Fault.RESET), "connection_lost"),
+    ],
+)
+def test_what_is_not_the_listed_object_is_never_written(answer: Answer, why: str) -> None:
+    """Whatever comes before, the sink is only asked with the right bytes."""
+
+    def source(command: Command) -> Outcome:
+        assert isinstance(command, Request)
+        assert "s3" in command.url
+        return answer if command.method == "GET" else got(b"")
+
+    verdict, commands = played(TASK, [source] * {"source_changing": 5, "connection_lost": 5, "redirected": 5}.get(why, 5))
+    assert verdict.error == why
+    assert all("//gcs/" not in url for _, url in requests(commands))
+
+
+def test_a_retry_after_is_waited_for_exactly() -> None:
+    busy = Answer(503, [b"HTTP/1.1 503\r\n", b"Retry-After: 17\r\n"])
+    _, commands = played(TASK, [busy, got(), busy, stored()])
+    assert [one for one in commands if isinstance(one, Wait)] == [Wait(17.0, exact=True)] * 2
+
+
+def test_pauses_double_and_tries_end() -> None:
+    verdict, commands = played(TASK, [Answer(500)] * BUSY_MAX)
+    pauses = [one.seconds for one in commands if isinstance(one, Wait)]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert (verdict.error, verdict.tries) == ("source_busy", BUSY_MAX)
+
+
+def test_a_403_has_the_access_renewed_twice_and_is_final_the_third_time() -> None:
+    verdict, commands = played(TASK, [Answer(403)] * 3)
+    assert sum(isinstance(one, Renew) for one in commands) == 2
+    assert verdict.error == "forbidden"
+
+
+def test_hard_names_and_foreign_metadata_go_by_a_session() -> None:
+    begun = Answer(200, [b"HTTP/1.1 200\r\n", b"Location: http://gcs/upload?upload_id=1\r\n"])
+    for task, answer in ((TASK._replace(key="a/../b"), got()), (TASK, got(x_amz_meta_who="Müller"))):
+        verdict, commands = played(task, [answer, begun, resource()])
+        assert verdict.verdict is Verdict.DONE
+        begin = commands[1]
+        assert isinstance(begin, Request)
+        assert "uploadType=resumable" in begin.url
+        assert "ifGenerationMatch=0" in begin.url
+
+
+def test_a_session_elsewhere_is_not_followed() -> None:
+    """Its address comes from an answer: bytes and token go nowhere else."""
+    begun = Answer(200, [b"HTTP/1.1 200\r\n", b"Location: http://evil/upload?upload_id=1\r\n"])
+    verdict, commands = played(TASK._replace(key="./b"), [got(), *[begun] * BUSY_MAX])
+    assert verdict.error == "sink_busy"
+    assert all("evil" not in url for _, url in requests(commands))
+
+
+def test_metadata_that_is_too_large_is_a_verdict() -> None:
+    verdict, _ = played(TASK, [got(x_amz_meta_a="x" * 9000)])
+    assert (verdict.verdict, verdict.error) == (Verdict.UNMAPPABLE, "metadata_too_large")
+
+
+def test_an_answer_that_claims_success_and_tells_no_hash_is_no_success() -> None:
+    verdict, _ = played(TASK, [got(), *[Answer(200, [b"HTTP/1.1 200 OK\r\n"])] * BUSY_MAX])
+    assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "sink_busy")
+
+
+def test_what_cannot_be_deleted_is_named() -> None:
+    verdict, _ = played(TASK, [got(), stored(b"other bytes, same size"), Answer(403)])
+    assert verdict.error == "hash_mismatch"
+    assert "generation 7 could not be deleted" in verdict.details
+
+
+# Large objects
+
+LARGE = Task("k", 100 << 20, "e" * 32)
+SESSION = "http://gcs/upload/1"
+BEGUN = Answer(200, [b"HTTP/1.1 200\r\n", f"Location: {SESSION}\r\n".encode()])
+HEAD = got(b"", LARGE.etag, Content_Length=str(LARGE.size))
+
+
+def whole(crc: int = 5, **more: object) -> Answer:
+    told = {"generation": "9", "size": str(LARGE.size), "crc32c": base64.b64encode(crc.to_bytes(4)).decode()}
+    return Answer(200, pieces=[json.dumps(told | more).encode()])
+
+
+def test_a_large_object_is_done_when_the_sinks_hash_is_that_of_all_bytes_read() -> None:
+    end = Streamed(put=whole(), got=None, why=None, crc=5, read=LARGE.size)
+    verdict, commands = played(LARGE, [HEAD, BEGUN, end])
+    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.CRC32C)
+    assert Note(LARGE, Resume(SESSION, 0, 0)) in commands
+
+
+def test_a_large_object_whose_hash_differs_is_deleted_and_sent_again() -> None:
+    bad = Streamed(put=whole(6), got=None, why=None, crc=5, read=LARGE.size)
+    good = Streamed(put=whole(5), got=None, why=None, crc=5, read=LARGE.size)
+    verdict, commands = played(LARGE, [HEAD, BEGUN, bad, Answer(204), HEAD, BEGUN, good])
+    assert verdict.verdict is Verdict.DONE
+    assert ("DELETE", "http://gcs/storage/v1/b/s/o/k") in requests(commands)
+
+
+def test_a_stream_that_breaks_goes_on_from_the_last_checkpoint_before_what_the_sink_has() -> None:
+    def broken(command: Command) -> Outcome:
+        assert isinstance(command, Stream)
+        assert (command.start, command.send_from) == (0, 0)
+        command.checkpoints += [(10 << 20, 11), (20 << 20, 22), (30 << 20, 33)]
+        return Streamed(put=None, got=Answer(0, fault=Fault.RESET), why="connection_lost", crc=44, read=35 << 20)
+
+    def again(command: Command) -> Outcome:
+        assert isinstance(command, Stream)
+        assert (command.start, command.crc, command.send_from) == (20 << 20, 22, 25 << 20)
+        return Streamed(put=whole(), got=None, why=None, crc=5, read=LARGE.size)
+
+    there = Answer(308, [b"HTTP/1.1 308\r\n", f"Range: bytes=0-{(25 << 20) - 1}\r\n".encode()])
+    verdict, _ = played(LARGE, [HEAD, BEGUN, broken, there, again])
+    assert verdict.verdict is Verdict.DONE
+
+
+def test_a_huge_object_may_meet_more_faults_than_any_bound_as_long_as_it_gets_on() -> None:
+    answers: list[Outcome | Play] = [HEAD, BEGUN]
+    for turn in range(1, 40):
+        answers.append(Streamed(put=Answer(503), got=None, why=None, crc=1, read=turn << 20))
+        answers.append(Answer(308, [b"HTTP/1.1 308\r\n", f"Range: bytes=0-{(turn << 20) - 1}\r\n".encode()]))
+    answers.append(Streamed(put=whole(), got=None, why=None, crc=5, read=LARGE.size))
+    verdict, _ = played(LARGE, answers)
+    assert verdict.verdict is Verdict.DONE
+
+
+def test_without_progress_it_ends() -> None:
+    nothing = Answer(308, [b"HTTP/1.1 308\r\n"])
+    answers: list[Outcome | Play] = [HEAD, BEGUN]
+    for _ in range(BUSY_MAX):
+        answers += [Streamed(put=Answer(503), got=None, why=None, crc=0, read=0), nothing]
+    verdict, _ = played(LARGE, answers[:-1])
+    assert verdict.error == "sink_busy"
+
+
+def test_a_source_that_knows_no_ranges_is_read_whole() -> None:
+    def ranged(command: Command) -> Outcome:
+        assert isinstance(command, Stream)
+        assert command.ranged
+        return Streamed(put=None, got=Answer(200), why="whole", crc=0, read=0)
+
+    def unranged(command: Command) -> Outcome:
+        assert isinstance(command, Stream)
+        assert not command.ranged
+        assert command.start == 0
+        assert all("Range" not in line for line in command.get(0, LARGE.size - 1).headers)
+        return Streamed(put=whole(), got=None, why=None, crc=5, read=LARGE.size)
+
+    there = Answer(308, [b"HTTP/1.1 308\r\n", b"Range: bytes=0-999\r\n"])
+    verdict, _ = played(LARGE, [HEAD, BEGUN, ranged, there, unranged])
+    assert verdict.verdict is Verdict.DONE
+
+
+def test_a_session_that_is_complete_but_not_hashed_here_is_read_and_compared() -> None:
+    """A run that was killed after the last byte left a session that is done: its object is not believed unread."""
+
+    def read_only(command: Command) -> Outcome:
+        assert isinstance(command, Stream)
+        assert command.send_from == LARGE.size, "nothing is sent"
+        command.checkpoints.append((LARGE.size, 5))
+        return Streamed(put=None, got=None, why=None, crc=5, read=LARGE.size)
+
+    task = LARGE._replace(resume=Resume(SESSION, 32 << 20, 1))
+    verdict, _ = played(task, [whole(), read_only])
+    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.CRC32C)
+
+
+def test_a_session_that_is_complete_with_the_sources_md5_needs_no_second_reading() -> None:
+    task = LARGE._replace(resume=Resume(SESSION, 32 << 20, 1))
+    md5 = base64.b64encode(bytes.fromhex(LARGE.etag)).decode()
+    verdict, _ = played(task, [whole(md5Hash=md5)])
+    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.MD5)
+
+
+def test_a_session_of_an_earlier_run_that_is_gone_is_begun_again() -> None:
+    task = LARGE._replace(resume=Resume(SESSION, 32 << 20, 1))
+    end = Streamed(put=whole(), got=None, why=None, crc=5, read=LARGE.size)
+    verdict, _ = played(task, [Answer(404), HEAD, BEGUN, end])
+    assert verdict.verdict is Verdict.DONE
+
+
+def test_an_equal_object_met_at_the_beginning_is_skipped_and_another_one_is_left() -> None:
+    equal = whole(metadata={"x-goog-source-etag": LARGE.etag})
+    verdict, _ = played(LARGE, [HEAD, Answer(412), equal])
+    assert (verdict.verdict, verdict.verified) == (Verdict.SKIPPED, Verified.SIZE)
+    verdict, _ = played(LARGE, [HEAD, Answer(412), whole(metadata={"x-goog-source-etag": "f" * 32})])
+    assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "exists")
+
+
+def test_names_are_mapped() -> None:
+    mapping = KeyMapping(source_root="a/", sink_root="b/")
+    _, commands = played(TASK._replace(key="a/x y"), [got(), stored()], way(mapping=mapping))
+    assert requests(commands) == [("GET", "http://s3/b/a/x%20y"), ("PUT", "http://gcs/s/b/x%20y")]
