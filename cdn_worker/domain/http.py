@@ -91,6 +91,20 @@ class Answer:
 
 
 _HEADER = re.compile(r"^([^:\r\n]+):[ \t]*([^\r\n]*)", re.MULTILINE)
+_NAMES_KEPT = 1000
+
+
+class _LowerCase(dict[str, str]):
+    """Names of headers in lower case: the few that there are come again with every answer."""
+
+    def __missing__(self, name: str) -> str:
+        if len(self) >= _NAMES_KEPT:
+            self.clear()
+        lower = self[name] = name.lower()
+        return lower
+
+
+_LOWER = _LowerCase()
 
 
 def headers_of(lines: Sequence[bytes]) -> dict[str, str]:
@@ -103,7 +117,10 @@ def headers_of(lines: Sequence[bytes]) -> dict[str, str]:
         text = raw.decode()
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return {name.lower(): value.rstrip() for name, value in _HEADER.findall(text)}
+    found = _HEADER.findall(text)
+    if " \r" in text or "\t\r" in text:
+        return {_LOWER[name]: value.rstrip() for name, value in found}
+    return {_LOWER[name]: value for name, value in found}
 
 
 def status_of(lines: Sequence[bytes]) -> int:

@@ -30,9 +30,7 @@ class Attributes:
     @property
     def plain(self) -> bool:
         """Whether all of it may stand in an HTTP header as it is: other text goes to the service as JSON."""
-        return all(value.isascii() for value in self.content.values()) and all(
-            name.isascii() and value.isascii() for name, value in self.custom.items()
-        )
+        return "".join(self.content.values()).isascii() and "".join(self.custom.values()).isascii()
 
 
 class MetadataTooLarge(ValueError):

@@ -139,7 +139,7 @@ class Engine:
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX if self.limits.http2 else pycurl.PIPE_NOTHING)
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
-        self._sockets: set[int] = set()
+        self._parked: set[int] = set()
         self._curl_due: float | None = None
         self._timers: list[Timer] = []
         self._order = count()
@@ -221,6 +221,11 @@ class Engine:
             call = self._watched.get(fd)
             if call is not None:
                 call()
+            elif fd in self._parked:
+                self._parked.discard(fd)
+                with contextlib.suppress(OSError):
+                    self._epoll.unregister(fd)
+                multi.socket_action(fd, _ACTIONS[mask & 31])  # it may see that the connection is dead
             else:
                 multi.socket_action(fd, _ACTIONS[mask & 31])
         if self._curl_due is not None and self._curl_due <= now:
@@ -405,13 +410,13 @@ class Engine:
 
     def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
         if what == pycurl.POLL_REMOVE:
-            self._sockets.discard(fd)
-            with contextlib.suppress(OSError):  # closed before it was removed: the kernel forgot it by itself
-                self._epoll.unregister(fd)
-        elif fd in self._sockets:
+            # The connection will most likely be used again at once: it stays registered, and an event says that it was not.
+            self._parked.add(fd)
+            return
+        self._parked.discard(fd)
+        try:
             self._epoll.modify(fd, _MASKS[what])
-        else:
-            self._sockets.add(fd)
+        except FileNotFoundError:
             self._epoll.register(fd, _MASKS[what])
 
     def _on_timer(self, timeout_ms: int) -> None:

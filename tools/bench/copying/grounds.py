@@ -112,7 +112,7 @@ def grounds(*, objects: int, size: int, tls: bool, get_ms: int = 0, put_ms: int 
             resource=json.dumps(resource),
         )
         (folder / "nginx.conf").write_text(config)
-        told: dict[str, Any] = {"resource": resource}
+        told: dict[str, Any] = {"resource": resource, "put_ms": put_ms}
         if tls:
             told |= {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
         server = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.DEVNULL)

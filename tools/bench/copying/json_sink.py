@@ -12,6 +12,7 @@ import socketserver
 import ssl
 import sys
 import threading
+import time
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -85,6 +86,8 @@ class Connection(socketserver.StreamRequestHandler):
             name = query["name"][0] if "name" in query else found[1].decode() if found else unquote(parts.path.rsplit("/", 1)[-1])
             status, more, body = 200, "", self.server.resource | {"name": name}
         data = json.dumps(body).encode()
+        if status == 200:
+            time.sleep(self.server.put_s)
         self.wfile.write(
             f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}Content-Length: {len(data)}\r\n\r\n".encode() + data
         )
@@ -97,9 +100,9 @@ class Sink(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, resource: dict[str, Any], certificate: str, key: str) -> None:
+    def __init__(self, resource: dict[str, Any], certificate: str, key: str, put_s: float) -> None:
         super().__init__(("127.0.0.1", 0), Connection)
-        self.resource = resource
+        self.resource, self.put_s = resource, put_s
         self.scheme = "http"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,7 +122,7 @@ class Sink(socketserver.ThreadingTCPServer):
 
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])
-    server = Sink(told["resource"], told.get("certificate", ""), told.get("key", ""))
+    server = Sink(told["resource"], told.get("certificate", ""), told.get("key", ""), told.get("put_ms", 0) / 1000)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"{server.scheme}://127.0.0.1:{server.server_address[1]}", flush=True)
     sys.stdin.read()
