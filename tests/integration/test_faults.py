@@ -348,3 +348,38 @@ def test_a_large_object_goes_on_in_another_process_where_the_sink_has_got_to(sta
     assert (second.verdicts["dir/large"].verdict, second.verdicts["dir/large"].verified) == (Verdict.DONE, Verified.MD5)
     assert stage.ledger.report()["cdn"]["GET"] - read < 8, "what is there and hashed is not read again"
     assert stage.ledger.report()["gcs"]["objects.insert"] == 1, "one session from the first byte to the last"
+
+
+def test_a_host_that_throttles_gets_less_at_once_and_nothing_while_it_said_so(stage: Stage) -> None:
+    wanted = {f"dir/{index:02}": b"x" * 100 for index in range(40)}
+    fill(stage, wanted)
+    stage.ledger.add_rule({"service": "cdn", "method": "GET", "error": "TOO_MANY_REQUESTS", "times": 6})
+    copies = Copies(way()).run(tasks_of(stage))
+    check(stage, copies, wanted)
+    assert at_sink(stage) == wanted
+    assert copies.paces["source"] < Limits().requests
+    assert copies.paces["sink"] == Limits().requests, "the other side did not complain"
+
+
+def test_an_etag_of_an_object_uploaded_in_parts_is_recomputed(stage: Stage) -> None:
+    """S3 made the ETag, of parts of 5 MiB; a wrong guess would be told by the level."""
+    fill(stage, {})
+    body = random.Random(3).randbytes((11 << 20) + 5)
+    with s3_client(stage) as s3:
+        upload = s3.create_multipart_upload(Bucket=SOURCE, Key="dir/parts")["UploadId"]
+        parts = []
+        for number, start in enumerate(range(0, len(body), 5 << 20), 1):
+            piece = body[start : start + (5 << 20)]
+            answer = s3.upload_part(Bucket=SOURCE, Key="dir/parts", UploadId=upload, PartNumber=number, Body=piece)
+            parts.append({"ETag": answer["ETag"], "PartNumber": number})
+        s3.complete_multipart_upload(Bucket=SOURCE, Key="dir/parts", UploadId=upload, MultipartUpload={"Parts": parts})
+    tasks = tasks_of(stage)
+    assert tasks[0].etag.endswith("-3")
+    for buffer_max in (1 << 20, 64 << 20):
+        copies = Copies(way(buffer_max=buffer_max)).run(tasks)
+        assert copies.verdicts["dir/parts"].verified is Verified.MD5
+        with gcs_client(stage) as client:
+            client.bucket(SINK).blob("dir/parts").delete()
+    copies = Copies(way(multipart_etags=False)).run(tasks)
+    assert copies.verdicts["dir/parts"].verified is Verified.CRC32C
+    assert at_sink(stage) == {"dir/parts": body}
