@@ -2,6 +2,7 @@
 UV_VERSION := 0.13.8
 PYTHON ?= python3
 STORE ?= sqlite
+ROUTE ?= sts-s3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
@@ -24,8 +25,8 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 	$(UV) sync --frozen --quiet --python $(PYTHON)
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## The main job, everything local, with real objects; STORE=bigquery puts the job table there
-	$(BIN)/python -m tools.demo $(STORE)
+demo: $(STAMP)  ## The main job, everything local, with real objects; STORE=bigquery: the job table there; ROUTE=copy: cdn-worker copy
+	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE))
 
 test: $(STAMP)  ## The tests
 	$(BIN)/python -m pytest

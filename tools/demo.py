@@ -2,7 +2,8 @@
 
 It starts the rehearsal stage as a process of its own, fills the S3 bucket with Python's own standard library, a few large
 objects and a few hard names, runs the commands a user would run, and compares every object from outside. With
-`STORE=bigquery` the job table is in BigQuery and the heartbeat goes to Cloud Monitoring, both of the stage.
+`STORE=bigquery` the job table is in BigQuery and the heartbeat goes to Cloud Monitoring, both of the stage. `ROUTE=copy` is
+`tools/demo_copy.py`.
 """
 
 from __future__ import annotations
@@ -263,4 +264,6 @@ def title(text: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[2:] not in ([], ["sts-s3"]):
+        raise SystemExit(f"ROUTE={sys.argv[2]}: the demo knows sts-s3 and copy")
     sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "sqlite"))
