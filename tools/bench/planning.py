@@ -60,6 +60,24 @@ def ours(url: str, lanes: int = 8) -> Used:
     return used(words)
 
 
+LISTING = """
+import sys
+from cdn_worker.engine.loop import Engine
+from cdn_worker.sources.s3 import S3Source
+engine, bucket, keys = Engine(), S3Source(sys.argv[1], "bucket", "us-east-1"), 0
+def ask(token=""):
+    engine.exchange(bucket.page(prefix="logs/", token=token), take)
+def take(answer):
+    global keys
+    page = bucket.page_of(answer)
+    keys += len(page.entries)
+    if page.token is not None:
+        ask(page.token)
+ask()
+while engine.under_way:
+    engine.turn()
+print(keys)
+"""
 BOTO = """
 import sys, boto3
 from botocore import UNSIGNED
@@ -83,13 +101,17 @@ def main() -> int:
     flat = many <= FLAT * few
     print(f"ten times the keys: {many / few:.2f} of the memory; at most {FLAT}: {'met' if flat else 'MISSED'}")
     with bucket(BESIDE_BOTO, 0) as url:
-        mine = ours(url)
+        whole, mine = ours(url), used([sys.executable, "-c", LISTING, url])
     with bucket(BOTO_KEYS, 0) as url:
         theirs = used([sys.executable, "-c", BOTO, url])
+    print(f"\nlisting {BESIDE_BOTO:,} keys over HTTP, the process's start included ({BOTO_KEYS:,} by boto3)")
+    print(f"{'who':<34}{'CPU s':>9}{'us a key':>10}{'peak MiB':>10}")
+    rows = {"ours, listing alone": (mine, BESIDE_BOTO), "ours, compared with an empty sink": (whole, BESIDE_BOTO)}
+    rows["boto3's paginator, listing alone"] = (theirs, BOTO_KEYS)
+    for who, (one, keys) in rows.items():
+        print(f"{who:<34}{one.cpu_s:>9.2f}{one.cpu_s / keys * 1e6:>10.2f}{one.peak_mib:>10.0f}")
     ratio = theirs.cpu_s / BOTO_KEYS / (mine.cpu_s / BESIDE_BOTO)
-    print(f"{BESIDE_BOTO:,} keys, nothing at the sink: {mine.cpu_s:.2f} CPU s with the command's start, {mine.peak_mib:.0f} MiB")
-    print(f"boto3's paginator, {BOTO_KEYS:,} keys: {theirs.cpu_s:.2f} CPU s, {theirs.peak_mib:.0f} MiB")
-    print(f"ours is {ratio:.0f} times cheaper a key; goal {GOAL:.0f}: {'met' if ratio >= GOAL else 'MISSED'}")
+    print(f"listing alone is {ratio:.0f} times cheaper a key; goal {GOAL:.0f}: {'met' if ratio >= GOAL else 'MISSED'}")
     return 0 if flat and ratio >= GOAL else 1
 
 
