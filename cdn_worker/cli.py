@@ -42,7 +42,7 @@ def _told() -> Iterator[None]:
     """Errors that are ours become one line and an exit code."""
     try:
         yield
-    except (BadInput, ValueError) as error:
+    except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from error
     except CdnWorkerError as error:

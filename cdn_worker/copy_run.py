@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,6 @@ ALIKE = 20
 HOPELESS = frozenset({"forbidden", "sink_forbidden", "sink_missing", "unreachable", "redirected", "refused", "sink_refused"})
 """What meets every object alike when it meets the first ones: then nothing is gained by trying the others."""
 DRAIN_S = 18.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +74,8 @@ class CopyRun:
         self._tally = Tally()
         self._stopped = ""
         self._hopeless = False
+        self._away = ""
+        self._unjournaled = False
         self._to_copy = self._bytes_to_copy = 0
         self._access = keyring.access()
         self._engine = Engine(job.setup.limits)
@@ -111,7 +111,8 @@ class CopyRun:
                 self._go()
             if self._planner.error is not None:
                 raise CdnWorkerError(str(self._planner.error))
-            complete = not self._stopped
+            # A run that found nothing leaves the verdicts of an earlier one alone.
+            complete = not self._stopped and self._planner.listed > 0
         finally:
             if self._processes is not None:
                 self._processes.close()
@@ -182,12 +183,14 @@ class CopyRun:
                 verdicts=self._take_in,
                 noted=self._note,
                 renew=self._renew,
+                said=self._screen.say,
             )
         return self._processes
 
     def _take_in(self, verdicts: list[KeyVerdict]) -> None:
         for verdict in verdicts:
             self._tally.add(verdict)
+            self._journal.ended(verdict.key)
         if self._file is not None:
             self._file.add(verdicts)
         self._look_for_hope()
@@ -207,17 +210,31 @@ class CopyRun:
             self._journal.note(task, resume)
         except OSError as error:
             # It only saves time after a kill.
-            _log.warning("journal_not_written", extra={"why": error.strerror})
+            if not self._unjournaled:
+                self._unjournaled = True
+                self._screen.say(
+                    f"how far large objects are cannot be written down ({error.strerror}): after a kill they begin anew"
+                )
 
     # Access
 
     def _stay_signed(self) -> None:
         if self._keyring.due(self._access):
-            self._hand_round(self._keyring.access())
+            self._hand_round(self._made_anew(self._keyring.access))
 
     def _renew(self, refused: int) -> None:
         # What is newest already is handed out again, so that nobody waits for more; tries are counted by who tries.
-        self._hand_round(self._keyring.renewed(refused) or self._access)
+        self._hand_round(self._made_anew(lambda: self._keyring.renewed(refused)))
+
+    def _made_anew(self, make: Callable[[], Access | None]) -> Access:
+        """A fresh access, or the one that there is: who holds the keys may be away for a while, and is asked again."""
+        try:
+            return make() or self._access
+        except BadInput as error:
+            if str(error) != self._away:
+                self._away = str(error)
+                self._screen.say(f"access could not be renewed, and the old one is used on: {error}")
+            return self._access
 
     def _hand_round(self, access: Access) -> None:
         self._access = access

@@ -167,7 +167,8 @@ def _signer(flags: Flags) -> Signer | None:
 def check_cdn_url(url: str) -> None:
     """Raises BadInput for what is no beginning of a URL."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or not url.endswith("/") or parts.query or parts.fragment:
+    whole = parts.scheme in ("http", "https") and parts.netloc and url.endswith("/")
+    if not whole or parts.query or parts.fragment or set(url) & set("*?"):
         raise BadInput(f"--cdn-url {url!r}: it is written https://DOMAIN/ or https://DOMAIN/path/, with a '/' at its end")
 
 

@@ -14,35 +14,38 @@ from typing import TextIO
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import BadInput
 
+LINES_LEAST = 1000
+
 
 class Journal:
-    """Appends; `before` is what an earlier run left, by key."""
+    """Appends; what an earlier run left is read first. Written anew now and then, so that it holds little but what is needed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.before: dict[str, tuple[str, int, Resume]] = _read(path)
+        self._known: dict[str, tuple[str, int, Resume]] = _read(path)
+        self._lines = len(self._known)
         self._file: TextIO | None = None
 
     def resume(self, key: str, etag: str, size: int) -> Resume | None:
         """Where to go on, if it is the same object still."""
-        found = self.before.get(key)
+        found = self._known.get(key)
         return found[2] if found is not None and found[:2] == (etag, size) else None
 
     def note(self, task: Task, resume: Resume) -> None:
         """Raises OSError."""
+        self._known[task.key] = (task.etag, task.size, resume)
         if self._file is None:
-            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._file = os.fdopen(handle, "a", encoding="utf-8")
-        line = {
-            "key": task.key,
-            "etag": task.etag,
-            "size": task.size,
-            "session": resume.session,
-            "offset": resume.offset,
-            "crc": resume.crc,
-        }
-        self._file.write(json.dumps(line) + "\n")
+            self._file = _opened(self._path, os.O_APPEND)
+            self._file.write("\n")  # the last line of an earlier run may have been cut
+        self._file.write(_line(task.key, *self._known[task.key]))
         self._file.flush()
+        self._lines += 1
+        if self._lines > LINES_LEAST and self._lines > 4 * len(self._known):
+            self._write_anew()
+
+    def ended(self, key: str) -> None:
+        """This object needs no going on any more."""
+        self._known.pop(key, None)
 
     def close(self, *, complete: bool) -> None:
         if self._file is not None:
@@ -50,6 +53,25 @@ class Journal:
             self._file = None
         if complete:
             self._path.unlink(missing_ok=True)
+
+    def _write_anew(self) -> None:
+        beside = self._path.with_name(f"{self._path.name}.new")
+        with _opened(beside, os.O_TRUNC) as file:
+            file.writelines(_line(key, *value) for key, value in self._known.items())
+        beside.replace(self._path)
+        self._lines = len(self._known)
+        if self._file is not None:
+            self._file.close()
+        self._file = _opened(self._path, os.O_APPEND)
+
+
+def _opened(path: Path, how: int) -> TextIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600), "w", encoding="utf-8")
+
+
+def _line(key: str, etag: str, size: int, resume: Resume) -> str:
+    line = {"key": key, "etag": etag, "size": size, "session": resume.session, "offset": resume.offset, "crc": resume.crc}
+    return json.dumps(line) + "\n"
 
 
 def _read(path: Path) -> dict[str, tuple[str, int, Resume]]:

@@ -6,11 +6,13 @@ was done at the sink.
 
 from __future__ import annotations
 
+import resource
 import select
 import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 
 from cdn_worker.channel import Channel
 from cdn_worker.copier import Copier
@@ -25,6 +27,8 @@ from cdn_worker.wiring import way_of
 REPORT_EVERY_S = 0.05
 REPORT_KEYS = 64
 SETUP_WITHIN_S = 30.0
+DESCRIPTORS_BESIDE = 64
+"""What a process has open besides its connections, and libcurl's reserve of idle ones."""
 
 
 class LoopProcess:
@@ -33,11 +37,12 @@ class LoopProcess:
     def __init__(self, channel: Channel, begin: Begin) -> None:
         self._channel = channel
         setup = begin.setup
-        self._engine = Engine(setup.limits, Budget(setup.buffer_bytes))
+        requests = min(setup.limits.requests, connections_for(2 * setup.limits.requests) // 2)
+        self._engine = Engine(replace(setup.limits, requests=requests), Budget(setup.buffer_bytes))
         self._report = Report()
         self._version = begin.access.version
         self._stop_at: float | None = None
-        least, most = setup.slots
+        least, most = (min(one, requests) for one in setup.slots)
         self._copier = Copier(
             self._engine,
             way_of(setup),
@@ -92,6 +97,16 @@ class LoopProcess:
 
     def _renew(self) -> None:
         self._report.renew = self._version
+
+
+def connections_for(wanted: int) -> int:
+    """How many connections this process may have: the limit of descriptors is raised as far as it goes and is needed."""
+    need = wanted + DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < need:
+        soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(2, min(wanted, soft - DESCRIPTORS_BESIDE))
 
 
 def main(fd: int) -> None:

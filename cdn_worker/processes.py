@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +27,6 @@ CRASHES_OF_A_KEY_MAX = 3
 STARTS_WITHOUT_A_VERDICT_MAX = 5
 KEY_WEIGHT = 64 << 10
 """What a key costs besides its bytes, in bytes, when work is shared out."""
-_log = logging.getLogger(__name__)
 
 
 class LoopsDie(CdnWorkerError):
@@ -47,7 +46,10 @@ class _Loop:
 
 
 class Processes:
-    """`verdicts` gets what they report, `noted` how far large objects are, `renew` is called when access was refused."""
+    """`verdicts` gets what they report, `noted` how far large objects are, `renew` is called when access was refused.
+
+    `said` gets a line for the operator when a process dies.
+    """
 
     def __init__(
         self,
@@ -59,9 +61,10 @@ class Processes:
         verdicts: Callable[[list[KeyVerdict]], None],
         noted: Callable[[Task, Resume], None],
         renew: Callable[[int], None],
+        said: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._engine, self._setup, self._access = engine, setup, access
-        self._on_verdicts, self._on_note, self._on_renew = verdicts, noted, renew
+        self._on_verdicts, self._on_note, self._on_renew, self._say = verdicts, noted, renew, said
         self._queue: deque[Task] = deque()
         self._crashes: dict[str, int] = {}
         self._barren = 0
@@ -182,10 +185,10 @@ class Processes:
         code = loop.process.wait()
         self.restarts += 1
         self._barren += 1
-        _log.warning("loop_process_died", extra={"code": code, "tasks": len(loop.outstanding)})
+        self._say(f"a copying process died ({_cause(code)}); its {len(loop.outstanding):,} objects go to another one")
         if self._barren > STARTS_WITHOUT_A_VERDICT_MAX:
             raise LoopsDie(
-                f"{self._barren} processes died one after the other without a single verdict; the last one with {code}"
+                f"{self._barren} processes died one after the other without a single verdict; the last one: {_cause(code)}"
             )
         given_up: list[KeyVerdict] = []
         for key, task in loop.outstanding.items():
@@ -193,7 +196,7 @@ class Processes:
             if crashes < CRASHES_OF_A_KEY_MAX:
                 self._queue.appendleft(task)
             else:
-                told = f"{crashes} processes died while they had it; the last one with {code}"
+                told = f"{crashes} processes died while they had it; the last one: {_cause(code)}"
                 given_up.append(
                     KeyVerdict(
                         key=key,
@@ -208,3 +211,8 @@ class Processes:
         if given_up:
             self._on_verdicts(given_up)
         self._loops[index] = self._start()
+
+
+def _cause(code: int) -> str:
+    """A return code, for a person."""
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

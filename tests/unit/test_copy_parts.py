@@ -212,6 +212,20 @@ def test_the_journal_tells_the_next_run_how_far_each_object_is(tmp_path: Path) -
     assert not path.exists()
 
 
+def test_the_journal_of_a_long_run_stays_small_and_keeps_what_is_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.note(Task("never done", 9, "e"), Resume("s", 1, 2))
+    for index in range(6000):
+        task = Task(f"k{index}", 100, "e1")
+        journal.note(task, Resume("s", 64, 7))
+        journal.ended(task.key)
+    journal.close(complete=False)
+    assert len(path.read_text().splitlines()) <= 1001
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Journal(path).resume("never done", "e", 9) == Resume("s", 1, 2)
+
+
 def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadInput, match="folder of an earlier run cannot be read"):
