@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from cdn_worker.copying import copied
@@ -18,16 +17,6 @@ from cdn_worker.player import Player
 from cdn_worker.ports import Access
 
 INTERVAL_S = 0.25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What a copier did so far."""
-
-    objects: int = 0
-    bytes: int = 0
-    in_flight: int = 0
-    in_flight_max: int = 0
 
 
 class Copier:
@@ -60,16 +49,8 @@ class Copier:
         self._on_interval()
 
     @property
-    def backlog(self) -> int:
-        """Tasks that wait for a place."""
-        return len(self._ready)
-
-    @property
     def idle(self) -> bool:
         return not self._ready and not self._active
-
-    def figures(self) -> Figures:
-        return Figures(objects=self._objects, bytes=self._bytes, in_flight=self._active, in_flight_max=self.climb.limit)
 
     def add(self, task: Task) -> None:
         self._ready.append(task)

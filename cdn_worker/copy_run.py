@@ -12,6 +12,7 @@ from types import FrameType
 
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import BadInput, CdnWorkerError
+from cdn_worker.domain.http import Answer, Fault, Host, Request
 from cdn_worker.domain.pages import Filter
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Summary, Tally
 from cdn_worker.engine.loop import Engine
@@ -20,7 +21,7 @@ from cdn_worker.keyring import Keyring
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import Access
-from cdn_worker.processes import LoopsDie, Processes
+from cdn_worker.processes import Processes
 from cdn_worker.screen import Progress, Screen
 from cdn_worker.verdict_file import VerdictFile, open_verdicts
 from cdn_worker.wiring import Setup, s3_of, sink_of
@@ -30,6 +31,7 @@ ALIKE = 20
 HOPELESS = frozenset({"forbidden", "sink_forbidden", "sink_missing", "unreachable", "redirected", "refused", "sink_refused"})
 """What meets every object alike when it meets the first ones: then nothing is gained by trying the others."""
 DRAIN_S = 18.0
+CONTACT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class CopyRun:
         self._engine = Engine(job.setup.limits)
         self._source, self._sink = s3_of(job.setup), sink_of(job.setup)
         self._use_here(self._access)
-        self._journal = Journal(job.verdicts.with_name(f"{job.verdicts.name}.resume"))
+        self._journal = Journal(job.verdicts.with_name(f"{job.verdicts.name}.resume"), _of(job.setup))
         self._file: VerdictFile | None = None
         self._processes: Processes | None = None
         player = Player(self._engine, renew=lambda: self._renew(self._access.version))
@@ -107,6 +109,7 @@ class CopyRun:
         complete = False
         try:
             with self._signals(), self._screen:
+                self._make_contact()
                 self._planner.begin()
                 self._go()
             if self._planner.error is not None:
@@ -130,6 +133,32 @@ class CopyRun:
             to_copy=self._to_copy,
             bytes_to_copy=self._bytes_to_copy,
         )
+
+    def _make_contact(self) -> None:
+        """Ask each server something, whatever it answers. Raises BadInput for one that is not there at all.
+
+        Later on a server that cannot be reached is waited for; one that never could be is most likely a typing mistake.
+        """
+        setup = self._job.setup
+        asked = {
+            f"S3 at {setup.s3_endpoint}": self._source.page(prefix=self._job.prefix, keys_max=1),
+            f"Cloud Storage at {setup.sink_endpoint}": self._sink.stat("x"),
+        }
+        if setup.cdn_url:
+            asked[f"--cdn-url {setup.cdn_url}"] = Request(Host.SOURCE, "HEAD", setup.cdn_url, deadline_s=CONTACT_S)
+        for what, request in asked.items():
+            answer = self._answer_to(request)
+            if answer.fault is Fault.CONNECT:
+                answer = self._answer_to(request)
+            if answer.fault is Fault.CONNECT:
+                raise BadInput(f"{what} cannot be reached: {answer.said}")
+
+    def _answer_to(self, request: Request) -> Answer:
+        answers: list[Answer] = []
+        self._engine.exchange(request, answers.append)
+        while not answers:
+            self._engine.turn(0.1)
+        return answers[0]
 
     def _go(self) -> None:
         while not self._stopped:
@@ -264,4 +293,8 @@ class CopyRun:
                 signal.signal(one, handler)
 
 
-__all__ = ["BadInput", "CopyRun", "Job", "LoopsDie", "Result"]
+def _of(setup: Setup) -> str:
+    """What is copied from where to where, in a word."""
+    mapping = setup.mapping
+    sink = f"{setup.sink_endpoint} gs://{setup.sink_bucket}/{mapping.sink_root}"
+    return f"s3://{setup.source_bucket}/{mapping.source_root} {sink}"

@@ -18,11 +18,15 @@ LINES_LEAST = 1000
 
 
 class Journal:
-    """Appends; what an earlier run left is read first. Written anew now and then, so that it holds little but what is needed."""
+    """Appends; what an earlier run left is read first. Written anew now and then, so that it holds little but what is needed.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, tuple[str, int, Resume]] = _read(path)
+    of   what is copied from where to where: a session writes to the place for which it was begun, whoever sends to it, so what
+         another copy left is not for this one
+    """
+
+    def __init__(self, path: Path, of: str) -> None:
+        self._path, self._of = path, of
+        self._known: dict[str, tuple[str, int, Resume]] = _read(path, of)
         self._lines = len(self._known)
         self._file: TextIO | None = None
 
@@ -37,7 +41,7 @@ class Journal:
         if self._file is None:
             self._file = _opened(self._path, os.O_APPEND)
             self._file.write("\n")  # the last line of an earlier run may have been cut
-        self._file.write(_line(task.key, *self._known[task.key]))
+        self._file.write(self._line(task.key, *self._known[task.key]))
         self._file.flush()
         self._lines += 1
         if self._lines > LINES_LEAST and self._lines > 4 * len(self._known):
@@ -54,10 +58,15 @@ class Journal:
         if complete:
             self._path.unlink(missing_ok=True)
 
+    def _line(self, key: str, etag: str, size: int, resume: Resume) -> str:
+        line = {"of": self._of, "key": key, "etag": etag, "size": size}
+        line |= {"session": resume.session, "offset": resume.offset, "crc": resume.crc}
+        return json.dumps(line) + "\n"
+
     def _write_anew(self) -> None:
         beside = self._path.with_name(f"{self._path.name}.new")
         with _opened(beside, os.O_TRUNC) as file:
-            file.writelines(_line(key, *value) for key, value in self._known.items())
+            file.writelines(self._line(key, *value) for key, value in self._known.items())
         beside.replace(self._path)
         self._lines = len(self._known)
         if self._file is not None:
@@ -69,18 +78,15 @@ def _opened(path: Path, how: int) -> TextIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600), "w", encoding="utf-8")
 
 
-def _line(key: str, etag: str, size: int, resume: Resume) -> str:
-    line = {"key": key, "etag": etag, "size": size, "session": resume.session, "offset": resume.offset, "crc": resume.crc}
-    return json.dumps(line) + "\n"
-
-
-def _read(path: Path) -> dict[str, tuple[str, int, Resume]]:
+def _read(path: Path, of: str) -> dict[str, tuple[str, int, Resume]]:
     found: dict[str, tuple[str, int, Resume]] = {}
     try:
         with path.open(encoding="utf-8") as lines:
             for text in lines:
                 try:
                     line = json.loads(text)
+                    if line["of"] != of:
+                        continue
                     resume = Resume(str(line["session"]), int(line["offset"]), int(line["crc"]))
                     found[line["key"]] = (line["etag"], line["size"], resume)
                 except (ValueError, KeyError, TypeError):

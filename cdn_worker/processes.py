@@ -82,10 +82,6 @@ class Processes:
         """Tasks that are with a process."""
         return sum(len(loop.outstanding) for loop in self._loops)
 
-    @property
-    def pids(self) -> list[int]:
-        return [loop.process.pid for loop in self._loops]
-
     def add(self, task: Task) -> None:
         self._queue.append(task)
 

@@ -15,7 +15,7 @@ class Pace:
     `limit` never leaves 1…`most`. Times are of a monotonic clock, in seconds.
     """
 
-    __slots__ = ("_cut_at", "least", "limit", "most", "not_before")
+    __slots__ = ("_cut_at", "limit", "most", "not_before")
 
     def __init__(self, most: int) -> None:
         if most < 1:

@@ -12,7 +12,7 @@ from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.pages import Page, parse_page
-from cdn_worker.domain.sigv4 import AwsKeys, SigV4, canonical_query
+from cdn_worker.domain.sigv4 import SigV4, canonical_query
 from cdn_worker.ports import Access
 
 PAGE_BYTES_MAX = 16 << 20
@@ -43,9 +43,6 @@ class S3Source:
             self._signer = None
         elif self._signer is None or self._signer.keys != keys:
             self._signer = SigV4(keys, self.region)
-
-    def signed_as(self, keys: AwsKeys) -> None:
-        self._signer = SigV4(keys, self.region)
 
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         path = f"/{self.bucket}/{encoded(key)}"

@@ -251,6 +251,12 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(stage: Stage, she
         (("--storage-class", "nearline"), "classes are written in capitals"),
         (("--source", f"s3://{SOURCE}/nothing/here/"), "there is no object that fits; is the prefix right"),
         (("--aws-profile", "nobody"), "AWS credentials:"),
+        (
+            ("--cdn-url", "http://no-such-distribution.invalid/"),
+            "--cdn-url http://no-such-distribution.invalid/ cannot be reached",
+        ),
+        (("--s3-endpoint", "http://127.0.0.1:1"), "S3 at http://127.0.0.1:1 cannot be reached"),
+        (("--gcs-endpoint", "http://127.0.0.1:1"), "Cloud Storage at http://127.0.0.1:1 cannot be reached"),
     ],
 )
 def test_bad_input_is_named(stage: Stage, shell: Shell, words: tuple[str, ...], told: str) -> None:

@@ -193,28 +193,32 @@ def test_what_was_sent_before_an_end_died_is_still_read() -> None:
 
 # The journal
 
+OF = "s3://a/ http://gcs gs://b/"
+
 
 def test_the_journal_tells_the_next_run_how_far_each_object_is(tmp_path: Path) -> None:
     path = tmp_path / "j"
     task = Task("k\n", 100, "e1")
-    with_notes = Journal(path)
+    with_notes = Journal(path, OF)
     with_notes.note(task, Resume("http://s/1", 0, 0))
     with_notes.note(task, Resume("http://s/1", 64, 7))
     with_notes.close(complete=False)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "who has the address may write the object"
     with path.open("a") as file:
         file.write('{"key": "cut by a ki')
-    after = Journal(path)
+    after = Journal(path, OF)
     assert after.resume("k\n", "e1", 100) == Resume("http://s/1", 64, 7)
     assert after.resume("k\n", "e2", 100) is None, "another object by now"
     assert after.resume("other", "e1", 100) is None
+    elsewhere = Journal(path, "s3://a/ http://gcs gs://another/")
+    assert elsewhere.resume("k\n", "e1", 100) is None, "its session writes to the first bucket"
     after.close(complete=True)
     assert not path.exists()
 
 
 def test_the_journal_of_a_long_run_stays_small_and_keeps_what_is_not_done(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    journal = Journal(path)
+    journal = Journal(path, OF)
     journal.note(Task("never done", 9, "e"), Resume("s", 1, 2))
     for index in range(6000):
         task = Task(f"k{index}", 100, "e1")
@@ -223,13 +227,13 @@ def test_the_journal_of_a_long_run_stays_small_and_keeps_what_is_not_done(tmp_pa
     journal.close(complete=False)
     assert len(path.read_text().splitlines()) <= 1001
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert Journal(path).resume("never done", "e", 9) == Resume("s", 1, 2)
+    assert Journal(path, OF).resume("never done", "e", 9) == Resume("s", 1, 2)
 
 
 def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadInput, match="folder of an earlier run cannot be read"):
-        Journal(tmp_path / "folder")
+        Journal(tmp_path / "folder", OF)
 
 
 # Verdicts

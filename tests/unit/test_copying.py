@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
 
 import pytest
 from google_crc32c import value as crc32c
@@ -353,3 +354,23 @@ def test_names_are_mapped() -> None:
     mapping = KeyMapping(source_root="a/", sink_root="b/")
     _, commands = played(TASK._replace(key="a/x y"), [got(), stored()], way(mapping=mapping))
     assert requests(commands) == [("GET", "http://s3/b/a/x%20y"), ("PUT", "http://gcs/s/b/x%20y")]
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(17, "17 minutes fast"), (-17, "17 minutes slow"), (1, "")])
+def test_a_clock_that_is_off_is_told(minutes: int, told: str) -> None:
+    """S3's own answer has the time. (A signature that is a quarter of an hour off is refused.)"""
+    at_s3 = 1_795_000_000
+    date = formatdate(at_s3, usegmt=True)
+    source = S3Source("http://s3", "b", "us-east-1", now=lambda: at_s3 + minutes * 60)
+    answer = Answer(
+        403, [b"HTTP/1.1 403\r\n", f"Date: {date}\r\n".encode()], [b"<Error><Code>RequestTimeTooSkewed</Code></Error>"]
+    )
+    said = source.explained(answer)
+    assert "403 RequestTimeTooSkewed" in said
+    assert ("clock" in said) == bool(told)
+    assert told in said
+
+
+def test_a_bucket_in_another_region_is_told_where() -> None:
+    answer = Answer(301, [b"HTTP/1.1 301\r\n", b"x-amz-bucket-region: eu-west-1\r\n"])
+    assert "--s3-region eu-west-1" in S3Source("http://s3", "b", "us-east-1").explained(answer)

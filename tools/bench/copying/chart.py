@@ -13,8 +13,8 @@ ROW, LEFT, WIDE, MOST = 22, 190, 420, 64.0
 
 def drawn(workloads: Mapping[str, Mapping[str, Used]]) -> str:
     """An SVG. The scale is logarithmic: each step to the right doubles the cost."""
-    lines: list[str] = []
-    y = 30
+    lines = ['<text x="10" y="20" class="v">CPU time of an object in multiples of ours (logarithmic), and peak memory</text>']
+    y = 50
     for name, found in workloads.items():
         lines.append(f'<text x="10" y="{y}" class="t">{escape(name)}</text>')
         mine = found["ours"].cpu_s / found["ours"].objects
