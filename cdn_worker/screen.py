@@ -121,7 +121,7 @@ class Screen:
         table.add_row("bytes", f"{sized(moved)} of {sized(progress.bytes_listed)}{more}", f"{sized(speed)}/s")
         table.add_row("time", spent(time.monotonic() - self._began), f"left: {self._left(progress, objects, moved)}")
         verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.verdicts.items() if count)
-        table.add_row("verdicts", verdicts or "none yet", f"{progress.in_flight:,} in flight")
+        table.add_row("verdicts", verdicts or "none yet", f"{progress.in_flight:,} handed out")
         for error, count in sorted(summary.errors.items(), key=lambda one: -one[1])[:5]:
             table.add_row("error", error, f"{count:,}")
         if progress.restarts:

@@ -26,6 +26,8 @@ from cdn_worker.domain.pace import Pace
 
 MIB = 1 << 20
 HOLD_ON: int = pycurl.WRITEFUNC_PAUSE
+CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+"""AES with 128 bits first, as browsers have it: a third of the rounds less than OpenSSL's own first choice."""
 NOTHING_YET: int = pycurl.READFUNC_PAUSE
 BREAK_OFF = -1
 _ACTIONS = [
@@ -311,6 +313,8 @@ class Engine:
         curl.setopt(pycurl.LOW_SPEED_TIME, limits.rate_s)
         curl.setopt(pycurl.TIMEOUT_MS, int(DEADLINE_S * 1000))
         curl.setopt(pycurl.CAINFO, self._ca_file)
+        with contextlib.suppress(pycurl.error):  # a libcurl over another library than OpenSSL has an order of its own
+            curl.setopt(pycurl.TLS13_CIPHERS, CIPHERS)
         version = pycurl.CURL_HTTP_VERSION_2TLS if limits.http2 else pycurl.CURL_HTTP_VERSION_1_1
         curl.setopt(pycurl.HTTP_VERSION, version)
         if kind == "write":
