@@ -26,10 +26,10 @@ from cdn_worker.domain.pace import Pace
 
 MIB = 1 << 20
 HOLD_ON: int = pycurl.WRITEFUNC_PAUSE
-CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-"""AES with 128 bits first, as browsers have it: a third of the rounds less than OpenSSL's own first choice."""
 NOTHING_YET: int = pycurl.READFUNC_PAUSE
 BREAK_OFF = -1
+CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+"""AES with 128 bits first, as browsers have it: 10 rounds instead of the 14 of OpenSSL's own first choice."""
 _ACTIONS = [
     (pycurl.CSELECT_IN if mask & select.EPOLLIN else 0)
     | (pycurl.CSELECT_OUT if mask & select.EPOLLOUT else 0)
