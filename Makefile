@@ -3,6 +3,7 @@ UV_VERSION := 0.13.8
 PYTHON ?= python3
 STORE ?= sqlite
 ROUTE ?= sts-s3
+QUEUE ?= sqlite
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
@@ -25,8 +26,8 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 	$(UV) sync --frozen --quiet --python $(PYTHON)
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## The main job, everything local, with real objects; STORE=bigquery: the job table there; ROUTE=copy: cdn-worker copy
-	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE))
+demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE=cdn: the worker pool, QUEUE=pubsub; ROUTE=copy
+	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE) $(QUEUE))
 
 test: $(STAMP)  ## The tests
 	$(BIN)/python -m pytest

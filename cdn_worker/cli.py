@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cdn_worker import logs
 from cdn_worker.copy_run import CopyRun, Result
-from cdn_worker.copy_settings import Flags, check_cdn_url, job_of, keyring_of
+from cdn_worker.copy_settings import Flags, job_of
 from cdn_worker.domain.errors import BadInput, CdnWorkerError
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.keypairs import signer_from_file
+from cdn_worker.listing import Sizes
+from cdn_worker.queues.places import open_queues
+from cdn_worker.reach_settings import ReachFlags, check_cdn_url, keyed, reach_of
 from cdn_worker.screen import Screen, closing, sized, spent
+from cdn_worker.service import serve
+from cdn_worker.worker import Pool
 
 EXIT_NOT_ALL = 1
 EXIT_USAGE = 2
@@ -37,7 +43,7 @@ def _root() -> None:
     pass
 
 
-@contextmanager
+@contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Errors that are ours become one line and an exit code."""
     try:
@@ -122,10 +128,63 @@ def copy(
     values |= {name: tuple(values[name] or ()) for name in ("substitute", "source_storage_class")}
     with _told():
         flags = Flags(**values)
-        job = job_of(flags, os.environ)
-        result = CopyRun(job, keyring_of(flags, job), Screen(quiet=quiet)).run()
+        reach = reach_of(flags, os.environ)
+        job = job_of(flags, reach)
+        keyring = keyed(reach, flags).keyring(job.setup.source_bucket, job.prefix)
+        result = CopyRun(job, keyring, Screen(quiet=quiet)).run()
         code = _ended(result, flags)
     raise typer.Exit(code)
+
+
+@app.command("run")
+def run(
+    queue: Annotated[str, typer.Option(help="Where tasks come from: sqlite:///FILE, or pubsub://PROJECT/NAME.")],
+    cdn_url: Annotated[
+        str, typer.Option(help="Read through a CDN: what stands before a key; {bucket} in it is the source's bucket.")
+    ] = "",
+    cdn_key_pair_id: Annotated[str, typer.Option(help="The id of the CDN's public key; without it URLs are not signed.")] = "",
+    cdn_private_key_file: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
+    cdn_private_key_secret: Annotated[str, typer.Option(help="Or in Secret Manager: projects/P/secrets/S[/versions/V].")] = "",
+    cdn_digest: Annotated[Digest, typer.Option(help="The hash under the signature.")] = Digest.SHA1,
+    cdn_signature_life: Annotated[int, typer.Option(help="Seconds; renewed in time by itself.")] = 7 * 24 * 3600,
+    substitute: Annotated[list[str] | None, typer.Option(help="OLD=NEW in the path of the CDN's URL; may be repeated.")] = None,
+    processes: Annotated[int, typer.Option(min=0, help="Copying loops, a process each; 0: one for each core.")] = 0,
+    connections: Annotated[int, typer.Option(min=1, help="Most requests at once, for each process and side.")] = 512,
+    buffer_mib: Annotated[int, typer.Option(min=16, help="MiB that one process may hold in buffers.")] = 256,
+    http2: Annotated[bool, typer.Option("--http2", help="Offer HTTP/2 over TLS.")] = False,
+    keys_per_task: Annotated[int, typer.Option(min=1, max=5000, help="Objects in one copy task, at most.")] = 50,
+    mib_per_task: Annotated[int, typer.Option(min=1, help="MiB in one copy task, unless a single object is larger.")] = 64,
+    pages_per_task: Annotated[int, typer.Option(min=1, help="Pages of 1,000 keys that one list task reads.")] = 20,
+    lease: Annotated[float, typer.Option(min=1, help="Seconds until a dead worker's tasks go to another one.")] = 60,
+    health_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz, /metrics; 0: none.")] = 0,
+    object_ledger: Annotated[bool, typer.Option("--object-ledger", help="Report every object, not only failures.")] = False,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    s3_endpoint: Annotated[str, typer.Option(help="Else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or the region's.")] = "",
+    s3_region: Annotated[str, typer.Option(help="Of the source bucket; else AWS_REGION, or us-east-1.")] = "",
+    aws_profile: Annotated[str, typer.Option(help="A profile of ~/.aws; else AWS's usual chain.")] = "",
+    no_sign_request: Annotated[bool, typer.Option("--no-sign-request", help="The source bucket is public.")] = False,
+    gcs_endpoint: Annotated[str, typer.Option(help="Else STORAGE_EMULATOR_HOST, or Cloud Storage.")] = "",
+) -> None:
+    """Work for `sts-manager run`: take tasks from the queue, list and copy, report; until told to stop (SIGTERM).
+
+    Any number may run, here and on other machines; any may die at any time. It drains within 20 seconds.
+    """
+    values = {name: value for name, value in locals().items() if name in ReachFlags.__dataclass_fields__}
+    values["substitute"] = tuple(substitute or ())
+    complaint = logs.configure("cdn_worker")
+    if complaint:
+        print(f"warning: {complaint}", file=sys.stderr)
+    with _told():
+        flags = ReachFlags(**values)
+        reach = keyed(reach_of(flags, os.environ), flags)
+        pool = Pool(
+            reach=reach,
+            processes=processes or os.cpu_count() or 1,
+            sizes=Sizes(keys=keys_per_task, bytes=mib_per_task << 20, pages=pages_per_task),
+            ledger=object_ledger,
+        )
+        with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
+            serve(pool, queues, health_port=health_port, with_parent=with_parent)
 
 
 def _ended(result: Result, flags: Flags) -> int:

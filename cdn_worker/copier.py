@@ -19,8 +19,25 @@ from cdn_worker.ports import Access
 INTERVAL_S = 0.25
 
 
+class Lane:
+    """One way that objects go: all of them share a source, a sink and the access to both. Made by `Copier.open`."""
+
+    def __init__(self, copier: Copier, way: Way, player: Player) -> None:
+        self._copier, self.way, self.player = copier, way, player
+
+    def add(self, task: Task) -> None:
+        """Copy this when there is room."""
+        self._copier.ready.append((task, self))
+
+    def use(self, access: Access) -> None:
+        """Sign with this from now on; what waits for it goes on."""
+        self.way.source.use(access)
+        self.way.sink.use(access)
+        self.player.go_on()
+
+
 class Copier:
-    """One loop's work. `ended` gets every verdict; `noted` how far a large object is; `renew` is called when access is refused.
+    """One loop's work. `ended` gets every task with its verdict.
 
     slots_least, slots_most   objects in flight: it climbs between them
     """
@@ -28,65 +45,60 @@ class Copier:
     def __init__(
         self,
         engine: Engine,
-        way: Way,
         *,
-        ended: Callable[[KeyVerdict], None],
-        noted: Callable[[Task, Resume], None] = lambda _task, _resume: None,
-        renew: Callable[[], None] = lambda: None,
+        ended: Callable[[Task, KeyVerdict], None],
         slots_least: int = 16,
         slots_most: int = 512,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._engine, self._way = engine, way
+        self._engine, self._jitter = engine, jitter
         self._on_end = ended
-        self._player = Player(engine, noted=noted, renew=renew, jitter=jitter)
         self.climb = Climb(slots_least, slots_most)
-        self._ready: deque[Task] = deque()
+        self.ready: deque[tuple[Task, Lane]] = deque()
         self._active = 0
         self._objects = 0
         self._bytes = 0
         self._last = (0, 0, 0.0, 0.0)
         self._on_interval()
 
+    def open(
+        self,
+        way: Way,
+        *,
+        noted: Callable[[Task, Resume], None] = lambda _task, _resume: None,
+        renew: Callable[[], None] = lambda: None,
+    ) -> Lane:
+        """A lane. `noted`: how far a large object is; `renew` is called when access is refused."""
+        return Lane(self, way, Player(self._engine, noted=noted, renew=renew, jitter=self._jitter))
+
     @property
     def idle(self) -> bool:
-        return not self._ready and not self._active
-
-    def add(self, task: Task) -> None:
-        self._ready.append(task)
-
-    def use(self, access: Access) -> None:
-        """Sign with this from now on; what waits for it goes on."""
-        self._way.source.use(access)
-        self._way.sink.use(access)
-        self._player.go_on()
+        return not self.ready and not self._active
 
     def let_in(self) -> None:
         """Start what may start."""
         budget = self._engine.budget
-        while self._ready and self._active < self.climb.limit:
-            task = self._ready[0]
+        while self.ready and self._active < self.climb.limit:
+            task, lane = self.ready[0]
             # A body is held once as pieces, and a second time joined, for as long as it is sent.
-            need = 2 * task.size if task.size <= self._way.buffer_max else 2 * QUEUE_FULL
+            need = 2 * task.size if task.size <= lane.way.buffer_max else 2 * QUEUE_FULL
             if not budget.take(need):
                 return
-            self._ready.popleft()
+            self.ready.popleft()
             self._active += 1
-            self._player.play(copied(task, self._way), partial(self._ended, task, need))
+            lane.player.play(copied(task, lane.way), partial(self._ended, task, need))
 
-    def drop(self) -> list[Task]:
+    def drop(self) -> None:
         """Give up what has not begun (a clean shutdown); what is in flight goes on."""
-        left = list(self._ready)
-        self._ready.clear()
-        return left
+        self.ready.clear()
 
     def _ended(self, task: Task, taken: int, verdict: KeyVerdict) -> None:
         self._active -= 1
         self._engine.budget.give(taken)
         self._objects += 1
         self._bytes += task.size
-        self._on_end(verdict)
-        if self._ready:
+        self._on_end(task, verdict)
+        if self.ready:
             self.let_in()
 
     def _on_interval(self) -> None:

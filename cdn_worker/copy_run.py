@@ -14,6 +14,7 @@ from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import BadInput, CdnWorkerError
 from cdn_worker.domain.http import Answer, Fault, Host, Request
 from cdn_worker.domain.pages import Filter
+from cdn_worker.domain.replace import Replace
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Summary, Tally
 from cdn_worker.engine.loop import Engine
 from cdn_worker.journal import Journal
@@ -21,7 +22,7 @@ from cdn_worker.keyring import Keyring
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import Access
-from cdn_worker.processes import Processes
+from cdn_worker.processes import Processes, begin_of
 from cdn_worker.screen import Progress, Screen
 from cdn_worker.verdict_file import VerdictFile, open_verdicts
 from cdn_worker.wiring import Setup, s3_of, sink_of
@@ -86,6 +87,7 @@ class CopyRun:
         self._journal = Journal(job.verdicts.with_name(f"{job.verdicts.name}.resume"), _of(job.setup))
         self._file: VerdictFile | None = None
         self._processes: Processes | None = None
+        self._lane = 0
         player = Player(self._engine, renew=lambda: self._renew(self._access.version))
         ground = Ground(
             source=self._source,
@@ -94,7 +96,7 @@ class CopyRun:
             mapping=job.setup.mapping,
             prefix=job.prefix,
             filter=job.filter,
-            overwrite=job.overwrite,
+            replace=Replace.DIFFERENT if job.overwrite else Replace.NEVER,
             resume=self._journal.resume,
             backoff_s=job.setup.backoff_s,
         )
@@ -199,20 +201,18 @@ class CopyRun:
                 self._to_copy += 1
                 self._bytes_to_copy += one.size
                 if not self._job.dry_run:
-                    self._started().add(one)
+                    self._started().add(self._lane, one)
 
     def _started(self) -> Processes:
         """The processes: they are started when there is something to copy."""
         if self._processes is None:
-            self._processes = Processes(
-                self._engine,
+            self._processes = Processes(self._engine, begin_of(self._job.setup), self._job.processes, said=self._screen.say)
+            self._lane = self._processes.open(
                 self._job.setup,
                 self._access,
-                self._job.processes,
-                verdicts=self._take_in,
+                verdicts=lambda verdicts: self._take_in([one for _, one in verdicts]),
                 noted=self._note,
                 renew=self._renew,
-                said=self._screen.say,
             )
         return self._processes
 
@@ -269,7 +269,7 @@ class CopyRun:
         self._access = access
         self._use_here(access)
         if self._processes is not None:
-            self._processes.use(access)
+            self._processes.use(self._lane, access)
         self._engine.after(0, self._player.go_on)
 
     def _use_here(self, access: Access) -> None:

@@ -15,17 +15,17 @@ import time
 from dataclasses import replace
 
 from cdn_worker.channel import Channel
-from cdn_worker.copier import Copier
+from cdn_worker.copier import Copier, Lane
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine
-from cdn_worker.messages import Begin, Report, Stop, Tasks
-from cdn_worker.ports import Access
+from cdn_worker.messages import Begin, Close, Open, Report, Stop, Tasks, Use
 from cdn_worker.wiring import way_of
 
 REPORT_EVERY_S = 0.05
 REPORT_KEYS = 64
+PACES_EVERY_S = 2.0
 SETUP_WITHIN_S = 30.0
 DESCRIPTORS_BESIDE = 64
 """What a process has open besides its connections, and libcurl's reserve of idle ones."""
@@ -36,23 +36,15 @@ class LoopProcess:
 
     def __init__(self, channel: Channel, begin: Begin) -> None:
         self._channel = channel
-        setup = begin.setup
-        requests = min(setup.limits.requests, connections_for(2 * setup.limits.requests) // 2)
-        self._engine = Engine(replace(setup.limits, requests=requests), Budget(setup.buffer_bytes))
+        requests = min(begin.limits.requests, connections_for(2 * begin.limits.requests) // 2)
+        self._engine = Engine(replace(begin.limits, requests=requests), Budget(begin.buffer_bytes))
         self._report = Report()
-        self._version = begin.access.version
+        self._lanes: dict[int, Lane] = {}
+        self._versions: dict[int, int] = {}
         self._stop_at: float | None = None
-        least, most = (min(one, requests) for one in setup.slots)
-        self._copier = Copier(
-            self._engine,
-            way_of(setup),
-            ended=self._ended,
-            noted=self._noted,
-            renew=self._renew,
-            slots_least=least,
-            slots_most=most,
-        )
-        self._copier.use(begin.access)
+        self._paces_at = 0.0
+        least, most = (min(one, requests) for one in begin.slots)
+        self._copier = Copier(self._engine, ended=self._ended, slots_least=least, slots_most=most)
         self._engine.watch(channel.fileno(), self._receive)
 
     def run(self) -> None:
@@ -70,7 +62,10 @@ class LoopProcess:
 
     def _tell(self) -> None:
         report = self._report
-        if report.verdicts or report.notes or report.renew is not None:
+        if time.monotonic() >= self._paces_at:
+            self._paces_at = time.monotonic() + PACES_EVERY_S
+            report.concurrency = {host.value: int(queue.pace.limit) for host, queue in self._engine.queues.items()}
+        if report.verdicts or report.notes or report.renew or report.concurrency:
             self._report = Report()
             self._channel.send(report)
         else:
@@ -78,25 +73,39 @@ class LoopProcess:
 
     def _receive(self) -> None:
         for message in self._channel.received():
-            if isinstance(message, Tasks):
-                for task in message.tasks:
-                    self._copier.add(task)
-                self._copier.let_in()
-            elif isinstance(message, Access):
-                self._version = message.version
-                self._copier.use(message)
-            elif isinstance(message, Stop):
-                self._copier.drop()
-                self._stop_at = time.monotonic() + message.seconds
+            match message:
+                case Tasks():
+                    lane = self._lanes[message.lane]
+                    for task in message.tasks:
+                        lane.add(task)
+                    self._copier.let_in()
+                case Open():
+                    self._open(message)
+                case Use():
+                    self._versions[message.lane] = message.access.version
+                    self._lanes[message.lane].use(message.access)
+                case Close():
+                    del self._lanes[message.lane], self._versions[message.lane]
+                case Stop():
+                    self._copier.drop()
+                    self._stop_at = time.monotonic() + message.seconds
 
-    def _ended(self, verdict: KeyVerdict) -> None:
-        self._report.verdicts.append(verdict)
+    def _open(self, message: Open) -> None:
+        number = message.lane
+        lane = self._copier.open(way_of(message.setup), noted=self._noted, renew=lambda: self._renew(number))
+        lane.use(message.access)
+        self._lanes[number], self._versions[number] = lane, message.access.version
+
+    def _ended(self, task: Task, verdict: KeyVerdict) -> None:
+        self._report.verdicts.append((task.ticket, verdict))
 
     def _noted(self, task: Task, resume: Resume) -> None:
         self._report.notes.append((task, resume))
 
-    def _renew(self) -> None:
-        self._report.renew = self._version
+    def _renew(self, lane: int) -> None:
+        version = self._versions.get(lane)
+        if version is not None:
+            self._report.renew.add((lane, version))
 
 
 def connections_for(wanted: int) -> int:
@@ -123,7 +132,7 @@ def main(fd: int) -> None:
         return
     begin = messages[0]
     assert isinstance(begin, Begin)
-    assert len(messages) == 1, "tasks come after the first report of life"
+    assert len(messages) == 1, "the rest comes after the first report of life"
     process = LoopProcess(channel, begin)
     channel.send(Report())
     process.run()

@@ -6,12 +6,49 @@ from dataclasses import dataclass, field
 
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.verdict import KeyVerdict
+from cdn_worker.engine.loop import Limits
 from cdn_worker.ports import Access
 from cdn_worker.wiring import Setup
 
 
 @dataclass(slots=True)
+class Begin:
+    """The first message to a process. buffer_bytes: what it may hold; slots: objects in flight, the least and the most."""
+
+    limits: Limits
+    buffer_bytes: int
+    slots: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Open:
+    """A lane, by its number: from where to where."""
+
+    lane: int
+    setup: Setup
+    access: Access
+
+
+@dataclass(slots=True)
+class Use:
+    """Sign with this from now on."""
+
+    lane: int
+    access: Access
+
+
+@dataclass(slots=True)
+class Close:
+    """Nothing comes on this lane any more."""
+
+    lane: int
+
+
+@dataclass(slots=True)
 class Tasks:
+    """Copy these; each is known by its ticket."""
+
+    lane: int
     tasks: list[Task]
 
 
@@ -23,15 +60,13 @@ class Stop:
 
 
 @dataclass(slots=True)
-class Begin:
-    setup: Setup
-    access: Access
-
-
-@dataclass(slots=True)
 class Report:
-    """Verdicts, how far large objects are, and whether access was refused to the version that is in use."""
+    """Verdicts by ticket, how far large objects are, and which (lane, version of the access) was refused.
 
-    verdicts: list[KeyVerdict] = field(default_factory=list)
+    concurrency   how many requests each host is given at once by now; told now and then
+    """
+
+    verdicts: list[tuple[int, KeyVerdict]] = field(default_factory=list)
     notes: list[tuple[Task, Resume]] = field(default_factory=list)
-    renew: int | None = None
+    renew: set[tuple[int, int]] = field(default_factory=set)
+    concurrency: dict[str, int] = field(default_factory=dict)

@@ -5,16 +5,17 @@ Each range walks its pages in order; one that proves large is cut in two where k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from cdn_worker.copying.steps import BUSY_MAX, Command, Ended, Outcome, Renew, Resume, Task, Tries, Wait
 from cdn_worker.domain.http import Answer, Request
-from cdn_worker.domain.integrity import Stored, Verified, etag_of
+from cdn_worker.domain.integrity import Stored, alike
 from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
 from cdn_worker.domain.pages import ARCHIVED, Filter, Listed
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
+from cdn_worker.domain.replace import Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.ports import Bucket, Sink, SinkObject, Source
 
@@ -36,7 +37,11 @@ class Plays(Protocol):
 
 
 class ListingFailed(Exception):
-    """A listing cannot be read: which, and what the service said."""
+    """A listing cannot be read: which, and what the service said; `code` is constant."""
+
+    def __init__(self, told: str, code: str) -> None:
+        super().__init__(told)
+        self.code = code
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class Ground:
 
     prefix      of the source's keys
     resume      how far a large object (key, ETag, size) got before
-    overwrite   an object that differs at the sink is replaced
+    replace     what may be done to an object that differs at the sink
     """
 
     source: Source
@@ -54,7 +59,7 @@ class Ground:
     mapping: KeyMapping
     prefix: str = ""
     filter: Filter = field(default_factory=Filter)
-    overwrite: bool = False
+    replace: Replace = Replace.NEVER
     resume: Callable[[str, str, int], Resume | None] = lambda _key, _etag, _size: None
     backoff_s: float = 0.5
     keys_max: int = 1000
@@ -67,8 +72,8 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
         return _verdict(listed, Verdict.UNMAPPABLE, *fault)
     if stored is None:
         return Task(listed.key, listed.size, listed.etag, listed.modified, 0, ground.resume(listed.key, listed.etag, listed.size))
-    verified = same(listed, stored)
-    if verified is not None:
+    verified = alike(stored, size=listed.size, etag=listed.etag)
+    if verified is not None and ground.replace is not Replace.ALWAYS:
         return KeyVerdict(
             key=listed.key,
             size=listed.size,
@@ -79,19 +84,10 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
             verified=verified,
             tries=0,
         )
-    if ground.overwrite:
+    if ground.replace.allows(stored):
         return Task(listed.key, listed.size, listed.etag, listed.modified, stored.generation)
     told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}; --overwrite replaces it"
     return _verdict(listed, Verdict.FAILED, "exists", told)
-
-
-def same(listed: Listed, stored: Stored) -> Verified | None:
-    """How far a stored object is proved to be the listed one: by its MD5, or by size and the source's ETag recorded with it."""
-    if stored.size != listed.size:
-        return None
-    if stored.md5 is not None and stored.md5 == etag_of(listed.etag).md5:
-        return Verified.MD5
-    return Verified.SIZE if stored.source_etag == listed.etag else None
 
 
 def _fault(listed: Listed, mapping: KeyMapping) -> tuple[str, str] | None:
@@ -110,7 +106,8 @@ def _verdict(listed: Listed, verdict: Verdict, error: str, details: str) -> KeyV
 class Planner:
     """Lists and compares. `deliver` gets each page's share of work; `full` says that no more is wanted for now.
 
-    lanes   ranges that are walked at once, at most
+    lanes       ranges that are walked at once, at most
+    pages_max   after so many pages of a range it is left, and what remains stands in `rest`; 0: walk on to the end
     """
 
     def __init__(
@@ -121,12 +118,14 @@ class Planner:
         deliver: Callable[[list[Planned]], None],
         full: Callable[[], bool],
         lanes: int = 8,
+        pages_max: int = 0,
     ) -> None:
         self._player, self._ground = player, ground
-        self._deliver, self._full, self._lanes = deliver, full, lanes
+        self._deliver, self._full, self._lanes, self._pages_max = deliver, full, lanes, pages_max
         self._walking = 0
         self._stopped = False
-        self.error: Exception | None = None
+        self.rest: list[KeyRange] = []
+        self.error: ListingFailed | None = None
         self.listed = 0
         self.bytes_listed = 0
         self.pages = 0
@@ -136,8 +135,14 @@ class Planner:
     def idle(self) -> bool:
         return not self._walking
 
-    def begin(self) -> None:
-        self._walk(KeyRange(), CUT_AFTER_PAGES)
+    def begin(self, keys: KeyRange | None = None) -> None:
+        """List a range; all of the prefix when none is given."""
+        self._walk(keys or KeyRange(), CUT_AFTER_PAGES)
+
+    def begin_keys(self, keys: Sequence[str]) -> None:
+        """Look at just these keys; one that is not there any more is not listed."""
+        self._walking += 1
+        self._player.play(self._guarded(self._each(keys)), self._over)
 
     def stop(self) -> None:
         """List no more; the walks end with the page that they are at."""
@@ -146,17 +151,34 @@ class Planner:
     def _walk(self, keys: KeyRange, patience: int) -> None:
         self._walking += 1
         self.ranges += 1
-        self._player.play(self._guarded(keys, patience), self._over)
+        self._player.play(self._guarded(self._walked(keys, patience)), self._over)
 
     def _over(self, _nothing: None) -> None:
         self._walking -= 1
 
-    def _guarded(self, keys: KeyRange, patience: int) -> Walk:
+    def _guarded(self, walk: Walk) -> Walk:
         try:
-            yield from self._walked(keys, patience)
-        except (Ended, ValueError) as error:
-            self.error = self.error or ListingFailed(error.details if isinstance(error, Ended) else str(error))
+            yield from walk
+        except Ended as end:
+            self.error = self.error or ListingFailed(end.details, end.code)
             self._stopped = True
+        except ValueError as error:
+            self.error = self.error or ListingFailed(str(error), "listing")
+            self._stopped = True
+
+    def _each(self, keys: Sequence[str]) -> Walk:
+        ground = self._ground
+        for key in keys:
+            request = ground.bucket.page(prefix=key, keys_max=1)
+            answer = yield from _patient(request, ground, ground.source.explained)
+            entries = [one for one in ground.bucket.page_of(answer).entries if one.key == key]
+            for listed in ground.filter.wanted(entries):
+                stat = ground.sink.stat(ground.mapping.sink_name(key))
+                found = yield from _patient(stat, ground, ground.sink.refusal, absent=True)
+                stored = ground.sink.stored(found) if found.status == 200 else None
+                self.listed += 1
+                self.bytes_listed += listed.size
+                self._deliver([judged(listed, stored, ground)])
 
     def _walked(self, keys: KeyRange, patience: int) -> Walk:
         ground = self._ground
@@ -178,6 +200,9 @@ class Planner:
             if ended:
                 return
             token, last = page.token or "", entries[-1].key
+            if pages == self._pages_max:
+                self.rest += yield from self._in_two(KeyRange(last, keys.until))
+                return
             while self._full() and not self._stopped:
                 yield Wait(HOLD_S, exact=True)
             if pages >= patience and self._walking < self._lanes:
@@ -206,6 +231,13 @@ class Planner:
 
     def _cut(self, rest: KeyRange, patience: int) -> Generator[Command, Outcome, KeyRange]:
         """Give the upper part of what is left to another walk, if there are keys; returns what stays with this one."""
+        lower, *upper = yield from self._in_two(rest)
+        for one in upper:
+            self._walk(one, patience)
+        return lower
+
+    def _in_two(self, rest: KeyRange) -> Generator[Command, Outcome, list[KeyRange]]:
+        """A range as two where keys really are, or as one, without what has no keys at its end."""
         prefix = self._ground.prefix
         steps = steps_up(rest.after, rest.until, prefix)
         first, end, cut = 0, len(steps), ""
@@ -216,7 +248,7 @@ class Planner:
             else:
                 rest, first = KeyRange(rest.after, steps[half]), half + 1
         if not cut:
-            return rest
+            return [rest]
         # Keys lie above the cut; perhaps they do also above one that is nearer to the middle of them.
         for _ in range(HALVINGS):
             at = middle(cut, rest.until, prefix)
@@ -226,9 +258,7 @@ class Planner:
                 cut = at
                 break
             rest = KeyRange(rest.after, at)
-        lower, upper = rest.cut(cut)
-        self._walk(upper, patience)
-        return lower
+        return list(rest.cut(cut))
 
     def _has_keys(self, keys: KeyRange) -> Generator[Command, Outcome, bool]:
         ground = self._ground
@@ -280,13 +310,15 @@ class _SinkCursor:
         del objects[:index]
 
 
-def _patient(request: Request, ground: Ground, explained: Callable[[Answer], str]) -> Generator[Command, Outcome, Answer]:
-    """One page, however often it must be asked for. Raises Ended with what the service said."""
+def _patient(
+    request: Request, ground: Ground, explained: Callable[[Answer], str], *, absent: bool = False
+) -> Generator[Command, Outcome, Answer]:
+    """One page, however often it must be asked for. absent: 404 is an answer too. Raises Ended with what the service said."""
     tries = Tries(ground.backoff_s)
     while True:
         answer = yield request
         assert isinstance(answer, Answer)
-        if answer.status == 200 and answer.fault is None:
+        if answer.fault is None and (answer.status == 200 or (absent and answer.status == 404)):
             return answer
         told = explained(answer)
         if answer.fault is not None or answer.status in (408, 429) or answer.status >= 500:
@@ -296,4 +328,4 @@ def _patient(request: Request, ground: Ground, explained: Callable[[Answer], str
             yield Renew()
             yield pause
         else:
-            raise Ended("listing", told)
+            raise Ended("listing_missing" if answer.status == 404 else "listing", told)

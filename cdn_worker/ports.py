@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from cdn_worker.domain.errors import CdnWorkerError
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored
 from cdn_worker.domain.metadata import Attributes
@@ -122,3 +125,96 @@ class Sink(Protocol):
     def page(self, *, prefix: str, start: str = "", end: str = "", token: str = "") -> Request: ...
 
     def page_of(self, answer: Answer) -> SinkPage: ...
+
+
+class QueueUnavailable(CdnWorkerError):
+    """The queue cannot be reached or written at the moment; what was asked for may or may not have been done. Ask again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A message that is ours until its lease ends. attempt: how often it was delivered, this time included (best effort).
+
+    reason   why it was buried: of dead letters only
+    """
+
+    body: bytes
+    token: str
+    attempt: int = 1
+    reason: str = ""
+
+
+class WorkQueue(Protocol):
+    """Messages, each delivered at least once, in no order. Held by tests/conformance/work_queue.py for every implementation.
+
+    A message that is leased is nobody else's until the lease ends, is released, or is acknowledged. One that was delivered
+    `deliveries_max` times in vain goes to the dead letters. Safe to use from several threads. All raise QueueUnavailable.
+    """
+
+    def publish(self, bodies: Sequence[bytes]) -> None:
+        """Add messages; they are safe when this returns. After QueueUnavailable some of them may be there: publish all again."""
+        ...
+
+    def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
+        """At most `most` messages; waits that long for the first one."""
+        ...
+
+    def extend(self, leases: Sequence[Leased]) -> None:
+        """Begin each lease anew, where it is still ours."""
+        ...
+
+    def ack(self, leases: Sequence[Leased]) -> None:
+        """They are done with. A lease that has ended meanwhile is left alone: whoever has the message now answers for it."""
+        ...
+
+    def release(self, leases: Sequence[Leased]) -> None:
+        """Give them back at once. That they were delivered may or may not count."""
+        ...
+
+    def bury(self, lease: Leased, reason: str) -> None:
+        """Put a message among the dead letters, and say why."""
+        ...
+
+    def backlog(self) -> int | None:
+        """How many messages wait, roughly; None where that cannot be told."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class JobState(StrEnum):
+    """What a worker may do with the tasks of a job. A job that is not on the board is running."""
+
+    PAUSED = "paused"
+    OVER = "over"
+
+
+class Board(Protocol):
+    """Where the manager posts what has become of jobs, and workers look. Held by tests/conformance/work_queue.py."""
+
+    def post(self, states: Mapping[str, JobState]) -> None:
+        """Replace what is posted: every job that is paused, or over while messages of it may be about."""
+        ...
+
+    def read(self) -> Mapping[str, JobState]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queues:
+    """The queues of a pool. dead: messages of any of the others that nobody could deal with.
+
+    lease_s   how long a lease lasts unless it is extended
+    id        of these queues: others, under the same address (a file that was lost), have another one
+    """
+
+    lists: WorkQueue
+    copies: WorkQueue
+    reports: WorkQueue
+    dead: WorkQueue
+    board: Board
+    lease_s: float = 60.0
+    id: str = ""
+
+    def close(self) -> None:
+        for queue in (self.lists, self.copies, self.reports, self.dead):
+            queue.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,14 +17,14 @@ from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import CdnWorkerError
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
-from cdn_worker.messages import Begin, Report, Stop, Tasks
+from cdn_worker.messages import Begin, Close, Open, Report, Stop, Tasks, Use
 from cdn_worker.ports import Access
 from cdn_worker.wiring import Setup
 
 BATCH = 64
 OUTSTANDING_KEYS = 1500
 OUTSTANDING_BYTES = 512 << 20
-CRASHES_OF_A_KEY_MAX = 3
+CRASHES_OF_AN_OBJECT_MAX = 3
 STARTS_WITHOUT_A_VERDICT_MAX = 5
 KEY_WEIGHT = 64 << 10
 """What a key costs besides its bytes, in bytes, when work is shared out."""
@@ -35,38 +36,45 @@ class LoopsDie(CdnWorkerError):
 
 @dataclass(slots=True)
 class _Loop:
-    """One process, and what it has been given."""
+    """One process, and what it has been given: by ticket, the lane and the task."""
 
     process: subprocess.Popen[bytes]
     channel: Channel
     ready: bool = False
-    outstanding: dict[str, Task] = field(default_factory=dict)
+    outstanding: dict[int, tuple[int, Task]] = field(default_factory=dict)
     weight: int = 0
     stopping: bool = False
+    concurrency: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """From where to where, with what access; who is told of its verdicts and its large objects."""
+
+    setup: Setup
+    access: Access
+    verdicts: Callable[[list[tuple[int, KeyVerdict]]], None]
+    noted: Callable[[Task, Resume], None]
+    renew: Callable[[int], None]
 
 
 class Processes:
-    """`verdicts` gets what they report, `noted` how far large objects are, `renew` is called when access was refused.
-
-    `said` gets a line for the operator when a process dies.
-    """
+    """`said` gets a line for the operator when a process dies. How each is set up is the same for all: `begin`."""
 
     def __init__(
         self,
         engine: Engine,
-        setup: Setup,
-        access: Access,
+        begin: Begin,
         count: int,
         *,
-        verdicts: Callable[[list[KeyVerdict]], None],
-        noted: Callable[[Task, Resume], None],
-        renew: Callable[[int], None],
         said: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        self._engine, self._setup, self._access = engine, setup, access
-        self._on_verdicts, self._on_note, self._on_renew, self._say = verdicts, noted, renew, said
-        self._queue: deque[Task] = deque()
-        self._crashes: dict[str, int] = {}
+        self._engine, self._begin, self._say = engine, begin, said
+        self._lanes: dict[int, _Lane] = {}
+        self._numbers = itertools.count(1)
+        self._tickets = itertools.count(1)
+        self._queue: deque[tuple[int, Task]] = deque()
+        self._crashes: dict[int, int] = {}
         self._barren = 0
         self._stopping = False
         self.restarts = 0
@@ -82,14 +90,46 @@ class Processes:
         """Tasks that are with a process."""
         return sum(len(loop.outstanding) for loop in self._loops)
 
-    def add(self, task: Task) -> None:
-        self._queue.append(task)
+    @property
+    def concurrency(self) -> dict[str, int]:
+        """Requests that each host is given at once by now, over all processes."""
+        return dict(sum((Counter(loop.concurrency) for loop in self._loops), Counter()))
 
-    def use(self, access: Access) -> None:
-        self._access = access
+    def open(
+        self,
+        setup: Setup,
+        access: Access,
+        *,
+        verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
+        noted: Callable[[Task, Resume], None] = lambda _task, _resume: None,
+        renew: Callable[[int], None] = lambda _version: None,
+    ) -> int:
+        """A lane, by its number. `verdicts` gets them with their tickets; `renew` is called with the version that was refused."""
+        number = next(self._numbers)
+        self._lanes[number] = _Lane(setup, access, verdicts, noted, renew)
         for loop in self._loops:
             if loop.ready:
-                loop.channel.send(access)
+                loop.channel.send(Open(number, setup, access))
+        return number
+
+    def close_lane(self, number: int) -> None:
+        """Nothing comes on it any more, and nothing of it is outstanding."""
+        del self._lanes[number]
+        for loop in self._loops:
+            if loop.ready:
+                loop.channel.send(Close(number))
+
+    def add(self, lane: int, task: Task) -> int:
+        """Have an object copied; its ticket."""
+        ticket = next(self._tickets)
+        self._queue.append((lane, task._replace(ticket=ticket)))
+        return ticket
+
+    def use(self, lane: int, access: Access) -> None:
+        self._lanes[lane].access = access
+        for loop in self._loops:
+            if loop.ready:
+                loop.channel.send(Use(lane, access))
 
     def tend(self) -> None:
         """Hand out tasks, and see to who has died. Raises LoopsDie."""
@@ -138,45 +178,56 @@ class Processes:
             arguments = [sys.executable, "-m", "cdn_worker.loop_process", str(theirs.fileno())]
             process = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
         loop = _Loop(process, Channel(ours))
-        loop.channel.send(Begin(self._setup, self._access))
+        loop.channel.send(self._begin)
         self._engine.watch(loop.channel.fileno(), lambda: self._receive(loop))
         return loop
 
     def _hand_out(self, loop: _Loop) -> None:
+        """Give a loop a batch: what comes next, as long as it is of one lane."""
         batch: list[Task] = []
         size = 0
-        while self._queue and len(batch) < BATCH and size < OUTSTANDING_BYTES // 8:
-            task = self._queue.popleft()
+        lane = self._queue[0][0]
+        while self._queue and self._queue[0][0] == lane and len(batch) < BATCH and size < OUTSTANDING_BYTES // 8:
+            _, task = self._queue.popleft()
             batch.append(task)
             size += task.size + KEY_WEIGHT
-            loop.outstanding[task.key] = task
+            loop.outstanding[task.ticket] = (lane, task)
         loop.weight += size
-        loop.channel.send(Tasks(batch))
+        loop.channel.send(Tasks(lane, batch))
 
     def _receive(self, loop: _Loop) -> None:
         for message in loop.channel.received():
             assert isinstance(message, Report)
             if not loop.ready:
                 loop.ready = True
-                loop.channel.send(self._access)
-            for verdict in message.verdicts:
-                task = loop.outstanding.pop(verdict.key)
-                loop.weight -= task.size + KEY_WEIGHT
-                self._crashes.pop(verdict.key, None)
-            if message.verdicts:
-                self._barren = 0
-                self._on_verdicts(message.verdicts)
-            for task, resume in message.notes:
-                if task.key in loop.outstanding:
-                    loop.outstanding[task.key] = task._replace(resume=resume)
-                self._on_note(task, resume)
-            if message.renew is not None:
-                self._on_renew(message.renew)
+                for number, lane in self._lanes.items():
+                    loop.channel.send(Open(number, lane.setup, lane.access))
+            self._take_in(loop, message)
         if loop.channel.closed:
             self._engine.unwatch(loop.channel.fileno())
 
+    def _take_in(self, loop: _Loop, report: Report) -> None:
+        by_lane: dict[int, list[tuple[int, KeyVerdict]]] = {}
+        for ticket, verdict in report.verdicts:
+            number, task = loop.outstanding.pop(ticket)
+            loop.weight -= task.size + KEY_WEIGHT
+            self._crashes.pop(ticket, None)
+            self._barren = 0
+            by_lane.setdefault(number, []).append((ticket, verdict))
+        loop.concurrency = report.concurrency or loop.concurrency
+        for task, resume in report.notes:
+            held = loop.outstanding.get(task.ticket)
+            if held is not None:
+                loop.outstanding[task.ticket] = (held[0], task._replace(resume=resume))
+                self._lanes[held[0]].noted(task, resume)
+        for number, version in report.renew:
+            if number in self._lanes:
+                self._lanes[number].renew(version)
+        for number, verdicts in by_lane.items():
+            self._lanes[number].verdicts(verdicts)
+
     def _buried(self, index: int, loop: _Loop) -> None:
-        """A process is gone. What it had is given out again; a key that was there at three deaths is not."""
+        """A process is gone. What it had is given out again; an object that was there at three deaths is not."""
         loop.channel.close()
         code = loop.process.wait()
         self.restarts += 1
@@ -186,27 +237,30 @@ class Processes:
             raise LoopsDie(
                 f"{self._barren} processes died one after the other without a single verdict; the last one: {_cause(code)}"
             )
-        given_up: list[KeyVerdict] = []
-        for key, task in loop.outstanding.items():
-            crashes = self._crashes[key] = self._crashes.get(key, 0) + 1
-            if crashes < CRASHES_OF_A_KEY_MAX:
-                self._queue.appendleft(task)
-            else:
-                told = f"{crashes} processes died while they had it; the last one: {_cause(code)}"
-                given_up.append(
-                    KeyVerdict(
-                        key=key,
-                        size=task.size,
-                        etag=task.etag,
-                        verdict=Verdict.FAILED,
-                        error="process_died",
-                        details=told,
-                        tries=crashes,
-                    )
-                )
-        if given_up:
-            self._on_verdicts(given_up)
+        given_up: dict[int, list[tuple[int, KeyVerdict]]] = {}
+        for ticket, (number, task) in loop.outstanding.items():
+            crashes = self._crashes[ticket] = self._crashes.get(ticket, 0) + 1
+            if crashes < CRASHES_OF_AN_OBJECT_MAX:
+                self._queue.appendleft((number, task))
+                continue
+            told = f"{crashes} processes died while they had it; the last one: {_cause(code)}"
+            verdict = KeyVerdict(
+                key=task.key,
+                size=task.size,
+                etag=task.etag,
+                verdict=Verdict.FAILED,
+                error="process_died",
+                details=told,
+                tries=crashes,
+            )
+            given_up.setdefault(number, []).append((ticket, verdict))
+        for number, verdicts in given_up.items():
+            self._lanes[number].verdicts(verdicts)
         self._loops[index] = self._start()
+
+
+def begin_of(setup: Setup) -> Begin:
+    return Begin(setup.limits, setup.buffer_bytes, setup.slots)
 
 
 def _cause(code: int) -> str:

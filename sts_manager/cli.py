@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from sts_manager.daemon import Ending, Stop
 from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
 from sts_manager.domain.model import Hold, JobStatus, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
+from sts_manager.pool_wiring import Pool
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import read_prefixes
 from sts_manager.reconciler import PassResult
@@ -64,7 +65,7 @@ def _switch(name: str) -> Any:
     )
 
 
-STORE_FLAGS = ("store", "job_table", "job_history_table", "dataset", "dataset_location", "project")
+STORE_FLAGS = ("store", "job_table", "job_history_table", "dataset", "dataset_location", "project", "pool_ledger")
 """What every command takes that opens the store."""
 
 CONFIG = typer.Option("--config-path", help="JSON file with these flags (no leading dashes).")
@@ -154,18 +155,20 @@ def run(
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
     stop = Stop()
-    with _opened(settings) as opened, stop.on_signals():
+    with _opened(settings) as opened, stop.on_signals(), closing(Pool(settings)) as pool:
         if dry_run:
-            result = wiring.reconciler_of(settings, opened, None, stop).run_pass(dispatch=True, dry_run=True)
+            choice = wiring.chosen(settings)
+            _print_lines([f"route    {choice.route.value}: {choice.why}; a row's own route wins"])
+            result = wiring.reconciler_of(settings, opened, None, stop, pool).run_pass(dispatch=True, dry_run=True)
             _print_lines([*screens.plan_lines(result.plan), *([result.degraded] if result.degraded else [])])
         elif once:
-            _run_once(settings, opened, stop)
+            _run_once(settings, opened, stop, pool)
         else:
-            _run_daemon(settings, opened, stop, until_done=until_done)
+            _run_daemon(settings, opened, stop, pool, until_done=until_done)
 
 
-def _run_once(settings: Settings, opened: JobStore, stop: Stop) -> None:
-    _, reconciler, lease = wiring.daemon_of(settings, opened, stop)
+def _run_once(settings: Settings, opened: JobStore, stop: Stop, pool: Pool) -> None:
+    _, reconciler, lease = wiring.daemon_of(settings, opened, stop, pool)
     holder = lease.acquire()
     if holder is not None:
         raise Fatal(f"{holder.who} runs on this store since {holder.since:%Y-%m-%d %H:%M:%SZ}; stop it first, or leave it to it")
@@ -182,8 +185,8 @@ def _run_once(settings: Settings, opened: JobStore, stop: Stop) -> None:
         raise Fatal(result.degraded or f"{len(refused):,} of {result.acted:,} steps were refused; nothing is lost, run again")
 
 
-def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, *, until_done: bool) -> None:
-    daemon, _, _ = wiring.daemon_of(settings, opened, stop, until_done=until_done, watch=_progress)
+def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, pool: Pool, *, until_done: bool) -> None:
+    daemon, _, _ = wiring.daemon_of(settings, opened, stop, pool, until_done=until_done, watch=_progress)
     ending = daemon.run()
     log.info("ended", extra={"fields": {"because": ending.value}})
     if ending is Ending.ERRORS:
@@ -244,10 +247,8 @@ def pause_all_jobs(
     """Pause all running operations. Without --hold a running daemon resumes them in its next job cycle."""
     now = datetime.now(UTC)
     wish = Hold(by=f"{getpass.getuser()}@{socket.gethostname()}", at=now, reason=reason) if hold else None
-    with _opened(settings) as opened:
-        done = chores.pause_all(
-            opened, wiring.transfer_project(settings), now, hold=wish, dry_run=dry_run, all_in_project=all_in_project
-        )
+    with _opened(settings) as opened, wiring.transfer_project(settings) as project:
+        done = chores.pause_all(opened, project, now, hold=wish, dry_run=dry_run, all_in_project=all_in_project)
     if hold and not dry_run:
         _print_lines(["held: nothing starts or resumes until `sts-manager resume-all-jobs`"])
     _report(done, "paused", dry_run=dry_run)
@@ -262,10 +263,8 @@ def resume_all_jobs(
     all_in_project: AllInProject = False,
 ) -> None:
     """Lift the hold, and resume every paused operation."""
-    with _opened(settings) as opened:
-        done = chores.resume_all(
-            opened, wiring.transfer_project(settings), datetime.now(UTC), dry_run=dry_run, all_in_project=all_in_project
-        )
+    with _opened(settings) as opened, wiring.transfer_project(settings) as project:
+        done = chores.resume_all(opened, project, datetime.now(UTC), dry_run=dry_run, all_in_project=all_in_project)
     _report(done, "resumed", dry_run=dry_run)
 
 
@@ -278,12 +277,8 @@ def remove_successful_one_time_jobs(
     all_in_project: AllInProject = False,
 ) -> None:
     """Delete transfer jobs that ran once and succeeded wholly. Never-run, recurring and still needed ones are kept."""
-    with _opened(settings) as opened:
-        done = list(
-            chores.remove_successful_one_time_jobs(
-                opened, wiring.transfer_project(settings), dry_run=dry_run, all_in_project=all_in_project
-            )
-        )
+    with _opened(settings) as opened, wiring.transfer_project(settings) as project:
+        done = list(chores.remove_successful_one_time_jobs(opened, project, dry_run=dry_run, all_in_project=all_in_project))
     _report(done, "removed", dry_run=dry_run)
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import FrameType
@@ -95,6 +95,7 @@ class Daemon:
     watch     called after each pass, for a progress screen
     pulse     where the heartbeat of each turn goes
     healthy   called each turn, waiting for the lease included: this process is not stuck
+    duty      entered while this daemon leads, and left when it does not any more
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Daemon:
         watch: Callable[[PassResult], None] = lambda _result: None,
         pulse: Pulse | None = None,
         healthy: Callable[[], None] = lambda: None,
+        duty: AbstractContextManager[object] | None = None,
     ) -> None:
         self._reconciler, self._lease, self._clock = reconciler, lease, clock
         self._intervals, self._stop = intervals, stop
@@ -117,6 +119,7 @@ class Daemon:
         self._degraded = ""
         self._tried = False
         self._pulse, self._healthy = pulse, healthy
+        self._duty = duty if duty is not None else nullcontext()
         self._vitals = Vitals()
         self._passed = clock.monotonic()
 
@@ -126,7 +129,8 @@ class Daemon:
             if not self._wait_for_lease():
                 break
             try:
-                ending = self._lead()
+                with self._duty:
+                    ending = self._lead()
             except LeaseLost as lost:
                 log.warning("lease_lost", extra={"fields": {"cause": str(lost)}})
                 continue

@@ -23,6 +23,7 @@ from sts_manager.domain.model import (
     Breaker,
     JobStarted,
     JobStatus,
+    Limit,
     Note,
     Observed,
     OperationResumed,
@@ -77,7 +78,7 @@ class _Seen:
     """What this process remembers between passes; all of it can be lost."""
 
     outcomes: list[Outcome] = field(default_factory=list)
-    ended_well: int = 0
+    ended_well: Counter[Limit] = field(default_factory=Counter)
     warned: set[tuple[str, str]] = field(default_factory=set)
     live: tuple[PrefixJob, ...] = ()
     first: bool = True
@@ -173,7 +174,7 @@ class Reconciler:
             outcomes=tuple(self._seen.outcomes),
             hold=control.hold,
             breaker=self._breaker(control, now),
-            ended_well=self._seen.ended_well,
+            ended_well=dict(self._seen.ended_well),
         )
         return observed, counts, why
 
@@ -296,7 +297,7 @@ class Reconciler:
     def _remember(self, plan: Plan, *, dispatch: bool) -> None:
         """Keep what the store will say next time, in case it cannot be asked."""
         self._seen.first = False
-        self._seen.ended_well = 0 if dispatch else self._seen.ended_well + plan.ended_well
+        self._seen.ended_well = Counter() if dispatch else self._seen.ended_well + Counter(plan.ended_well)
         rows = {job.prefix: job for job in self._seen.live} | {change.after.prefix: change.after for change in plan.changes}
         self._seen.live = tuple(job for job in rows.values() if job.status in LIVE)
 

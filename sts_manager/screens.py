@@ -14,12 +14,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sts_manager.domain.model import Counters, JobStatus, Plan, StartJob
+from sts_manager.domain.model import Counters, JobStatus, Limit, Plan, StartJob
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
 from sts_manager.queries import Answer
 from sts_manager.stores.lease import record_of
 
+STOPPED = {Limit.POOL: "in the worker pool", Limit.SERVICE: "in the transfer service"}
 ADVICE: Mapping[str, str] = {
+    "CDN_MISMATCH": "mend --cdn-url or the distribution's origin; the daemon probes again by itself",
+    "POISON_TASK": "see the workers' log for why they died; then `sts-manager retry PREFIX`",
+    "POISON": "workers died of these objects: see their log; then `sts-manager retry PREFIX`, which tries just these",
+    "ROUTE_UNFIT": "give the row another route (`sts-manager route PREFIX ROUTE`), or this daemon what it lacks",
     "PERMISSION_DENIED": "grant the named permission (or mend the S3 credentials); the daemon probes again by itself",
     "UNAUTHENTICATED": "mend the Google credentials; the daemon probes again by itself",
     "NOT_FOUND": "check the named bucket or object; then `sts-manager retry --errors`",
@@ -178,7 +183,8 @@ def screen(status: Status) -> RenderableType:
         lines.append(Text(text, "yellow"))
     if control.breaker is not None:
         breaker = control.breaker
-        text = f"BREAKER OPEN since {_at(breaker.opened_at)}, nothing new starts: {breaker.code}: {breaker.message}"
+        what = "nothing new" if breaker.limit is None else f"nothing new {STOPPED[breaker.limit]}"
+        text = f"BREAKER OPEN since {_at(breaker.opened_at)}, {what} starts: {breaker.code}: {breaker.message}"
         lines.append(Text(f"{text}; next probe {_at(breaker.probe_at)}", "red"))
     table = Table("status", "prefixes", title_justify="left")
     table.columns[1].justify = "right"

@@ -38,6 +38,11 @@ class Settings(BaseModel):
     dataset: str = Field("data_migration", description="BigQuery dataset, with --store bigquery.")
     dataset_location: str = Field("US", description="Location of the BigQuery dataset.")
     project: str = Field("", description="Google Cloud project of the transfer jobs; inferred when not given.")
+    route: Literal["auto", "sts-s3", "sts-gcs", "cdn"] = Field(
+        "auto",
+        description="How prefixes travel unless their row says otherwise: auto (cdn when --cdn-url is given, else "
+        "the Storage Transfer Service), sts-s3, sts-gcs, cdn (the built-in worker pool).",
+    )
     source_bucket: str = Field("migration-source", description="s3://bucket/path, gs://bucket/path, or a GCS bucket's name.")
     destination_bucket: str = Field("migration-destination", description="gs://bucket/path, or a GCS bucket's name.")
     job_interval: Seconds = Field(1200, gt=0, description="Seconds between starting new jobs.")
@@ -46,6 +51,7 @@ class Settings(BaseModel):
         60, gt=0, description="Seconds of sleep between loop turns; both intervals must be at least it."
     )
     max_concurrent_jobs: int = Field(20, ge=1, description="Most jobs at once.")
+    max_concurrent_cdn_jobs: int = Field(20, ge=1, description="Most prefixes at once in the worker pool.")
     max_attempts: int = Field(5, ge=1, description="Attempts for a prefix before it ends in error.")
     retry_delay: Seconds = Field(
         60, ge=0, description="Seconds before the first retry; doubled for each further one, with jitter."
@@ -73,6 +79,24 @@ class Settings(BaseModel):
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
     s3_cloudfront_domain: str = Field("", description="Read S3 through this CloudFront distribution (https://…).")
     s3_managed_private_network: bool = Field(False, description="Read S3 over Google's managed private network.")
+    queue: str = Field(
+        "",
+        description="The worker pool's queue: sqlite:///FILE (by default one beside the store), or pubsub://PROJECT/NAME.",
+    )
+    queue_lease: Seconds = Field(60, ge=1, description="Seconds until the tasks of a dead worker go to another one.")
+    pool_ledger: str = Field("", description="SQLite file of what the pool was given and reported; beside the store by default.")
+    workers: int | None = Field(
+        None, ge=0, description="Copying processes of the worker that the daemon starts: one a core by default, 0 for none."
+    )
+    cdn_url: str = Field("", description="Read S3 through this CDN: what stands before a key (https://DOMAIN/).")
+    cdn_key_pair_id: str = Field("", description="The id of the CDN's public key (K…); without it URLs are not signed.")
+    cdn_private_key_file: str = Field("", description="Its private key, a PEM file.")
+    cdn_private_key_secret: str = Field("", description="Or in Secret Manager: projects/P/secrets/S[/versions/V].")
+    cdn_digest: Literal["SHA1", "SHA256"] = Field("SHA1", description="The hash under the CDN's signature.")
+    cdn_signature_life: int = Field(
+        7 * 24 * 3600, ge=300, description="Seconds that a signature lasts; renewed in time by itself."
+    )
+    cdn_substitute: str = Field("", description="OLD=NEW pairs, separated by ';', put in place in the path of the CDN's URL.")
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
 
     @property
@@ -210,6 +234,7 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
     _check_store(settings, origins, named)
     _check_places(settings, named)
     _check_s3(settings, named)
+    _check_cdn(settings, named)
 
 
 def _check_store(settings: Settings, origins: Mapping[str, str], named: Any) -> None:
@@ -265,6 +290,34 @@ def _check_s3(settings: Settings, named: Any) -> None:
         raise BadInput(f"{named('s3_cloudfront_domain')}: {domain!r} must begin with https://")
     if domain and settings.s3_managed_private_network:
         raise BadInput(f"{named('s3_cloudfront_domain')} and {named('s3_managed_private_network')} exclude each other")
+
+
+def _check_cdn(settings: Settings, named: Any) -> None:
+    s3 = settings.source.scheme is Scheme.S3
+    if settings.route in ("cdn", "sts-s3") and not s3:
+        raise BadInput(f"{named('route')} is {settings.route}, which reads S3, but {named('source_bucket')} is {settings.source}")
+    if settings.route == "sts-gcs" and s3:
+        raise BadInput(f"{named('route')} is sts-gcs, but {named('source_bucket')} is {settings.source}")
+    if settings.queue and not settings.queue.startswith(("sqlite:///", "pubsub://")):
+        raise BadInput(f"{named('queue')}: {settings.queue!r} is written sqlite:///FILE or pubsub://PROJECT/NAME")
+    keys = [key for key in ("cdn_private_key_file", "cdn_private_key_secret") if getattr(settings, key)]
+    if not settings.cdn_url:
+        given = [*keys, *(key for key in ("cdn_key_pair_id", "cdn_substitute") if getattr(settings, key))]
+        if given:
+            raise BadInput(f"{named(given[0])} is for a CDN: --cdn-url names it")
+        return
+    if not re.fullmatch(r"https?://[^/?#*]+/([^?#*]*/)?", settings.cdn_url):
+        raise BadInput(f"{named('cdn_url')}: {settings.cdn_url!r} is written https://DOMAIN/ or https://DOMAIN/path/")
+    if not s3:
+        raise BadInput(f"{named('cdn_url')} is for an S3 source, but {named('source_bucket')} is {settings.source}")
+    if len(keys) > 1:
+        raise BadInput(f"{named(keys[0])} and {named(keys[1])} exclude each other")
+    if bool(keys) != bool(settings.cdn_key_pair_id):
+        missing = "--cdn-key-pair-id" if keys else "--cdn-private-key-file or --cdn-private-key-secret"
+        raise BadInput(f"signed URLs need a key pair's id and its private key: {missing} is missing")
+    for pair in filter(None, settings.cdn_substitute.split(";")):
+        if not pair.partition("=")[0] or "=" not in pair:
+            raise BadInput(f"{named('cdn_substitute')}: {pair!r} is written OLD=NEW; pairs are separated by ';'")
 
 
 def _iso(at: datetime) -> str:

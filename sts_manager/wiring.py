@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,16 +15,21 @@ from google.auth import exceptions as auth_exceptions
 
 from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
+from sts_manager.domain.choice import Choice, choose
 from sts_manager.domain.errors import BadInput
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
 from sts_manager.metrics.alerts import Alert, alerts
 from sts_manager.metrics.cloud_monitoring import AlertPolicies, CloudMonitoring, Origin
 from sts_manager.metrics.log import LogSink
-from sts_manager.ports import JobStore, Routes
+from sts_manager.pool.ledger import PoolLedger
+from sts_manager.pool.project import WithPool
+from sts_manager.pool_wiring import Pool, ledger_path
+from sts_manager.ports import JobStore, Routes, TransferProject, TransferRoute
 from sts_manager.pulse import Pulse
 from sts_manager.queries import Asked
 from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.routes.none import NoRoute
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.settings import Settings
@@ -115,8 +120,18 @@ def client_of(settings: Settings) -> StsClient:
     return connect(project_of(settings), os.environ.get(STS_EMULATOR), CLOCK)
 
 
-def transfer_project(settings: Settings) -> StsProject:
-    return StsProject(client_of(settings))
+@contextmanager
+def transfer_project(settings: Settings) -> Iterator[TransferProject]:
+    """The transfer service, with the operations of the pool beside it where there is a pool."""
+    path = ledger_path(settings)
+    if not path.exists():
+        yield StsProject(client_of(settings))
+        return
+    ledger = PoolLedger(path)
+    try:
+        yield WithPool(lambda: StsProject(client_of(settings)), ledger)
+    finally:
+        ledger.close()
 
 
 def s3_access(settings: Settings, environment: Mapping[str, str]) -> S3Access | None:
@@ -158,14 +173,25 @@ def transfer_settings(settings: Settings) -> TransferSettings:
     )
 
 
+def chosen(settings: Settings) -> Choice:
+    return choose(settings.route, from_s3=settings.source.scheme is Scheme.S3, cdn_url=settings.cdn_url)
+
+
 def route_of(settings: Settings) -> Route:
-    return Route.STS_S3 if settings.source.scheme is Scheme.S3 else Route.STS_GCS
+    """The route of prefixes whose row names none."""
+    return chosen(settings).route
 
 
-def routes_of(settings: Settings) -> Routes:
+def routes_of(settings: Settings, pool: Pool) -> Routes:
     """Both STS routes are one adapter: what differs is in the job's spec, which a started row has behind it."""
-    route = StsRoute(client_of(settings), transfer_settings(settings))
-    return {Route.STS_S3: route, Route.STS_GCS: route}
+    route: TransferRoute
+    try:
+        route = StsRoute(client_of(settings), transfer_settings(settings))
+    except BadInput as error:
+        if route_of(settings) is not Route.CDN:
+            raise
+        route = NoRoute(str(error))  # nobody asked for it; a row that does is told why
+    return {Route.STS_S3: route, Route.STS_GCS: route, Route.CDN: pool}
 
 
 def policy_of(settings: Settings, migration: str) -> Policy:
@@ -173,6 +199,7 @@ def policy_of(settings: Settings, migration: str) -> Policy:
         migration=migration,
         route=route_of(settings),
         running_max=settings.max_concurrent_jobs,
+        cdn_running_max=settings.max_concurrent_cdn_jobs,
         attempts_max=settings.max_attempts,
         retry=not settings.no_retry_on_job_error,
         ignore_stalled=settings.allow_new_jobs_when_stalled,
@@ -196,7 +223,7 @@ def bound_migration(settings: Settings, store: JobStore) -> str:
     return control.migration
 
 
-def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None, stop: Stop) -> Reconciler:
+def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None, stop: Stop, pool: Pool) -> Reconciler:
     def fence() -> int:
         assert lease is not None
         return lease.fence
@@ -205,7 +232,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
     migration = store.control().migration if lease is None else bound_migration(settings, store)
     return Reconciler(
         store,
-        routes_of(settings),
+        routes_of(settings, pool),
         policy_of(settings, migration),
         CLOCK,
         interval_s=settings.metrics_interval,
@@ -289,14 +316,26 @@ def daemon_of(
     settings: Settings,
     store: JobStore,
     stop: Stop,
+    pool: Pool,
     *,
     until_done: bool = False,
     watch: Callable[[PassResult], None] = lambda _result: None,
 ) -> tuple[Daemon, Reconciler, StoreLease]:
     lease = lease_of(settings, store)
-    reconciler = reconciler_of(settings, store, lease, stop)
+    reconciler = reconciler_of(settings, store, lease, stop, pool)
     pulse = pulse_of(settings, store)
     intervals = Intervals(job_s=settings.job_interval, metrics_s=settings.metrics_interval, sleep_s=settings.sleep_timeout)
     healthy = toucher(settings.health_file)
-    daemon = Daemon(reconciler, lease, CLOCK, intervals, stop, until_done=until_done, watch=watch, pulse=pulse, healthy=healthy)
+    daemon = Daemon(
+        reconciler,
+        lease,
+        CLOCK,
+        intervals,
+        stop,
+        until_done=until_done,
+        watch=watch,
+        pulse=pulse,
+        healthy=healthy,
+        duty=pool,
+    )
     return daemon, reconciler, lease

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cdn_worker.copier import Copier
+from cdn_worker.copier import Copier, Lane
 from cdn_worker.copying.steps import Resume, Task, Way
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.keys import KeyMapping
@@ -63,16 +63,15 @@ class Copies:
 
     def run(self, tasks: Sequence[Task], seconds: float = 60) -> Copies:
         engine = Engine(self.limits, Budget(self.budget_bytes))
-        copier = Copier(
-            engine,
+        copier = Copier(engine, ended=self._ended)
+        lane = copier.open(
             self.way,
-            ended=self._ended,
             noted=lambda task, resume: self.notes.append((task, resume)),
-            renew=lambda: self._renew(copier, engine),
+            renew=lambda: self._renew(lane, engine),
         )
-        copier.use(self.access)
+        lane.use(self.access)
         for task in tasks:
-            copier.add(task)
+            lane.add(task)
         copier.let_in()
         until = time.monotonic() + seconds
         while not copier.idle:
@@ -85,11 +84,11 @@ class Copies:
         engine.close()
         return self
 
-    def _renew(self, copier: Copier, engine: Engine) -> None:
+    def _renew(self, lane: Lane, engine: Engine) -> None:
         self.renewals += 1
-        engine.after(0, lambda: copier.use(self.renewed or self.access))
+        engine.after(0, lambda: lane.use(self.renewed or self.access))
 
-    def _ended(self, verdict: KeyVerdict) -> None:
+    def _ended(self, _task: Task, verdict: KeyVerdict) -> None:
         assert verdict.key not in self.verdicts, f"{verdict.key} has two verdicts"
         self.verdicts[verdict.key] = verdict
 

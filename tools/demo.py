@@ -2,7 +2,8 @@
 
 It starts the rehearsal stage as a process of its own, fills the S3 bucket with Python's own standard library, a few large
 objects and a few hard names, runs the commands a user would run, and compares every object from outside. With
-`STORE=bigquery` the job table is in BigQuery and the heartbeat goes to Cloud Monitoring, both of the stage. `ROUTE=copy` is
+`STORE=bigquery` the job table is in BigQuery and the heartbeat goes to Cloud Monitoring, both of the stage. `ROUTE=cdn` sends the
+prefixes down the built-in worker pool, through CloudFront; `QUEUE=pubsub` has its tasks in Pub/Sub. `ROUTE=copy` is
 `tools/demo_copy.py`.
 """
 
@@ -56,6 +57,8 @@ THREADS = 8
 OBJECTS_MAX = 2_400
 SOURCE_BYTES_MAX = 1024 * 1024
 STORES = ("sqlite", "bigquery")
+ROUTES = ("sts-s3", "cdn")
+QUEUES = ("sqlite", "pubsub")
 HEARTBEAT = (
     "status/waiting",
     "status/running",
@@ -73,9 +76,10 @@ LEFT_OUT = ("site-packages", "dist-packages", "__pycache__", "lib-dynload")
 console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
 
 
-def main(store_kind: str) -> int:
-    if store_kind not in STORES:
-        raise SystemExit(f"STORE={store_kind}: the demo knows {' and '.join(STORES)}")
+def main(store_kind: str, route: str, queue: str) -> int:
+    for name, given, known in (("STORE", store_kind, STORES), ("ROUTE", route, (*ROUTES, "copy")), ("QUEUE", queue, QUEUES)):
+        if given not in known:
+            raise SystemExit(f"{name}={given}: the demo knows {' and '.join(known)}")
     in_bigquery = store_kind == "bigquery"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sts-manager-demo-") as name, stage(Path(name)) as environment:
@@ -93,7 +97,8 @@ def main(store_kind: str) -> int:
         run(folder, "prepare-tables", "--job-prefix-source-file", "prefixes.json")
         title("3. Run until done")
         migrating = time.monotonic()
-        code = migrate(folder, len(prefixes), len(objects), heartbeat=in_bigquery)
+        words = [*(pool_words(queue) if route == "cdn" else []), *(["--publish-heartbeat"] if in_bigquery else [])]
+        code = migrate(folder, len(prefixes), len(objects), words)
         took = time.monotonic() - migrating
         title("4. What the operator sees")
         run(folder, "status")
@@ -204,28 +209,54 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "LOGLEVEL": os.environ.get("LOGLEVEL", "INFO")}
 
 
-def migrate(folder: Path, prefixes: int, objects: int, *, heartbeat: bool) -> int:
+def pool_words(queue: str) -> list[str]:
+    """The flags that send prefixes down the worker pool, through CloudFront."""
+    words = ["--cdn-url", f"http://{os.environ['CDN_EMULATOR_HOST']}/{SOURCE}/", "--workers", "2"]
+    words += ["--cdn-key-pair-id", os.environ["CDN_KEY_PAIR_ID"]]
+    words += ["--cdn-private-key-file", os.environ["CDN_PRIVATE_KEY_FILE"]]
+    words += ["--queue", pubsub_address()] if queue == "pubsub" else []
+    return words
+
+
+def pubsub_address() -> str:
+    return f"pubsub://{os.environ['GOOGLE_CLOUD_PROJECT']}/demo-pool"
+
+
+def migrate(folder: Path, prefixes: int, objects: int, more: list[str]) -> int:
     """`run --until-done`, with a line of live progress from its log."""
     words = ["run", "--source-bucket", f"s3://{SOURCE}", "--destination-bucket", f"gs://{SINK}", "--until-done"]
     words += ["--job-interval", "0.5", "--metrics-interval", "0.5", "--sleep-timeout", "0.5"]
-    words += ["--publish-heartbeat"] if heartbeat else []
+    words += more
     console.print(f"$ sts-manager {shlex.join(words)}", style="bold", markup=False)
     command = [sys.executable, "-m", "sts_manager", *words]
     with subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            show(json.loads(line), prefixes, objects)
+            show(line, prefixes, objects)
     return process.returncode
 
 
-def show(event: dict[str, Any], prefixes: int, objects: int) -> None:
+def show(line: str, prefixes: int, objects: int) -> None:
+    event: dict[str, Any] = json.loads(line)
     match event["message"]:
         case "pass":
             done, running, copied = event["done"], event["running"], event["objects_copied"]
             bar = "█" * (40 * copied // objects)
             console.print(f"{bar:<40} {done:>3}/{prefixes} prefixes, {running:>2} running, {copied:,}/{objects:,} objects")
-        case "settings" | "heartbeat" | "lease_taken" | "job_started" | "prefix_done" | "ended":
+        case (
+            "settings"
+            | "heartbeat"
+            | "lease_taken"
+            | "job_started"
+            | "prefix_done"
+            | "ended"
+            | "worker_began"
+            | "draining"
+            | "drained"
+        ):
             pass
+        case "worker_ended":
+            console.print(f"the worker copied {event.get('objects_done', 0):,} objects")
         case other:
             console.print(f"{event['severity']} {other}", {k: v for k, v in event.items() if k in ("prefix", "cause", "code")})
 
@@ -264,6 +295,5 @@ def title(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] not in ([], ["sts-s3"]):
-        raise SystemExit(f"ROUTE={sys.argv[2]}: the demo knows sts-s3 and copy")
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "sqlite"))
+    given = [*sys.argv[1:], *("sqlite", "sts-s3", "sqlite")[len(sys.argv) - 1 :]]
+    sys.exit(main(*given))

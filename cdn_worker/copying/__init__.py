@@ -7,6 +7,7 @@ Every rule of the fault table is here: what is tried again, how often, and what 
 from __future__ import annotations
 
 from cdn_worker.copying.large import LargeObject
+from cdn_worker.copying.one_object import OneObject
 from cdn_worker.copying.small import SmallObject
 from cdn_worker.copying.steps import Ended, Steps, Task, Tries, Way
 from cdn_worker.domain.verdict import KeyVerdict
@@ -18,6 +19,10 @@ def copied(task: Task, way: Way) -> Steps:
     """Copy one object, whatever it takes within bounds. Never raises; what is not provably there is not `done`."""
     tries = Tries(way.backoff_s)
     try:
+        if task.look:
+            found = yield from OneObject(task, way, tries).looked()
+            if found is not None:
+                return found
         if task.size <= way.buffer_max and task.resume is None:
             return (yield from SmallObject(task, way, tries).steps())
         return (yield from LargeObject(task, way, tries).steps())

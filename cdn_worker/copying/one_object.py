@@ -22,7 +22,7 @@ from cdn_worker.copying.steps import (
     Way,
 )
 from cdn_worker.domain.http import Answer, Fault, Request
-from cdn_worker.domain.integrity import Stored, Verified, equal, etag_of
+from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
@@ -124,6 +124,19 @@ class OneObject:
         if crc is None:
             crc = int.from_bytes(stored.crc32c)
         return self.done(stored, crc, verified, ours=ours and verified is not Verified.SIZE)
+
+    def looked(self) -> Generator[Command, Outcome, KeyVerdict | None]:
+        """Before anything is read: the verdict, if the object is there; whoever had this task before may have copied it."""
+        while True:
+            answer = yield from self.ask(self.way.sink.stat(self.name))
+            stored = self.way.sink.stored(answer) if answer.status == 200 else None
+            if answer.status == 404:
+                return None
+            if stored is None:
+                yield from self.sink_trouble(answer)
+                continue
+            verified = alike(stored, size=self.task.size, etag=self.task.etag)
+            return None if verified is None else self.done(stored, int.from_bytes(stored.crc32c), verified, ours=False)
 
     def undone(self, stored: Stored, told: str) -> Pausing:
         """What was just written is not what was read: delete that very generation, and try again."""

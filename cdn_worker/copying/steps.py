@@ -33,7 +33,12 @@ class Resume(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One object to copy. `generation`: of the object that may be replaced at the sink; 0: nothing may be there."""
+    """One object to copy.
+
+    generation   of the object that may be replaced at the sink; 0: nothing may be there
+    look         somebody may have copied it already: look at the sink before reading
+    ticket       by which whoever gave it out knows it again
+    """
 
     key: str
     size: int
@@ -41,6 +46,8 @@ class Task(NamedTuple):
     modified: str = ""
     generation: int = 0
     resume: Resume | None = None
+    look: bool = False
+    ticket: int = 0
 
     @classmethod
     def of(cls, listed: Listed, generation: int = 0) -> Task:

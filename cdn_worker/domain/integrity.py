@@ -121,6 +121,15 @@ class Stored:
     source_etag: str = ""
 
 
+def alike(stored: Stored, *, size: int, etag: str) -> Verified | None:
+    """How far a stored object is proved to be the listed one: by its MD5, or by size and the source's ETag recorded with it."""
+    if stored.size != size:
+        return None
+    if stored.md5 is not None and stored.md5 == etag_of(etag).md5:
+        return Verified.MD5
+    return Verified.SIZE if stored.source_etag == etag else None
+
+
 def equal(stored: Stored, *, size: int, crc32c: bytes | None, md5: bytes | None) -> Verified | None:
     """How far an object at the sink is proved to be the same; None when it is another one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,6 +13,7 @@ from sts_manager.domain.model import (
     Breaker,
     Change,
     JobStatus,
+    Limit,
     Note,
     Observed,
     OperationState,
@@ -37,20 +39,27 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     """Name the steps that close the gap between the job table and what runs."""
     settled = tuple(settle(job, observed, policy, now) for job in observed.live)
     breaker = next_breaker(observed, settled, policy, now)
-    may_start = observed.hold is None and breaker is None
-    steering = [steer(row, observed, policy, now, may_start=may_start) for row in settled]
-    room = _room(settled, policy, now)
-    resumes = list(islice(_resumes(settled, observed, policy), room))
-    starts, breaker = _starts(settled, observed, policy, breaker, room - len(resumes), now)
-    ended_well = sum(row.after.status is JobStatus.DONE for row in settled)
+    steering = [steer(row, observed, policy, now, may_start=_may_start(row, observed, policy, breaker)) for row in settled]
+    ended_well = Counter(Limit.of(route_of(row.after, policy)) for row in settled if row.after.status is JobStatus.DONE)
+    resumes: list[ResumeOperation] = []
+    begun: list[tuple[Change, StartJob]] = []
+    blind = {Limit.of(route_of(row.after, policy)) for row in settled if row.after.operation_name in observed.unseen}
+    for limit in Limit:
+        room = _room(settled, policy, now, limit)
+        these = list(islice(_resumes(settled, observed, policy, limit), room))
+        resumes += these
+        if limit in blind:
+            continue
+        starts, breaker = _starts(observed, policy, breaker, limit, room - len(these), ended_well[limit], now)
+        begun += starts
     changes = [change for change, _ in steering if change is not None]
     actions = [action for _, action in steering if action is not None]
     return Plan(
-        changes=(*changes, *(change for change, _ in starts)),
-        actions=(*actions, *resumes, *(action for _, action in starts)),
+        changes=(*changes, *(change for change, _ in begun)),
+        actions=(*actions, *resumes, *(action for _, action in begun)),
         breaker=breaker,
         notes=(*(note for row in settled for note in row.notes), *_breaker_notes(observed.breaker, breaker)),
-        running=sum(row.after.status is JobStatus.RUNNING for row in settled) + len(starts),
+        running=sum(row.after.status is JobStatus.RUNNING for row in settled) + len(begun),
         stalled=sum(is_stalled(row.after, now, policy.stalled_after) for row in settled),
         ended_well=ended_well,
         blocked=_blocked(observed, breaker),
@@ -84,15 +93,21 @@ def steer(
     return changed(row.before, after, now, row.results), action
 
 
-def _room(settled: Sequence[Settled], policy: Policy, now: datetime) -> int:
-    """How many more may run at once, whatever the ramp says."""
+def _may_start(row: Settled, observed: Observed, policy: Policy, breaker: Breaker | None) -> bool:
+    limit = Limit.of(route_of(row.after, policy))
+    return observed.hold is None and not (breaker is not None and breaker.stops(limit))
+
+
+def _room(settled: Sequence[Settled], policy: Policy, now: datetime, limit: Limit) -> int:
+    """How many more may run at once under a limit, whatever the ramp says."""
     running = [row.after for row in settled if row.after.status is JobStatus.RUNNING]
+    running = [job for job in running if Limit.of(route_of(job, policy)) is limit]
     if policy.ignore_stalled:
         running = [job for job in running if not is_stalled(job, now, policy.stalled_after)]
-    return max(0, policy.running_max - len(running))
+    return max(0, policy.most(limit) - len(running))
 
 
-def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy) -> Iterator[ResumeOperation]:
+def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy, limit: Limit) -> Iterator[ResumeOperation]:
     """Operations that this program paused, in the job cycle, when no hold stands. What a person paused stays paused."""
     if observed.hold is not None or not policy.dispatch:
         return
@@ -100,30 +115,34 @@ def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy) -> 
         job = row.after
         if row.state is not OperationState.PAUSED or job.operation_name is None or job.paused_by is PausedBy.NOBODY:
             continue
-        yield ResumeOperation(prefix=job.prefix, operation_name=job.operation_name, route=route_of(job, policy))
+        if Limit.of(route_of(job, policy)) is limit:
+            yield ResumeOperation(prefix=job.prefix, operation_name=job.operation_name, route=route_of(job, policy))
 
 
 def _starts(
-    settled: Sequence[Settled],
     observed: Observed,
     policy: Policy,
     breaker: Breaker | None,
+    limit: Limit,
     room: int,
+    ended_well: int,
     now: datetime,
 ) -> tuple[list[tuple[Change, StartJob]], Breaker | None]:
-    """The prefixes that start now, each with the intent that is committed first."""
-    if observed.hold is not None or not policy.dispatch or observed.unseen:
+    """The prefixes that start now under a limit, each with the intent that is committed first."""
+    if observed.hold is not None or not policy.dispatch:
         return [], breaker
-    running = policy.running_max - room
-    allowed = min(room, ramp_room(running, observed.ended_well + _done(settled), policy.running_max))
-    if breaker is not None:
+    most = policy.most(limit)
+    allowed = min(room, ramp_room(most - room, observed.ended_well.get(limit, 0) + ended_well, most))
+    stopped = breaker if breaker is not None and breaker.stops(limit) else None
+    if stopped is not None:
         # A probe further off than the longest wait was planned by a clock that has since been set back.
-        if now < breaker.probe_at <= now + policy.breaker_delay_max:
+        if now < stopped.probe_at <= now + policy.breaker_delay_max:
             return [], breaker
         allowed = min(allowed, 1)
-    started = [launch(job, policy, now) for job in islice(_ready(observed, now), allowed)]
-    if breaker is not None and started:
-        breaker = _probed(breaker, started[0][1], policy, now)
+    ready = (job for job in _ready(observed, now) if Limit.of(route_of(job, policy)) is limit)
+    started = [launch(job, policy, now) for job in islice(ready, allowed)]
+    if stopped is not None and started:
+        breaker = _probed(stopped, started[0][1], policy, now)
     return started, breaker
 
 
@@ -143,7 +162,7 @@ def launch(job: PrefixJob, policy: Policy, now: datetime) -> tuple[Change, Start
     intent = replace(
         job,
         status=JobStatus.RUNNING,
-        route=policy.route,
+        route=route_of(job, policy),
         attempt=attempt,
         job_name=name,
         operation_name=None,
@@ -156,7 +175,7 @@ def launch(job: PrefixJob, policy: Policy, now: datetime) -> tuple[Change, Start
         progress_at=now,
         ended_at=None,
     )
-    action = StartJob(prefix=job.prefix, attempt=attempt, job_name=name, route=policy.route)
+    action = StartJob(prefix=job.prefix, attempt=attempt, job_name=name, route=route_of(job, policy))
     return changed(job, intent, now), action
 
 
@@ -164,10 +183,6 @@ def _probed(breaker: Breaker, probe: StartJob, policy: Policy, now: datetime) ->
     probes = breaker.probes + 1
     wait = min(policy.breaker_delay_max, policy.breaker_delay * 2 ** min(probes, 20))
     return replace(breaker, probes=probes, probe=probe.prefix, probe_at=now + wait)
-
-
-def _done(settled: Sequence[Settled]) -> int:
-    return sum(row.after.status is JobStatus.DONE for row in settled)
 
 
 def _breaker_notes(before: Breaker | None, after: Breaker | None) -> Iterator[Note]:

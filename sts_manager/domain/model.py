@@ -33,6 +33,17 @@ class Route(StrEnum):
     CDN = "cdn"
 
 
+class Limit(StrEnum):
+    """What shares a limit of prefixes at once: the Storage Transfer Service's routes, and the worker pool."""
+
+    SERVICE = "service"
+    POOL = "pool"
+
+    @classmethod
+    def of(cls, route: Route) -> Limit:
+        return cls.POOL if route is Route.CDN else cls.SERVICE
+
+
 class OperationState(StrEnum):
     """The states of a transfer operation (Storage Transfer Service); UNKNOWN stands for any the service adds later."""
 
@@ -90,7 +101,10 @@ class ErrorBreakdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationSnapshot:
-    """One transfer operation as the service described it; `results` is the whole description as JSON text."""
+    """One transfer operation as the service described it; `results` is the whole description as JSON text.
+
+    permanent   it failed for causes that another attempt would only meet again
+    """
 
     name: OperationName
     state: OperationState
@@ -99,6 +113,7 @@ class OperationSnapshot:
     counters: Counters = Counters()
     errors: tuple[ErrorBreakdown, ...] = ()
     results: str = ""
+    permanent: bool = False
 
     @property
     def active(self) -> bool:
@@ -179,7 +194,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """Dispatch is stopped because of a project-wide fault.
+    """Dispatch is stopped because of a project-wide fault: of the prefixes under `limit`, or of all (None).
 
     `probes` starts were allowed through so far; the next one may go at `probe_at`. `probe` is the prefix whose
     operation must be seen healthy before the breaker closes.
@@ -191,6 +206,11 @@ class Breaker:
     probe_at: datetime
     probes: int = 0
     probe: Prefix | None = None
+    limit: Limit | None = None
+
+    def stops(self, limit: Limit) -> bool:
+        """Whether prefixes under a limit may not start."""
+        return self.limit is None or self.limit is limit
 
 
 # What the reconciler may do: actions are imperatives, and each names what it acts upon.
@@ -285,11 +305,11 @@ class Observed:
     """Everything a decision looks at.
 
     live             rows that are running or paused, as stored
-    startable        the next rows that may start, fewest attempts first; at least `running_max` of them if there are as many
+    startable        the next rows that may start, fewest attempts first; under each limit at least as many as it allows
     operations       what the service said of the operations it was asked about
     unseen           operations that could not be asked about in this pass (the call failed): nothing is concluded of them
     outcomes         what became of the last pass's actions, not yet recorded
-    ended_well       operations that ended well since the last dispatch: the ramp counts them with what runs
+    ended_well       operations that ended well since the last dispatch, by limit: the ramp counts them with what runs
     """
 
     live: tuple[PrefixJob, ...] = ()
@@ -299,7 +319,7 @@ class Observed:
     outcomes: tuple[Outcome, ...] = ()
     hold: Hold | None = None
     breaker: Breaker | None = None
-    ended_well: int = 0
+    ended_well: Mapping[Limit, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +329,7 @@ class Policy:
     migration: str
     route: Route
     running_max: int = 20
+    cdn_running_max: int = 20
     attempts_max: int = 5
     retry: bool = True
     ignore_stalled: bool = False
@@ -322,8 +343,12 @@ class Policy:
     missing_for: timedelta = timedelta(minutes=10)
 
     def __post_init__(self) -> None:
-        if self.running_max < 1 or self.attempts_max < 1:
+        if self.running_max < 1 or self.cdn_running_max < 1 or self.attempts_max < 1:
             raise ValueError("at least one job must be allowed to run, and one attempt to be made")
+
+    def most(self, limit: Limit) -> int:
+        """How many prefixes may run at once under a limit."""
+        return self.cdn_running_max if limit is Limit.POOL else self.running_max
 
 
 class Severity(StrEnum):
@@ -355,7 +380,7 @@ class Plan:
     notes: tuple[Note, ...] = ()
     running: int = 0
     stalled: int = 0
-    ended_well: int = 0
+    ended_well: Mapping[Limit, int] = field(default_factory=dict)
     blocked: str = ""
 
 

@@ -9,6 +9,7 @@ from sts_manager.domain.model import (
     Breaker,
     JobStarted,
     JobStatus,
+    Limit,
     Note,
     Observed,
     OperationResumed,
@@ -27,8 +28,8 @@ from sts_manager.domain.ramp import backoff, progressed
 
 Fields = dict[str, str | int]
 
-PROJECT_WIDE_CODES = ("PERMISSION_DENIED", "UNAUTHENTICATED")
-"""Error codes of an operation that point at a permission rather than at objects, when nothing at all was moved."""
+PROJECT_WIDE_CODES = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH")
+"""Error codes of an operation that point at a permission, or at the CDN's own set-up, when nothing at all was moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +189,8 @@ def _with_failure(settled: Settled, snapshot: OperationSnapshot, policy: Policy,
         if job.forgiven < policy.attempts_max:
             # The fault is the project's, not the prefix's; forgiving is bounded so that attempts are.
             settled = replace(settled, after=replace(job, forgiven=job.forgiven + 1))
+    if snapshot.permanent:
+        return _ended_in_error(settled, code, message, now)
     return _try_again_or_end(settled, policy, now)
 
 
@@ -284,10 +287,12 @@ def next_breaker(observed: Observed, settled: tuple[Settled, ...], policy: Polic
     breaker = observed.breaker
     if breaker is not None and any(row.healthy and row.after.prefix == breaker.probe for row in settled):
         breaker = None
-    denied = next((row.denied for row in settled if row.denied is not None), None)
-    if denied is None:
+    row = next((row for row in settled if row.denied is not None), None)
+    if row is None or row.denied is None:
         return breaker
-    code, message = denied
+    code, message = row.denied
+    limit = Limit.of(row.after.route or policy.route)
     if breaker is None:
-        return Breaker(code=code, message=message, opened_at=now, probe_at=now + policy.breaker_delay)
-    return replace(breaker, code=code, message=message)
+        return Breaker(code=code, message=message, opened_at=now, probe_at=now + policy.breaker_delay, limit=limit)
+    # One fault on each side: nothing starts until the probe says that one of them is over.
+    return replace(breaker, code=code, message=message, limit=limit if breaker.stops(limit) and breaker.limit else None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sts_manager.domain.model import Breaker, Hold
+from sts_manager.domain.model import Breaker, Hold, Limit
 from sts_manager.domain.naming import Prefix
 from sts_manager.ports import Control, PassReport, Sample
 
@@ -42,6 +42,7 @@ def breaker_text(breaker: Breaker) -> str:
             "probe_at": breaker.probe_at.isoformat(),
             "probes": breaker.probes,
             "probe": breaker.probe,
+            "limit": breaker.limit,
         }
     )
 
@@ -55,6 +56,7 @@ def breaker_of(text: str) -> Breaker:
         probe_at=_time(value["probe_at"]),
         probes=value["probes"],
         probe=None if value["probe"] is None else Prefix(value["probe"]),
+        limit=Limit(value["limit"]) if value.get("limit") else None,
     )
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
+from cdn_worker.contract import ROOT, ListReport, decoded_task
+from cdn_worker.queues.sqlite import sqlite_queues
 from sts_manager.clock import SystemClock
+from sts_manager.domain.errors import NameDeleted
 from sts_manager.domain.model import OperationState
 from sts_manager.domain.naming import JobName, OperationName
 from sts_manager.domain.place import place
+from sts_manager.pool.document import job_of
+from sts_manager.pool.ledger import PoolLedger
+from sts_manager.routes.cdn import CdnRoute, PoolSettings
 from sts_manager.routes.sts import StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from tests.conformance.transfer_route import *  # noqa: F403
-from tests.conformance.transfer_route import Bench
+from tests.conformance.transfer_route import Bench, order
 from tests.fakes.transfer_service import FakeTransferService
 from tests.stages import SINK, SOURCE, fill, wait_for
 from tools.emulators.stage import KEYS, PROJECT, Stage
@@ -56,8 +66,45 @@ class StageBench:
         wait_for(lambda: self.route.operations([name])[name].state is state)
 
 
-@pytest.fixture(params=["fake", "stage"])
-def bench(request: pytest.FixtureRequest) -> Bench:
+class PoolBench:
+    """The pool's route, its ledger and its queue; no worker is at work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.queues = sqlite_queues(folder / "queue.db")
+        self.ledger = PoolLedger(folder / "pool.db")
+        settings = PoolSettings(source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}/in"))
+        self.route = CdnRoute(self.queues, self.ledger, lambda _order: settings, SystemClock())
+
+    def runs(self, name: JobName) -> int:
+        bodies = [decoded_task(one.body) for one in self.queues.lists.lease(100)]
+        return sum(one.spec.job == name for one in bodies)
+
+    def settle(self, name: OperationName, state: OperationState) -> None:
+        if state is OperationState.SUCCESS:
+            report = ListReport(job=job_of(name), shard=ROOT, run="r", listed=0, listed_bytes=0, tasks=0)
+            self.ledger.fold([report], SystemClock().now())
+        assert self.route.operations([name])[name].state is state
+
+    def close(self) -> None:
+        self.queues.close()
+        self.ledger.close()
+
+
+@pytest.fixture(params=["fake", "stage", "pool"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "fake":
-        return FakeBench()
-    return StageBench(request.getfixturevalue("stage"))
+        yield FakeBench()
+    elif request.param == "stage":
+        yield StageBench(request.getfixturevalue("stage"))
+    else:
+        with closing(PoolBench(tmp_path)) as pool:
+            yield pool
+
+
+@pytest.mark.parametrize("kind", ["fake", "stage"])
+def test_a_deleted_name_is_told_apart(kind: str, request: pytest.FixtureRequest) -> None:
+    bench = FakeBench() if kind == "fake" else StageBench(request.getfixturevalue("stage"))
+    bench.route.start(order())
+    bench.delete(order().job_name)
+    with pytest.raises(NameDeleted):
+        bench.route.start(order())

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pytest
 
-from sts_manager.domain.errors import NameDeleted, NameTaken, Retryable
+from sts_manager.domain.errors import NameTaken, Retryable
 from sts_manager.domain.model import OperationState, Route, StartJob
 from sts_manager.domain.naming import JobName, OperationName, Prefix, job_name
 from sts_manager.ports import TransferRoute
@@ -17,7 +17,6 @@ class Bench(Protocol):
 
     @property
     def route(self) -> TransferRoute: ...
-    def delete(self, name: JobName) -> None: ...
     def runs(self, name: JobName) -> int: ...
     def settle(self, name: OperationName, state: OperationState) -> None:
         """Wait until (or make) the operation be in this state."""
@@ -67,13 +66,6 @@ def test_a_job_of_the_name_with_another_spec_is_not_adopted(bench: Bench) -> Non
     bench.route.start(order())
     with pytest.raises(NameTaken):
         bench.route.start(order(prefix="q/"))
-
-
-def test_a_deleted_name_is_told_apart(bench: Bench) -> None:
-    bench.route.start(order())
-    bench.delete(order().job_name)
-    with pytest.raises(NameDeleted):
-        bench.route.start(order())
 
 
 def test_operations_are_found_and_unknown_ones_are_absent(bench: Bench) -> None:

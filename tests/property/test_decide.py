@@ -17,6 +17,7 @@ from sts_manager.domain.model import (
     Hold,
     JobStarted,
     JobStatus,
+    Limit,
     Observed,
     OperationSnapshot,
     OperationState,
@@ -122,7 +123,7 @@ def worlds(draw: st.DrawFn) -> Observed:
         outcomes=tuple(told),
         hold=draw(st.none() | st.just(HOLD)),
         breaker=draw(st.none() | st.just(breaker)),
-        ended_well=draw(st.integers(min_value=0, max_value=5)),
+        ended_well={limit: draw(st.integers(min_value=0, max_value=5)) for limit in Limit},
     )
 
 

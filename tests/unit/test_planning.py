@@ -160,8 +160,12 @@ def test_what_cannot_be_copied_is_said_before_a_byte_moves(one: Listed, error: s
 
 
 def test_what_is_there_is_compared_by_the_strongest_that_is_known() -> None:
-    from cdn_worker.domain.integrity import Stored
-    from cdn_worker.planning import judged, same
+    from cdn_worker.domain.integrity import Stored, alike
+    from cdn_worker.domain.replace import Replace
+    from cdn_worker.planning import judged
+
+    def same(one: Listed, stored: Stored) -> Verified | None:
+        return alike(stored, size=one.size, etag=one.etag)
 
     md5 = bytes.fromhex(BODY_ETAG)
     stored = {"generation": 7, "size": 1000, "crc32c": b"\0" * 4}
@@ -175,7 +179,7 @@ def test_what_is_there_is_compared_by_the_strongest_that_is_known() -> None:
     left = judged(listed(), other, ground())
     assert isinstance(left, KeyVerdict)
     assert left.error == "exists"
-    replaced = judged(listed(), other, ground(overwrite=True))
+    replaced = judged(listed(), other, ground(replace=Replace.DIFFERENT))
     assert isinstance(replaced, Task)
     assert replaced.generation == 7, "and only that generation"
 

@@ -24,16 +24,17 @@ def main(work: dict[str, Any]) -> dict[str, Any]:
     verdicts = dict.fromkeys(Verdict, 0)
     first_error: list[str] = []
 
-    def ended(verdict: KeyVerdict) -> None:
+    def ended(_task: Task, verdict: KeyVerdict) -> None:
         verdicts[verdict.verdict] += 1
         if verdict.error and not first_error:
             first_error.append(f"{verdict.key}: {verdict.error}: {verdict.details}")
 
-    copier = Copier(engine, way, ended=ended)
+    copier = Copier(engine, ended=ended)
+    lane = copier.open(way)
     before, began = time.process_time(), time.perf_counter()
     climbed = 0
     for index in range(work["objects"]):
-        copier.add(Task(f"{index // 1000:03}/object-{index:07}", work["size"], work["etag"], "2026-11-21T03:00:00.000Z"))
+        lane.add(Task(f"{index // 1000:03}/object-{index:07}", work["size"], work["etag"], "2026-11-21T03:00:00.000Z"))
     copier.let_in()
     while not copier.idle:
         engine.turn()

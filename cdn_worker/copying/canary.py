@@ -1,0 +1,47 @@
+"""One byte of one object through the CDN, before a prefix is copied through it: a wrong distribution is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from cdn_worker.copying.steps import FORBIDDEN_MAX, MISSING_MAX, Command, Ended, Outcome, Renew, Task, Tries, Way, wrong
+from cdn_worker.domain.http import Answer
+
+PERMISSION_DENIED, MISMATCH = "PERMISSION_DENIED", "CDN_MISMATCH"
+
+
+def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, tuple[str, str] | None]:
+    """Why nothing can be read through the CDN at `url`, as (code, text for a person); None when nothing speaks against it.
+
+    What passes (a busy server, an object that was just deleted) is left to the copying itself.
+    """
+    tries = Tries(way.backoff_s)
+    span = (0, 0) if task.size else None
+    while True:
+        answer = yield way.source.get(task.key, task.etag, task.size, span)
+        assert isinstance(answer, Answer)
+        why = answer.fault.value if answer.status == 0 and answer.fault is not None else wrong(answer, task, span)
+        if why not in ("forbidden", "missing", "changed", "redirected"):
+            return None
+        told = way.source.explained(answer)
+        try:
+            if why == "forbidden":
+                pause = tries.again(PERMISSION_DENIED, told, FORBIDDEN_MAX)
+                yield Renew()
+            else:
+                head = yield way.source.head(task.key)
+                assert isinstance(head, Answer)
+                if head.status != 200 or head.headers.get("etag") != f'"{task.etag}"':
+                    return None
+                pause = tries.again(MISMATCH, _mismatched(task, url, answer, told), MISSING_MAX)
+        except Ended as end:
+            return end.code, end.details
+        yield pause
+
+
+def _mismatched(task: Task, url: str, answer: Answer, told: str) -> str:
+    has = f"ETag {answer.headers.get('etag', 'none')}" if answer.status in (200, 206) else f"status {answer.status}"
+    return (
+        f"the CDN at {url} has {has} for {task.key!r}, and the bucket has it with ETag {task.etag}: is the distribution's origin "
+        f"this bucket, its origin path empty, and --substitute right? ({told})"
+    )

@@ -1,0 +1,117 @@
+"""What a worker knows of one prefix job while it has tasks of it: how it is reached, with what access, and its lane."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from cdn_worker.contract import JobSpec
+from cdn_worker.copying.canary import canary
+from cdn_worker.copying.steps import Task
+from cdn_worker.domain.errors import BadInput
+from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.pages import Filter
+from cdn_worker.domain.verdict import KeyVerdict
+from cdn_worker.engine.loop import Engine
+from cdn_worker.planning import Ground
+from cdn_worker.player import Player
+from cdn_worker.ports import Access
+from cdn_worker.processes import Processes
+from cdn_worker.reach import Reach
+from cdn_worker.wiring import s3_of, sink_of, way_of
+
+
+class Desk:
+    """One job's. `verdicts` gets those of its lane, with their tickets. Raises BadInput when there are no credentials."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        reach: Reach,
+        engine: Engine,
+        processes: Processes,
+        *,
+        verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
+        said: Callable[[str], None],
+    ) -> None:
+        self.spec, self._say = spec, said
+        self._engine, self._processes = engine, processes
+        self._setup = reach.setup(
+            spec.source_bucket,
+            spec.sink_bucket,
+            KeyMapping(source_root=spec.source_root, sink_root=spec.sink_root, substitutions=reach.substitutions),
+            storage_class=spec.storage_class,
+            kms_key=spec.kms_key,
+            multipart_etags=spec.multipart_etags,
+        )
+        self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
+        self._access = self._keyring.access()
+        self.source, self.sink = s3_of(self._setup), sink_of(self._setup)
+        self._way = way_of(self._setup)
+        self.player = Player(engine, renew=lambda: self._renew(self._access.version))
+        self._use_here(self._access)
+        self.lane = processes.open(self._setup, self._access, verdicts=verdicts, renew=self._renew)
+        self.tasks = 0
+        self.used_at = time.monotonic()
+        self.wrong: tuple[str, str] | None = None
+        self._canaries = 0
+        self.tried = not self._setup.cdn_url
+
+    def ground(self) -> Ground:
+        spec = self.spec
+        filters = Filter(
+            storage_classes=spec.storage_classes,
+            since=datetime.fromisoformat(spec.since) if spec.since else None,
+            before=datetime.fromisoformat(spec.before) if spec.before else None,
+        )
+        return Ground(
+            source=self.source,
+            bucket=self.source,
+            sink=self.sink,
+            mapping=self._setup.mapping,
+            prefix=spec.prefix,
+            filter=filters,
+            replace=spec.replace,
+            backoff_s=self._setup.backoff_s,
+        )
+
+    def try_with(self, task: Task) -> None:
+        """Fetch a byte of this through the CDN, once for each job: `tried` is set then, and `wrong` if it cannot be done."""
+        if self.tried or self._canaries:
+            return
+        self._canaries += 1
+        self.player.play(canary(task, self._way, self._setup.cdn_url), self._told)
+
+    def _told(self, wrong: tuple[str, str] | None) -> None:
+        self.wrong, self.tried = wrong, True
+
+    def stay_signed(self) -> None:
+        if self._keyring.due(self._access):
+            self._hand_round(self._made_anew(self._keyring.access))
+
+    def close(self) -> None:
+        self._processes.close_lane(self.lane)
+
+    def _renew(self, refused: int) -> None:
+        self._hand_round(self._made_anew(partial(self._keyring.renewed, refused)))
+
+    def _made_anew(self, make: Callable[[], Access | None]) -> Access:
+        try:
+            return make() or self._access
+        except BadInput as error:
+            self._say(f"access could not be renewed, and the old one is used on: {error}")
+            return self._access
+
+    def _hand_round(self, access: Access) -> None:
+        self._access = access
+        self._use_here(access)
+        self._processes.use(self.lane, access)
+        self._engine.after(0, self.player.go_on)
+
+    def _use_here(self, access: Access) -> None:
+        self.source.use(access)
+        self.sink.use(access)
+        self._way.source.use(access)
+        self._way.sink.use(access)

@@ -1,0 +1,221 @@
+"""Speaks with the queues in threads of its own, so that the loop that copies never waits for them.
+
+One thread claims what is wanted; one sends what is ready, in the order in which it was handed over; one extends the leases and
+looks at the board. Nothing is acknowledged before what follows from it is safely published.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, WorkQueue
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 0.5
+AWAY_S = 2.0
+BOARD_S = 2.0
+PARCELS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A leased message; `lists`: of which queue."""
+
+    lease: Leased
+    lists: bool
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, kw_only=True)
+class Parcel:
+    """What is published together, and then acknowledged. buried: claims that go to the dead letters, and why."""
+
+    lists: list[bytes] = field(default_factory=list)
+    copies: list[bytes] = field(default_factory=list)
+    reports: list[bytes] = field(default_factory=list)
+    done: list[Claim] = field(default_factory=list)
+    buried: list[tuple[Claim, str]] = field(default_factory=list)
+    given_back: list[Claim] = field(default_factory=list)
+
+
+class Post:
+    """`failed` is told once when a queue goes away, and once when it is back (with an empty text)."""
+
+    def __init__(self, queues: Queues, *, failed: Callable[[str], None] = lambda _why: None) -> None:
+        self._queues, self._failed = queues, failed
+        self._wanted = {True: 0, False: 0}
+        self._claimed: deque[Claim] = deque()
+        self._held: dict[str, Claim] = {}
+        self._outbox: deque[Parcel] = deque()
+        self._sending = 0
+        self._lock = threading.Lock()
+        self._more = threading.Event()
+        self._ended = threading.Event()
+        self._away = ""
+        self.board: Mapping[str, JobState] = {}
+        self.looked = threading.Event()
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._claims, self._sends, self._keeps)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    # For the loop
+
+    def want(self, *, lists: int, copies: int) -> None:
+        """How many messages may be claimed from now on, beyond those that are claimed."""
+        with self._lock:
+            self._wanted = {True: lists, False: copies}
+
+    def claimed(self) -> list[Claim]:
+        """What was claimed since."""
+        with self._lock:
+            found = list(self._claimed)
+            self._claimed.clear()
+        return found
+
+    def send(self, parcel: Parcel) -> None:
+        with self._lock:
+            self._outbox.append(parcel)
+        self._more.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether the queues take things more slowly than they are handed over."""
+        return len(self._outbox) >= PARCELS_MAX
+
+    @property
+    def unsent(self) -> int:
+        with self._lock:
+            return len(self._outbox) + self._sending
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the claim that was held longest has been held."""
+        with self._lock:
+            return time.monotonic() - min((one.at for one in self._held.values()), default=time.monotonic())
+
+    def close(self, seconds: float) -> None:
+        """Send what is left, at most so long, and end."""
+        self.want(lists=0, copies=0)
+        until = time.monotonic() + seconds
+        while self.unsent and time.monotonic() < until:
+            time.sleep(0.01)
+        self._ended.set()
+        self._more.set()
+        for thread in self._threads:
+            thread.join(timeout=max(0.1, until - time.monotonic()))
+
+    # Threads
+
+    def _queue(self, *, lists: bool) -> WorkQueue:
+        return self._queues.lists if lists else self._queues.copies
+
+    def _claims(self) -> None:
+        while not self._ended.is_set():
+            with self._lock:
+                wanted = dict(self._wanted)
+            try:
+                got = self._claim(lists=False, most=wanted[False], wait_s=0.0)
+                # A listing makes more work: it waits until there is little.
+                got = got or self._claim(lists=True, most=wanted[True], wait_s=0.0)
+            except QueueUnavailable as error:
+                self._is_away(str(error))
+                got = 0
+            if not got:
+                self._ended.wait(WAIT_S / 10)
+
+    def _claim(self, *, lists: bool, most: int, wait_s: float) -> int:
+        if most <= 0:
+            return 0
+        leases = self._queue(lists=lists).lease(most, wait_s)
+        with self._lock:
+            self._wanted[lists] -= len(leases)
+            for lease in leases:
+                claim = Claim(lease=lease, lists=lists)
+                self._held[lease.token] = claim
+                self._claimed.append(claim)
+        return len(leases)
+
+    def _sends(self) -> None:
+        while True:
+            with self._lock:
+                parcels = list(self._outbox)
+                self._outbox.clear()
+                self._sending = len(parcels)
+            if not parcels:
+                if self._ended.is_set():
+                    return
+                self._more.wait(WAIT_S)
+                self._more.clear()
+                continue
+            self._send_until_sent(_joined(parcels))
+            with self._lock:
+                self._sending = 0
+
+    def _send_until_sent(self, parcel: Parcel) -> None:
+        while not self._ended.is_set():
+            try:
+                self._send(parcel)
+            except QueueUnavailable as error:
+                self._is_away(str(error))
+                self._ended.wait(AWAY_S)
+            else:
+                self._is_away("")
+                return
+
+    def _send(self, parcel: Parcel) -> None:
+        queues = self._queues
+        queues.copies.publish(parcel.copies)
+        queues.lists.publish(parcel.lists)
+        queues.reports.publish(parcel.reports)
+        for lists in (True, False):
+            queue = self._queue(lists=lists)
+            queue.ack([one.lease for one in parcel.done if one.lists is lists])
+            queue.release([one.lease for one in parcel.given_back if one.lists is lists])
+        for claim, reason in parcel.buried:
+            self._queue(lists=claim.lists).bury(claim.lease, reason)
+        with self._lock:
+            for claim in (*parcel.done, *parcel.given_back, *(one for one, _ in parcel.buried)):
+                self._held.pop(claim.lease.token, None)
+
+    def _keeps(self) -> None:
+        """Extend the leases while they have two thirds of their time left, and look at the board."""
+        extended = time.monotonic()
+        while not self._ended.is_set():
+            try:
+                self.board = self._queues.board.read()
+                self.looked.set()
+                if time.monotonic() - extended >= self._queues.lease_s / 3:
+                    extended = time.monotonic()
+                    with self._lock:
+                        held = list(self._held.values())
+                    for lists in (True, False):
+                        self._queue(lists=lists).extend([one.lease for one in held if one.lists is lists])
+            except QueueUnavailable as error:
+                self._is_away(str(error))
+            self._ended.wait(min(BOARD_S, self._queues.lease_s / 6))
+
+    def _is_away(self, why: str) -> None:
+        with self._lock:
+            before, self._away = self._away, why
+        if bool(before) != bool(why):
+            self._failed(why)
+
+
+def _joined(parcels: list[Parcel]) -> Parcel:
+    whole = Parcel()
+    for one in parcels:
+        whole.lists += one.lists
+        whole.copies += one.copies
+        whole.reports += one.reports
+        whole.done += one.done
+        whole.buried += one.buried
+        whole.given_back += one.given_back
+    return whole

@@ -1,0 +1,1 @@
+"""Adapters of the work queue: each names one vendor."""

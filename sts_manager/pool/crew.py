@@ -1,0 +1,75 @@
+"""The worker processes that a daemon starts beside itself: one `cdn-worker run`, started again when it dies."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+STOP_S = 16.0
+AGAIN_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+WELL_S = 60.0
+"""A worker that has lived so long is well: if it dies then, it is started again at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How a worker is started: the words after `cdn-worker run`, and its environment beyond ours."""
+
+    words: Sequence[str]
+
+
+class Crew:
+    """One worker program with several copying processes. Safe to stop from another thread."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+        self._deaths = 0
+        self._next = 0.0
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def tend(self) -> None:
+        """Start it, or start it again."""
+        with self._lock:
+            if self._stopped or time.monotonic() < self._next:
+                return
+            if self._process is not None:
+                code = self._process.poll()
+                if code is None:
+                    return
+                self._mourned(code)
+                return
+            self._began = time.monotonic()
+            command = [sys.executable, "-m", "cdn_worker", "run", "--with-parent", *self._order.words]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
+
+    def _mourned(self, code: int) -> None:
+        lived = time.monotonic() - self._began
+        self._deaths = 0 if lived > WELL_S else self._deaths + 1
+        wait = AGAIN_S[min(self._deaths, len(AGAIN_S)) - 1] if self._deaths else 0.0
+        fields = {"code": code, "lived_s": round(lived), "again_in_s": wait}
+        log.error("worker_died", extra={"fields": {**fields, "effect": "its tasks go to the next one when their leases end"}})
+        self._process, self._next = None, time.monotonic() + wait
+
+    def stop(self) -> None:
+        """Let it drain; it is killed when that takes too long."""
+        with self._lock:
+            self._stopped = True
+            process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

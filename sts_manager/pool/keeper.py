@@ -1,0 +1,170 @@
+"""Keeps the pool going while this daemon leads: folds reports, deals with dead letters, posts the board, minds the workers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from cdn_worker.contract import (
+    CopyReport,
+    CopyTask,
+    ListFailed,
+    ListReport,
+    ListTask,
+    Parked,
+    Refused,
+    Report,
+    decoded_report,
+    decoded_task,
+    undone,
+)
+from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
+from sts_manager.domain.errors import StoreUnavailable
+from sts_manager.pool.crew import Crew
+from sts_manager.pool.ledger import PoolLedger
+from sts_manager.ports import Clock
+
+log = logging.getLogger(__name__)
+
+REPORTS_AT_ONCE = 500
+WAIT_S = 0.2
+AWAY_S = 2.0
+BOARD_S = 30.0
+POISON = "poison"
+
+
+class PoolKeeper:
+    """A thread from `__enter__` to `__exit__`. Only the daemon that leads has one: reports are for its ledger."""
+
+    def __init__(self, queues: Queues, ledger: PoolLedger, clock: Clock, crew: Crew | None = None) -> None:
+        self._queues, self._ledger, self._clock, self._crew = queues, ledger, clock, crew
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._posted: Mapping[str, str] | None = None
+        self._posted_at = 0.0
+        self._away = ""
+
+    def __enter__(self) -> Self:
+        self._ending.clear()
+        self._thread = threading.Thread(target=self._keep, name="pool-keeper", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._ending.set()
+        if self._crew is not None:
+            self._crew.stop()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        # The workers' last reports came while they drained.
+        self._guarded(self._drain)
+
+    def _keep(self) -> None:
+        while not self._ending.is_set():
+            if self._crew is not None:
+                self._crew.tend()
+            if not self._guarded(self.turn):
+                self._ending.wait(WAIT_S)
+
+    def _drain(self) -> bool:
+        while self.turn():
+            pass
+        return False
+
+    def _guarded(self, turn: Callable[[], bool]) -> bool:
+        try:
+            busy = turn()
+        except (QueueUnavailable, StoreUnavailable) as error:
+            if not self._away:
+                log.error("pool_away", extra={"fields": {"cause": str(error), "effect": "reports wait until it is back"}})
+            self._away = str(error)
+            self._ending.wait(AWAY_S)
+            return False
+        if self._away:
+            log.info("pool_back", extra={"fields": {"was": self._away}})
+            self._away = ""
+        return busy
+
+    def turn(self) -> bool:
+        """One round of everything. Whether there may be more to do at once. Raises QueueUnavailable, StoreUnavailable."""
+        self._post_board()
+        self._unpark()
+        reports = self._queues.reports.lease(REPORTS_AT_ONCE)
+        if reports:
+            self._take_in(reports)
+        dead = self._queues.dead.lease(REPORTS_AT_ONCE)
+        if dead:
+            self._mourn(dead)
+        return len(reports) == REPORTS_AT_ONCE
+
+    def _take_in(self, leases: list[Leased]) -> None:
+        found: list[Report] = []
+        good: list[Leased] = []
+        for one in leases:
+            try:
+                found.append(decoded_report(one.body))
+                good.append(one)
+            except Refused as error:
+                log.error("report_refused", extra={"fields": {"cause": str(error), "job": error.job}})
+                self._queues.reports.bury(one, str(error))
+        self._ledger.fold(found, self._clock.now())
+        self._queues.reports.ack(good)
+
+    def _mourn(self, leases: list[Leased]) -> None:
+        """Dead letters: the keys of a task get their verdict; what nobody can read is kept, and told."""
+        now = self._clock.now()
+        verdicts: list[Report] = []
+        for one in leases:
+            reason = one.reason or "it was delivered too often"
+            try:
+                task = decoded_task(one.body)
+            except Refused as error:
+                why = f"{reason}; {error}" if str(error) not in reason else reason
+                log.error("dead_letter", extra={"fields": {"cause": why, "job": error.job, "bytes": len(one.body)}})
+                verdicts += self._read_as_report(one, error.job, why)
+                self._ledger.bury(error.job, why, one.body, now)
+                continue
+            log.error("dead_task", extra={"fields": {"cause": reason, "job": task.spec.job, "task": task.id}})
+            self._ledger.bury(task.spec.job, reason, one.body, now)
+            verdicts.append(_verdict_of(task, reason))
+        self._ledger.fold(verdicts, now)
+        self._queues.dead.ack(leases)
+
+    def _read_as_report(self, lease: Leased, job: str, why: str) -> list[Report]:
+        """A dead report is no loss while it can be read; a message of a job that nobody can read ends its job."""
+        try:
+            found = decoded_report(lease.body)
+        except Refused:
+            if not job:
+                return []
+            code = "MESSAGE_REFUSED"
+            self._ledger.end(job, code, f"a message of it cannot be read: {why}", self._clock.now())
+            return []
+        assert isinstance(found, (CopyReport, ListReport, ListFailed, Parked))
+        return [found]
+
+    def _post_board(self) -> None:
+        states = self._ledger.board()
+        now = time.monotonic()
+        if states == self._posted and now - self._posted_at < BOARD_S:
+            return
+        self._queues.board.post({job: JobState(state) for job, state in states.items()})
+        self._posted, self._posted_at = states, now
+
+    def _unpark(self) -> None:
+        """Tasks of jobs that go on again are published again: then, and only then, they are parked no more."""
+        parked = self._ledger.parked()
+        for kind, queue in (("list", self._queues.lists), ("copy", self._queues.copies)):
+            queue.publish([body for _, of, body in parked if of == kind])
+        if parked:
+            self._ledger.unpark([task for task, _, _ in parked])
+
+
+def _verdict_of(task: CopyTask | ListTask, reason: str) -> Report:
+    if isinstance(task, CopyTask):
+        return undone(task, POISON, reason)
+    return ListFailed(job=task.spec.job, shard=task.shard, code="POISON_TASK", why=f"its listing came to nothing: {reason}")

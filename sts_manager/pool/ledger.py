@@ -1,0 +1,450 @@
+"""What was given to the pool and what it reported: the manager's own record, in a SQLite file beside it.
+
+Each report counts once, whatever comes twice, late or out of order: see `cdn_worker.contract` for how a prefix adds up. What is
+folded is committed before the report is acknowledged. A ledger that is lost costs a listing and nothing else: its jobs are
+unknown then, so their prefixes get a further attempt, and what is at the sink is skipped (ADR 0016).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cdn_worker.contract import (
+    ROOT,
+    Child,
+    CopyReport,
+    Counts,
+    Failure,
+    JobSpec,
+    ListFailed,
+    ListReport,
+    Parked,
+    Report,
+)
+from sts_manager.domain.errors import Fatal, StoreUnavailable
+from sts_manager.pool.document import Job
+
+SCHEMA = 1
+BUSY_S = 10.0
+OVER_ON_BOARD = 1000
+VERDICTS = ("done", "skipped", "failed", "unmappable", "vanished")
+LEVELS = ("md5", "crc32c", "size")
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS job (
+  name TEXT PRIMARY KEY, prefix TEXT NOT NULL, spec TEXT NOT NULL, queue TEXT NOT NULL, state TEXT NOT NULL,
+  strays INTEGER NOT NULL DEFAULT 0,
+  began_at TEXT NOT NULL, ended_at TEXT, error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '',
+  shards INTEGER NOT NULL DEFAULT 1, shards_open INTEGER NOT NULL DEFAULT 1,
+  tasks INTEGER NOT NULL DEFAULT 0, tasks_open INTEGER NOT NULL DEFAULT 0,
+  listed INTEGER NOT NULL DEFAULT 0, listed_bytes INTEGER NOT NULL DEFAULT 0,
+  carried INTEGER NOT NULL DEFAULT 0, carried_bytes INTEGER NOT NULL DEFAULT 0,
+  {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in VERDICTS)},
+  {", ".join(f"by_{one} INTEGER NOT NULL DEFAULT 0" for one in LEVELS)}
+);
+CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix, began_at);
+CREATE INDEX IF NOT EXISTS job_by_state ON job (state);
+CREATE TABLE IF NOT EXISTS shard (job TEXT, shard TEXT, run TEXT, PRIMARY KEY (job, shard)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS early (id INTEGER PRIMARY KEY, job TEXT, shard TEXT, run TEXT, report TEXT, UNIQUE (job, shard, run));
+CREATE TABLE IF NOT EXISTS task (job TEXT, shard TEXT, run TEXT, sequence INTEGER, counts TEXT,
+  PRIMARY KEY (job, shard, run, sequence)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failure (job TEXT, shard TEXT, run TEXT, prefix TEXT, key TEXT, size INTEGER, etag TEXT, verdict TEXT,
+  error TEXT, details TEXT, at TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parked (task TEXT PRIMARY KEY, job TEXT, kind TEXT, body TEXT);
+CREATE INDEX IF NOT EXISTS parked_by_job ON parked (job);
+CREATE TABLE IF NOT EXISTS dead_letter (id INTEGER PRIMARY KEY, at TEXT, job TEXT, reason TEXT, body BLOB);
+"""
+
+
+@dataclass(slots=True)
+class _Fold:
+    """What a batch of reports adds to one job, before it is written."""
+
+    added: Counter[str]
+    ended: bool = False
+
+
+class PoolLedger:
+    """Safe to use from several threads and processes. Raises StoreUnavailable; Fatal for a file of a newer version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA:
+                raise Fatal(f"the pool's ledger {path} was written by a newer version of this program")
+            self._connection.executescript(_TABLES)
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the pool's ledger {path}: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise StoreUnavailable(f"the pool's ledger {self.path}: {error}") from error
+
+    def _read(self, statement: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise StoreUnavailable(f"the pool's ledger {self.path}: {error}") from error
+
+    # A job's life
+
+    def begin(self, spec: JobSpec, prefix: str, queue: str, at: datetime) -> Job:
+        """Record a job that is about to be published, or find it as it was recorded before.
+
+        queue     the id of the queues that it is published to
+        carried   what an earlier attempt settled well, when only its failed keys are tried again
+        """
+        plain = spec_text(spec)
+        with self._write() as connection:
+            carried = self._carried(connection, prefix, plain, spec.job)
+            made = connection.execute(
+                "INSERT OR IGNORE INTO job (name, prefix, spec, queue, state, began_at, carried, carried_bytes) "
+                "VALUES (?, ?, ?, ?, 'new', ?, ?, ?)",
+                (spec.job, prefix, plain, queue, _text(at), *carried),
+            )
+            if made.rowcount:
+                connection.execute("INSERT INTO shard VALUES (?, ?, NULL)", (spec.job, ROOT))
+        found = self.job(spec.job)
+        assert found is not None
+        return found
+
+    def _carried(self, connection: sqlite3.Connection, prefix: str, spec: str, job: str) -> tuple[int, int]:
+        before = self._replayable(connection, prefix, spec, job)
+        if before is None:
+            return 0, 0
+        good = before["carried"] + before["done"] + before["skipped"]
+        return good, before["carried_bytes"] + before["done_bytes"] + before["skipped_bytes"]
+
+    def _replayable(self, connection: sqlite3.Connection, prefix: str, spec: str, job: str) -> sqlite3.Row | None:
+        """The attempt before, if every one of its keys got a verdict, and only some of them a bad one."""
+        row: sqlite3.Row | None = connection.execute(
+            "SELECT * FROM job WHERE prefix = ? AND name <> ? ORDER BY began_at DESC, rowid DESC LIMIT 1", (prefix, job)
+        ).fetchone()
+        if row is None or row["state"] != "over" or row["shards_open"] or row["tasks_open"] or row["error_code"]:
+            return None
+        if not row["failed"] or row["unmappable"] or row["vanished"]:
+            return None
+        same = {**json.loads(row["spec"]), "job": ""} == {**json.loads(spec), "job": ""}
+        return row if same else None
+
+    def replay(self, job: str) -> tuple[str, ...]:
+        """The keys that a job is to try again; empty: it lists its prefix."""
+        rows = self._read("SELECT * FROM job WHERE name = ?", (job,))
+        if not rows or not rows[0]["carried"]:
+            return ()
+        row = rows[0]
+        with self._lock:
+            before = self._replayable(self._connection, row["prefix"], row["spec"], job)
+        return () if before is None else tuple(one.key for one in self.failures(before["name"]))
+
+    def published(self, job: str) -> None:
+        """Its first task is safely in the queue."""
+        with self._write() as connection:
+            connection.execute("UPDATE job SET state = 'running' WHERE name = ? AND state = 'new'", (job,))
+
+    def set_paused(self, job: str, *, paused: bool) -> bool:
+        """Pause a job that runs, or resume one that is paused; False when it is neither."""
+        before, after = ("running", "paused") if paused else ("paused", "running")
+        with self._write() as connection:
+            done = connection.execute("UPDATE job SET state = ? WHERE name = ? AND state = ?", (after, job, before))
+        return done.rowcount > 0
+
+    def end(self, job: str, code: str, message: str, at: datetime) -> None:
+        """It comes to nothing: what was published of it is not worked on any more."""
+        with self._write() as connection:
+            self._ended(connection, job, at, code, message)
+
+    def _ended(self, connection: sqlite3.Connection, job: str, at: datetime, code: str = "", message: str = "") -> None:
+        connection.execute(
+            "UPDATE job SET state = 'over', ended_at = ?, error_code = ?, error_message = ?, strays = strays + ? "
+            "WHERE name = ? AND state <> 'over'",
+            (_text(at), code, message, 1 if code else 0, job),
+        )
+        connection.execute(
+            "UPDATE job SET strays = strays + (SELECT count(*) FROM early e WHERE e.job = name) WHERE name = ?", (job,)
+        )
+        # Failures of runs that were not believed are none; those of earlier attempts have had their time.
+        connection.execute(
+            "DELETE FROM failure WHERE job = ?1 AND NOT EXISTS "
+            "(SELECT 1 FROM shard s WHERE s.job = ?1 AND s.shard = failure.shard AND s.run = failure.run)",
+            (job,),
+        )
+        connection.execute(
+            "DELETE FROM failure WHERE job IN (SELECT older.name FROM job older JOIN job this ON this.prefix = older.prefix "
+            "WHERE this.name = ?1 AND older.name <> ?1 AND older.state = 'over')",
+            (job,),
+        )
+        for table in ("shard", "task", "early", "parked"):
+            connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+
+    # Reports
+
+    def fold(self, reports: Sequence[Report], at: datetime) -> None:
+        """Count reports: each once, and only those of the runs that are believed. One transaction."""
+        with self._write() as connection:
+            folds: dict[str, _Fold] = {}
+            over: dict[str, bool] = {}
+            for report in reports:
+                gone = over.get(report.job)
+                if gone is None:
+                    row = connection.execute("SELECT state FROM job WHERE name = ?", (report.job,)).fetchone()
+                    gone = over[report.job] = row is None or row["state"] == "over"
+                if gone:
+                    continue  # nobody waits for it any more
+                fold = folds.setdefault(report.job, _Fold(Counter()))
+                match report:
+                    case CopyReport():
+                        self._copied(connection, report, fold, at)
+                    case ListReport():
+                        self._listed(connection, report, fold)
+                    case ListFailed():
+                        if self._waits(connection, report):
+                            self._ended(connection, report.job, at, report.code, report.why)
+                            over[report.job] = True
+                    case Parked():
+                        values = (report.task, report.job, report.kind, report.body)
+                        connection.execute("INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)", values)
+            for job, fold in folds.items():
+                self._add(connection, job, fold, at)
+
+    def _waits(self, connection: sqlite3.Connection, report: ListFailed) -> bool:
+        row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (report.job, report.shard)).fetchone()
+        return row is not None and row["run"] is None
+
+    def _copied(self, connection: sqlite3.Connection, report: CopyReport, fold: _Fold, at: datetime) -> None:
+        where = (report.job, report.shard, report.run, report.sequence)
+        counts = report.counts
+        text = json.dumps([dict(counts.objects), dict(counts.bytes), dict(counts.verified)])
+        if not connection.execute("INSERT OR IGNORE INTO task VALUES (?, ?, ?, ?, ?)", (*where, text)).rowcount:
+            return
+        if report.failures:
+            connection.executemany(
+                "INSERT OR IGNORE INTO failure SELECT ?, ?, ?, prefix, ?, ?, ?, ?, ?, ?, ? FROM job WHERE name = ?",
+                [
+                    (*where[:3], one.key, one.size, one.etag, one.verdict, one.error, one.details, _text(at), report.job)
+                    for one in report.failures
+                ],
+            )
+        row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", where[:2]).fetchone()
+        if row is not None and row["run"] == report.run:
+            fold.added["tasks_open"] -= 1
+            _count(fold.added, counts)
+
+    def _listed(self, connection: sqlite3.Connection, report: ListReport, fold: _Fold) -> None:
+        waiting = [report]
+        while waiting:
+            one = waiting.pop()
+            row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (one.job, one.shard)).fetchone()
+            if row is None:
+                # Its parent has not been heard of: either that comes later, or it was a dead run that left it.
+                values = (one.job, one.shard, one.run, _early(one))
+                connection.execute("INSERT OR IGNORE INTO early (job, shard, run, report) VALUES (?, ?, ?, ?)", values)
+                continue
+            if row["run"] is not None:
+                fold.added["strays"] += row["run"] != one.run
+                continue
+            connection.execute("UPDATE shard SET run = ? WHERE job = ? AND shard = ?", (one.run, one.job, one.shard))
+            waiting += self._believed(connection, one, fold)
+
+    def _believed(self, connection: sqlite3.Connection, report: ListReport, fold: _Fold) -> list[ListReport]:
+        """Count a list report and the tasks of its run that are reported already; the reports of its children that came early."""
+        run = (report.job, report.shard, report.run)
+        known = connection.execute("SELECT counts FROM task WHERE job = ? AND shard = ? AND run = ?", run).fetchall()
+        fold.added["tasks"] += report.tasks
+        fold.added["tasks_open"] += report.tasks - len(known)
+        fold.added["shards"] += len(report.children)
+        fold.added["shards_open"] += len(report.children) - 1
+        fold.added["listed"] += report.listed
+        fold.added["listed_bytes"] += report.listed_bytes
+        _count(fold.added, report.counts)
+        for (text,) in known:
+            objects, sizes, verified = json.loads(text)
+            _count(fold.added, Counts(objects=objects, bytes=sizes, verified=verified))
+        early: list[ListReport] = []
+        for child in report.children:
+            connection.execute("INSERT OR IGNORE INTO shard VALUES (?, ?, NULL)", (report.job, child.shard))
+            statement = "SELECT report FROM early WHERE job = ? AND shard = ? ORDER BY id LIMIT 1"
+            found = connection.execute(statement, (report.job, child.shard)).fetchone()
+            if found is not None:
+                early.append(_of_early(found["report"]))
+        return early
+
+    def _add(self, connection: sqlite3.Connection, job: str, fold: _Fold, at: datetime) -> None:
+        columns = [name for name, number in fold.added.items() if number]
+        if columns:
+            sets = ", ".join(f"{name} = {name} + ?" for name in columns)
+            values = [fold.added[name] for name in columns]
+            connection.execute(f"UPDATE job SET {sets} WHERE name = ?", (*values, job))
+        row = connection.execute("SELECT * FROM job WHERE name = ?", (job,)).fetchone()
+        if row["state"] == "over" or row["shards_open"] or row["tasks_open"]:
+            return
+        settled = sum(row[one] for one in VERDICTS)
+        if settled == row["listed"]:
+            self._ended(connection, job, at)
+        else:
+            told = f"{row['listed']:,} keys were listed, and {settled:,} verdicts came: a defect of this program"
+            self._ended(connection, job, at, "COUNTS_DIFFER", told)
+
+    # Questions
+
+    def job(self, name: str) -> Job | None:
+        rows = self._read("SELECT * FROM job WHERE name = ?", (name,))
+        return _job_of(rows[0], self._errors(rows[0])) if rows else None
+
+    def _errors(self, row: sqlite3.Row) -> list[tuple[str, int, str, str]]:
+        """(error, how often, a key, its details) of what failed."""
+        if not (row["failed"] or row["unmappable"] or row["vanished"]):
+            return []
+        found = self._read(
+            "SELECT error, count(*) AS number, min(key) AS key, details FROM failure WHERE job = ? "
+            "GROUP BY error ORDER BY number DESC",
+            (row["name"],),
+        )
+        return [(one["error"], one["number"], one["key"], one["details"]) for one in found]
+
+    def live(self) -> list[Job]:
+        """The jobs that are not over."""
+        return [_job_of(row, self._errors(row)) for row in self._read("SELECT * FROM job WHERE state <> 'over' ORDER BY name")]
+
+    def failures(self, job: str) -> Iterator[Failure]:
+        """The keys of a job that are not at the sink, in their order."""
+        for row in self._read("SELECT * FROM failure WHERE job = ? ORDER BY key", (job,)):
+            yield Failure(
+                key=row["key"],
+                size=row["size"],
+                etag=row["etag"],
+                verdict=row["verdict"],
+                error=row["error"],
+                details=row["details"],
+            )
+
+    def board(self) -> Mapping[str, str]:
+        """What workers must know: the jobs that are paused, and those over of which tasks may still be about."""
+        paused = self._read("SELECT name, state FROM job WHERE state = 'paused'")
+        over = self._read(
+            "SELECT name, state FROM job WHERE state = 'over' AND strays > 0 ORDER BY ended_at DESC LIMIT ?", (OVER_ON_BOARD,)
+        )
+        return {str(row["name"]): str(row["state"]) for row in (*paused, *over)}
+
+    def parked(self, most: int = 500) -> list[tuple[str, str, bytes]]:
+        """(task, kind, body) of tasks that were handed back and can go on."""
+        rows = self._read(
+            "SELECT task, kind, body FROM parked JOIN job ON job.name = parked.job WHERE job.state = 'running' LIMIT ?", (most,)
+        )
+        return [(str(row["task"]), str(row["kind"]), str(row["body"]).encode()) for row in rows]
+
+    def unpark(self, tasks: Sequence[str]) -> None:
+        """They are in the queue again."""
+        with self._write() as connection:
+            connection.executemany("DELETE FROM parked WHERE task = ?", [(one,) for one in tasks])
+
+    def bury(self, job: str, reason: str, body: bytes, at: datetime) -> None:
+        """Keep a dead letter where a person can look at it."""
+        with self._write() as connection:
+            connection.execute(
+                "INSERT INTO dead_letter (at, job, reason, body) VALUES (?, ?, ?, ?)", (_text(at), job, reason, body)
+            )
+
+
+def spec_text(spec: JobSpec) -> str:
+    """A spec as it is recorded: the same text for the same spec."""
+    return json.dumps({name: getattr(spec, name) for name in sorted(JobSpec.__dataclass_fields__)}, default=str)
+
+
+def _count(added: Counter[str], counts: Counts) -> None:
+    for name, number in counts.objects.items():
+        added[name] += number
+    for name, number in counts.bytes.items():
+        added[f"{name}_bytes"] += number
+    for name, number in counts.verified.items():
+        if name in LEVELS:
+            added[f"by_{name}"] += number
+
+
+def _early(report: ListReport) -> str:
+    counts = report.counts
+    return json.dumps(
+        [
+            [report.job, report.shard, report.run, report.listed, report.listed_bytes, report.tasks],
+            [dict(counts.objects), dict(counts.bytes), dict(counts.verified)],
+            [[one.shard, one.after, one.until] for one in report.children],
+        ]
+    )
+
+
+def _of_early(text: str) -> ListReport:
+    (job, shard, run, listed, listed_bytes, tasks), (objects, sizes, verified), children = json.loads(text)
+    return ListReport(
+        job=job,
+        shard=shard,
+        run=run,
+        listed=listed,
+        listed_bytes=listed_bytes,
+        tasks=tasks,
+        counts=Counts(objects=objects, bytes=sizes, verified=verified),
+        children=tuple(Child(shard=one[0], after=one[1], until=one[2]) for one in children),
+    )
+
+
+def _job_of(row: sqlite3.Row, errors: list[tuple[str, int, str, str]]) -> Job:
+    return Job(
+        name=row["name"],
+        prefix=row["prefix"],
+        spec=row["spec"],
+        queue=row["queue"],
+        state=row["state"],
+        began_at=_time(row["began_at"]),
+        ended_at=_time(row["ended_at"]) if row["ended_at"] else None,
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        shards=row["shards"],
+        shards_open=row["shards_open"],
+        tasks=row["tasks"],
+        tasks_open=row["tasks_open"],
+        listed=row["listed"],
+        listed_bytes=row["listed_bytes"],
+        carried=row["carried"],
+        carried_bytes=row["carried_bytes"],
+        objects={one: row[one] for one in VERDICTS},
+        bytes={one: row[f"{one}_bytes"] for one in VERDICTS},
+        verified={one: row[f"by_{one}"] for one in LEVELS},
+        errors=tuple(errors),
+    )
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

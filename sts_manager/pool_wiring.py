@@ -1,0 +1,152 @@
+"""From settings to the worker pool's objects; none of them is made before a prefix travels that way."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from cdn_worker.domain.errors import BadInput as WorkerBadInput
+from cdn_worker.ports import Queues
+from cdn_worker.queues.places import SQLITE, open_queues
+from sts_manager.clock import SystemClock
+from sts_manager.domain.errors import BadInput, Permanent
+from sts_manager.domain.model import OperationSnapshot, StartJob
+from sts_manager.domain.naming import OperationName
+from sts_manager.domain.place import Scheme
+from sts_manager.pool.crew import Crew, Order
+from sts_manager.pool.keeper import PoolKeeper
+from sts_manager.pool.ledger import PoolLedger
+from sts_manager.ports import Started
+from sts_manager.routes.cdn import CdnRoute, PoolSettings
+from sts_manager.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def beside_store(settings: Settings, suffix: str) -> Path:
+    """A file of ours: beside a SQLite store and called after it, else in the current folder."""
+    if settings.bigquery is None:
+        url = sa.make_url(settings.store)
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            store = Path(url.database)
+            return store.with_name(f"{store.stem}_{suffix}.db")
+    return Path(f"sts_manager_{suffix}.db")
+
+
+def queue_address(settings: Settings) -> str:
+    return settings.queue or f"{SQLITE}{beside_store(settings, 'queue')}"
+
+
+def ledger_path(settings: Settings) -> Path:
+    return Path(settings.pool_ledger) if settings.pool_ledger else beside_store(settings, "pool")
+
+
+def pool_settings(settings: Settings, _order: StartJob) -> PoolSettings:
+    return PoolSettings(
+        source=settings.source,
+        sink=settings.sink,
+        overwrite_when="ALWAYS" if settings.overwrite_dest_objects else settings.overwrite_when,
+        storage_class="" if settings.storage_class == "PRESERVE" else settings.storage_class,
+        since=settings.modified_since,
+        before=settings.modified_before,
+    )
+
+
+def worker_order(settings: Settings) -> Order | None:
+    """How the daemon starts its worker; None with --workers 0."""
+    count = os.cpu_count() or 1 if settings.workers is None else settings.workers
+    if not count:
+        return None
+    words = ["--queue", queue_address(settings), "--processes", str(count), "--lease", f"{settings.queue_lease:g}"]
+    for flag, value in (
+        ("--cdn-url", settings.cdn_url),
+        ("--cdn-key-pair-id", settings.cdn_key_pair_id),
+        ("--cdn-private-key-file", settings.cdn_private_key_file),
+        ("--cdn-private-key-secret", settings.cdn_private_key_secret),
+        *(("--substitute", pair) for pair in settings.cdn_substitute.split(";")),
+    ):
+        words += [flag, value] if value else []
+    words += ["--cdn-digest", settings.cdn_digest, "--cdn-signature-life", str(settings.cdn_signature_life)]
+    return Order(words=words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    queues: Queues
+    ledger: PoolLedger
+    route: CdnRoute
+
+
+class Pool:
+    """The route `cdn`, and what keeps it going while this daemon leads (as a context)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts: _Parts | None = None
+        self._leading: ExitStack | None = None
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        self._leading = ExitStack()
+        if self._parts is not None or ledger_path(self._settings).exists():
+            self._keep()  # an earlier run may have left prefixes in it
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._leading is not None:
+            self._leading.__exit__(kind, error, trace)
+        self._leading, self._kept = None, False
+
+    def close(self) -> None:
+        if self._parts is not None:
+            self._parts.queues.close()
+            self._parts.ledger.close()
+            self._parts = None
+
+    # The route
+
+    def start(self, order: StartJob) -> Started:
+        if self._settings.source.scheme is not Scheme.S3:
+            raise Permanent(f"route cdn reads S3, but --source-bucket is {self._settings.source}", code="ROUTE_UNFIT")
+        self._keep()
+        return self._made().route.start(order)
+
+    def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
+        self._keep()
+        return self._made().route.operations(names)
+
+    def pause(self, name: OperationName) -> None:
+        self._made().route.pause(name)
+
+    def resume(self, name: OperationName) -> None:
+        self._made().route.resume(name)
+
+    def _made(self) -> _Parts:
+        if self._parts is None:
+            try:
+                queues = open_queues(queue_address(self._settings), lease_s=self._settings.queue_lease)
+            except WorkerBadInput as error:
+                raise BadInput(str(error)) from error
+            ledger = PoolLedger(ledger_path(self._settings))
+            clock = SystemClock()
+            route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order), clock)
+            self._parts = _Parts(queues, ledger, route)
+        return self._parts
+
+    def _keep(self) -> None:
+        """Start the keeper and the workers, once, when this daemon leads."""
+        if self._leading is None or self._kept:
+            return
+        parts = self._made()
+        order = worker_order(self._settings)
+        crew = None if order is None else Crew(order)
+        self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew))
+        self._kept = True
