@@ -20,7 +20,7 @@ from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.keypairs import signer_from_file
 from cdn_worker.listing import Sizes
-from cdn_worker.queues.places import open_queues
+from cdn_worker.queues.places import open_queues, prepare_queues
 from cdn_worker.reach_settings import ReachFlags, check_cdn_url, keyed, reach_of
 from cdn_worker.screen import Screen, closing, sized, spent
 from cdn_worker.service import serve
@@ -138,7 +138,9 @@ def copy(
 
 @app.command("run")
 def run(
-    queue: Annotated[str, typer.Option(help="Where tasks come from: sqlite:///FILE, or pubsub://PROJECT/NAME.")],
+    queue: Annotated[
+        str, typer.Option(help="Where tasks come from: sqlite:///FILE, or pubsub://PROJECT/NAME?board=gs://BUCKET/OBJECT.")
+    ],
     cdn_url: Annotated[
         str, typer.Option(help="Read through a CDN: what stands before a key; {bucket} in it is the source's bucket.")
     ] = "",
@@ -184,7 +186,19 @@ def run(
             ledger=object_ledger,
         )
         with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
+            for told in queues.warnings:
+                print(f"warning: {told}", file=sys.stderr)
             serve(pool, queues, health_port=health_port, with_parent=with_parent)
+
+
+@app.command("prepare-queue")
+def prepare_queue(
+    queue: Annotated[str, typer.Option(help="pubsub://PROJECT/NAME?board=gs://BUCKET/OBJECT, or sqlite:///FILE.")],
+) -> None:
+    """Make the topics and subscriptions of a queue where they are missing. Safe to repeat."""
+    with _told():
+        for line in prepare_queues(queue) or ["all of it is there"]:
+            print(line)
 
 
 def _ended(result: Result, flags: Flags) -> int:

@@ -197,6 +197,7 @@ class Board(Protocol):
         ...
 
     def read(self) -> Mapping[str, JobState]: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +206,7 @@ class Queues:
 
     lease_s   how long a lease lasts unless it is extended
     id        of these queues: others, under the same address (a file that was lost), have another one
+    warnings  what is not as it should be, for an operator to read once
     """
 
     lists: WorkQueue
@@ -214,7 +216,9 @@ class Queues:
     board: Board
     lease_s: float = 60.0
     id: str = ""
+    warnings: tuple[str, ...] = ()
 
     def close(self) -> None:
         for queue in (self.lists, self.copies, self.reports, self.dead):
             queue.close()
+        self.board.close()

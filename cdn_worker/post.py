@@ -1,6 +1,6 @@
 """Speaks with the queues in threads of its own, so that the loop that copies never waits for them.
 
-One thread claims what is wanted; one sends what is ready, in the order in which it was handed over; one extends the leases and
+Two threads claim what is wanted; one sends what is ready, in the order in which it was handed over; one extends the leases and
 looks at the board. Nothing is acknowledged before what follows from it is safely published.
 """
 
@@ -18,6 +18,9 @@ from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, WorkQue
 log = logging.getLogger(__name__)
 
 WAIT_S = 0.5
+PAUSE_S = 0.02
+DRY_S = 0.1
+"""Copies that have been asked for in vain for so long are none."""
 AWAY_S = 2.0
 BOARD_S = 2.0
 PARCELS_MAX = 200
@@ -58,9 +61,13 @@ class Post:
         self._more = threading.Event()
         self._ended = threading.Event()
         self._away = ""
+        self._asked_at = 0.0
         self.board: Mapping[str, JobState] = {}
         self.looked = threading.Event()
-        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._claims, self._sends, self._keeps)]
+        self._threads = [
+            threading.Thread(target=one, daemon=True)
+            for one in (self._claims_copies, self._claims_lists, self._sends, self._keeps)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -117,24 +124,34 @@ class Post:
     def _queue(self, *, lists: bool) -> WorkQueue:
         return self._queues.lists if lists else self._queues.copies
 
-    def _claims(self) -> None:
+    def _claims_copies(self) -> None:
         while not self._ended.is_set():
-            with self._lock:
-                wanted = dict(self._wanted)
-            try:
-                got = self._claim(lists=False, most=wanted[False], wait_s=0.0)
-                # A listing makes more work: it waits until there is little.
-                got = got or self._claim(lists=True, most=wanted[True], wait_s=0.0)
-            except QueueUnavailable as error:
-                self._is_away(str(error))
-                got = 0
-            if not got:
-                self._ended.wait(WAIT_S / 10)
+            self._asked_at = time.monotonic()
+            got = self._claim(lists=False)
+            self._asked_at = 0.0 if got else self._asked_at
+            self._ended.wait(0.0 if got else PAUSE_S)
 
-    def _claim(self, *, lists: bool, most: int, wait_s: float) -> int:
+    def _claims_lists(self) -> None:
+        """A listing makes more work: it waits until there is none left to copy."""
+        while not self._ended.is_set():
+            dry = self._asked_at and time.monotonic() - self._asked_at > DRY_S
+            if not (dry and self._claim(lists=True)):
+                self._ended.wait(PAUSE_S)
+
+    def _claim(self, *, lists: bool) -> int:
+        """How many were claimed."""
+        with self._lock:
+            most = self._wanted[lists]
         if most <= 0:
+            if not lists:
+                self._asked_at = 0.0
             return 0
-        leases = self._queue(lists=lists).lease(most, wait_s)
+        try:
+            leases = self._queue(lists=lists).lease(most, WAIT_S)
+        except QueueUnavailable as error:
+            self._is_away(str(error))
+            self._ended.wait(AWAY_S)
+            return 0
         with self._lock:
             self._wanted[lists] -= len(leases)
             for lease in leases:

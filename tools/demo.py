@@ -35,7 +35,7 @@ from google.cloud.monitoring_v3.services.metric_service.transports import Metric
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE, SINK = "demo-source", "demo-sink"
+SOURCE, SINK, CONTROL = "demo-source", "demo-sink", "demo-control"
 HARD_NAMES = [
     "a b",
     "100%",
@@ -97,6 +97,10 @@ def main(store_kind: str, route: str, queue: str) -> int:
         run(folder, "prepare-tables", "--job-prefix-source-file", "prefixes.json")
         title("3. Run until done")
         migrating = time.monotonic()
+        if route == "cdn" and queue == "pubsub":
+            client = storage.Client(project="demo", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+            client.bucket(CONTROL).create()
+            run(folder, "prepare-queue", "--queue", pubsub_address(), program="cdn-worker")
         words = [*(pool_words(queue) if route == "cdn" else []), *(["--publish-heartbeat"] if in_bigquery else [])]
         code = migrate(folder, len(prefixes), len(objects), words)
         took = time.monotonic() - migrating
@@ -198,10 +202,11 @@ def sink() -> Any:
     return client.bucket(SINK)
 
 
-def run(folder: Path, *words: str) -> int:
+def run(folder: Path, *words: str, program: str = "sts-manager") -> int:
     """A command, shown as typed."""
-    console.print(f"$ sts-manager {shlex.join(words)}", style="bold", markup=False)
-    ran = subprocess.run([sys.executable, "-m", "sts_manager", *words], cwd=folder, env=environment(), check=False)
+    console.print(f"$ {program} {shlex.join(words)}", style="bold", markup=False)
+    module = program.replace("-", "_")
+    ran = subprocess.run([sys.executable, "-m", module, *words], cwd=folder, env=environment(), check=False)
     return ran.returncode
 
 
@@ -219,7 +224,7 @@ def pool_words(queue: str) -> list[str]:
 
 
 def pubsub_address() -> str:
-    return f"pubsub://{os.environ['GOOGLE_CLOUD_PROJECT']}/demo-pool"
+    return f"pubsub://{os.environ['GOOGLE_CLOUD_PROJECT']}/demo-pool?board=gs://{CONTROL}/board.json"
 
 
 def migrate(folder: Path, prefixes: int, objects: int, more: list[str]) -> int:

@@ -105,6 +105,9 @@ class MemoryBoard:
     def read(self) -> Mapping[str, JobState]:
         return self._states
 
+    def close(self) -> None:
+        pass
+
 
 def memory_queues(lease_s: float = 60.0, deliveries_max: int = DELIVERIES_MAX) -> Queues:
     dead = MemoryQueue(lease_s=lease_s)

@@ -193,6 +193,9 @@ class SqliteBoard:
     def read(self) -> Mapping[str, JobState]:
         return {str(job): JobState(str(state)) for job, state in self._file.read("SELECT job, state FROM board")}
 
+    def close(self) -> None:
+        self._file.close()
+
 
 def sqlite_queues(path: Path, *, lease_s: float = 60.0, deliveries_max: int = DELIVERIES_MAX) -> Queues:
     """The queues of a file, which is made if it is not there. Raises BadInput when it cannot be."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -33,73 +34,84 @@ log = logging.getLogger(__name__)
 REPORTS_AT_ONCE = 500
 WAIT_S = 0.2
 AWAY_S = 2.0
+LAST_S = 2.0
 BOARD_S = 30.0
 POISON = "poison"
 
 
 class PoolKeeper:
-    """A thread from `__enter__` to `__exit__`. Only the daemon that leads has one: reports are for its ledger."""
+    """Threads from `__enter__` to `__exit__`. Only the daemon that leads has them: reports are for its ledger."""
 
     def __init__(self, queues: Queues, ledger: PoolLedger, clock: Clock, crew: Crew | None = None) -> None:
         self._queues, self._ledger, self._clock, self._crew = queues, ledger, clock, crew
         self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._posted: Mapping[str, str] | None = None
         self._posted_at = 0.0
-        self._away = ""
+        self._away: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        self._ending.clear()
-        self._thread = threading.Thread(target=self._keep, name="pool-keeper", daemon=True)
-        self._thread.start()
+        for turn in (self.steer, self.fold_reports, self.mourn):
+            thread = threading.Thread(target=self._keep, args=(turn,), name=f"pool-{turn.__name__}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._ending.set()
         if self._crew is not None:
             self._crew.stop()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-        # The workers' last reports came while they drained.
-        self._guarded(self._drain)
+        # What the workers reported while they drained is taken in, where it can be told how much that is.
+        until = time.monotonic() + LAST_S
+        with suppress(QueueUnavailable):
+            while self._queues.reports.backlog() and time.monotonic() < until:
+                time.sleep(WAIT_S / 4)
+        self._ending.set()
+        for thread in self._threads:
+            thread.join(timeout=LAST_S)
 
-    def _keep(self) -> None:
+    def _keep(self, turn: Callable[[], bool]) -> None:
         while not self._ending.is_set():
-            if self._crew is not None:
-                self._crew.tend()
-            if not self._guarded(self.turn):
+            if not self._guarded(turn):
                 self._ending.wait(WAIT_S)
 
-    def _drain(self) -> bool:
-        while self.turn():
-            pass
-        return False
-
     def _guarded(self, turn: Callable[[], bool]) -> bool:
+        name = turn.__name__
         try:
             busy = turn()
         except (QueueUnavailable, StoreUnavailable) as error:
-            if not self._away:
-                log.error("pool_away", extra={"fields": {"cause": str(error), "effect": "reports wait until it is back"}})
-            self._away = str(error)
+            if self._ending.is_set():
+                return False
+            if name not in self._away:
+                fields = {"cause": str(error), "part": name, "effect": "nothing is lost: it waits until this is over"}
+                log.error("pool_away", extra={"fields": fields})
+            self._away[name] = str(error)
             self._ending.wait(AWAY_S)
             return False
-        if self._away:
-            log.info("pool_back", extra={"fields": {"was": self._away}})
-            self._away = ""
+        if name in self._away:
+            log.info("pool_back", extra={"fields": {"was": self._away.pop(name), "part": name}})
         return busy
 
-    def turn(self) -> bool:
-        """One round of everything. Whether there may be more to do at once. Raises QueueUnavailable, StoreUnavailable."""
+    def steer(self) -> bool:
+        """Post the board, publish what was parked, mind the workers. Raises QueueUnavailable, StoreUnavailable."""
+        if self._crew is not None and not self._ending.is_set():
+            self._crew.tend()
         self._post_board()
         self._unpark()
+        return False
+
+    def fold_reports(self) -> bool:
+        """Take in what is reported. Whether there may be more at once. Raises QueueUnavailable, StoreUnavailable."""
         reports = self._queues.reports.lease(REPORTS_AT_ONCE)
         if reports:
             self._take_in(reports)
+        return bool(reports)
+
+    def mourn(self) -> bool:
+        """See to dead letters. Whether there were any. Raises QueueUnavailable, StoreUnavailable."""
         dead = self._queues.dead.lease(REPORTS_AT_ONCE)
         if dead:
             self._mourn(dead)
-        return len(reports) == REPORTS_AT_ONCE
+        return bool(dead)
 
     def _take_in(self, leases: list[Leased]) -> None:
         found: list[Report] = []

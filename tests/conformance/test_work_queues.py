@@ -13,10 +13,12 @@ import pytest
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import Queues, QueueUnavailable
 from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
-from cdn_worker.queues.places import open_queues
+from cdn_worker.queues.places import open_queues, prepare_queues
 from cdn_worker.queues.sqlite import sqlite_queues
 from tests.conformance.work_queue import *  # noqa: F403
 from tests.conformance.work_queue import DELIVERIES_MAX, Bench
+from tests.stages import gcs_client
+from tools.emulators.stage import PROJECT, Stage
 
 
 class MemoryBench:
@@ -40,9 +42,30 @@ class SqliteBench:
             other.execute("UPDATE message SET due = 0")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    made: Bench = MemoryBench() if request.param == "memory" else SqliteBench(tmp_path / "queue.db")
+class PubSubBench:
+    """Against the stage, over gRPC."""
+
+    def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cdn_worker.queues.pubsub.DELIVERIES_MAX", DELIVERIES_MAX)
+        with gcs_client(stage) as client:
+            client.create_bucket("control")
+        stage.ledger.change({"pubsub.pull_seconds": 0.2})
+        address = f"pubsub://{PROJECT}/pool?board=gs://control/board.json"
+        prepare_queues(address)
+        self.stage, self.queues = stage, open_queues(address)
+
+    def end_leases(self) -> None:
+        assert self.stage.pubsub is not None
+        self.stage.pubsub.broker.end_leases()
+
+
+@pytest.fixture(params=["memory", "sqlite", "pubsub"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    made: Bench
+    if request.param == "pubsub":
+        made = PubSubBench(request.getfixturevalue("stage"), monkeypatch)
+    else:
+        made = MemoryBench() if request.param == "memory" else SqliteBench(tmp_path / "queue.db")
     with closing(made.queues):
         yield made
 

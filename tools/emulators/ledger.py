@@ -30,6 +30,10 @@ DEFAULTS: dict[str, Any] = {
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
     "cdn.public": False,  # whether URLs need no signature
+    "pubsub.pull_seconds": 2.0,  # how long a pull waits for a first message
+    "pubsub.duplicates": 0.0,  # the share of messages that come twice
+    "pubsub.reorder": False,  # whether waiting messages are shuffled before each delivery
+    "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
     "iam.denied": [],  # permissions, as bigquery.tables.getData
 }
@@ -44,6 +48,7 @@ class Rule:
     """One fault: on which call, when, and what the caller gets.
 
     after     calls that pass before the first fault
+    every     of the calls after that, each so-many-th meets it
     times     how often it fires (0: always)
     applied   the call takes effect and only its answer is lost
     delay_s   wait before answering
@@ -54,6 +59,7 @@ class Rule:
     error: str = "UNAVAILABLE"
     message: str = "injected by the stage"
     after: int = 0
+    every: int = 1
     times: int = 1
     applied: bool = False
     delay_s: float = 0.0
@@ -64,7 +70,7 @@ class Rule:
         if self.service != service or self.method not in (method, "*"):
             return False
         self.seen += 1
-        if self.seen <= self.after or (self.times and self.fired >= self.times):
+        if self.seen <= self.after or (self.seen - self.after - 1) % self.every or (self.times and self.fired >= self.times):
             return False
         self.fired += 1
         return True
@@ -103,7 +109,7 @@ class Ledger:
             rule = Rule(**values)
         except TypeError as error:
             raise BadFault(
-                f"a fault rule takes service, method, error, message, after, times, applied, delay_s: {error}"
+                f"a fault rule takes service, method, error, message, after, every, times, applied, delay_s: {error}"
             ) from error
         with self.lock:
             self.rules.append(rule)

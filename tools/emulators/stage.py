@@ -16,6 +16,7 @@ from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import BadFault, Ledger
 from tools.emulators.monitoring.server import MonitoringServer
+from tools.emulators.pubsub.server import PubSubServer
 from tools.emulators.rpc import Refused
 from tools.emulators.s3 import S3
 from tools.emulators.sigv4 import Keys
@@ -23,7 +24,7 @@ from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
-SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn")
+SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn", "pubsub")
 PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
@@ -52,6 +53,7 @@ class Stage:
         self.bigquery: BigQuery | None = None
         self.cdn: Cdn | None = None
         self.monitoring: MonitoringServer | None = None
+        self.pubsub: PubSubServer | None = None
         if "s3" in only:
             self._start_s3()
         if "gcs" in only:
@@ -64,6 +66,8 @@ class Stage:
             self._start_monitoring()
         if "cdn" in only:
             self._start_cdn()
+        if "pubsub" in only:
+            self._start_pubsub()
         admin = self._web(WebServer(application(self._admin), threads=4))
         self.environment["EMULATOR_ADMIN"] = admin.url
 
@@ -94,6 +98,12 @@ class Stage:
         self._stops.append(self.monitoring.stop)
         self._resets.append(self.monitoring.reset)
         self.environment["MONITORING_EMULATOR_HOST"] = self.monitoring.address
+
+    def _start_pubsub(self) -> None:
+        self.pubsub = PubSubServer(self.ledger, PROJECT).start()
+        self._stops.append(self.pubsub.stop)
+        self._resets.append(self.pubsub.reset)
+        self.environment["PUBSUB_EMULATOR_HOST"] = self.pubsub.address
 
     def _start_cdn(self) -> None:
         self.cdn = Cdn(self.ledger, self._at("cdn reads from S3: start it too", "AWS_ENDPOINT_URL"), KEYS).start()

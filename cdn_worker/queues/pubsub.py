@@ -1,0 +1,322 @@
+"""Pub/Sub as the work queue: for workers on many machines.
+
+Four topics with a subscription each: NAME-lists, NAME-copies, NAME-reports, NAME-dead. Pulled synchronously: a worker knows how
+much it has room for, and extends its leases itself. The board is an object in Cloud Storage, which any number of them may read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.api_core import exceptions
+from google.auth import exceptions as auth_exceptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage  # type: ignore[attr-defined]
+from google.protobuf import duration_pb2
+from google.pubsub_v1 import PublisherClient, SubscriberClient, types
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+from cdn_worker.domain.errors import BadInput
+from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
+
+EMULATOR = "PUBSUB_EMULATOR_HOST"
+STORAGE_EMULATOR = "STORAGE_EMULATOR_HOST"
+DEADLINE_S = 30.0
+PULL_S = 20.0
+"""A pull is given so long: one that is cut short may have leased what its caller never sees."""
+MESSAGES_MAX = 1000
+PUBLISH_BYTES = 8_000_000
+ACKS_AT_ONCE = 1000
+REASON_BYTES = 1000
+DELIVERIES_MAX = 10
+RETENTION_S = 7 * 24 * 3600
+LEASE_LEAST, LEASE_MOST = 10, 600
+NAMES = ("lists", "copies", "reports", "dead")
+_ADDRESS = re.compile(
+    r"pubsub://(?P<project>[a-z][a-z0-9.:-]*)/(?P<name>[A-Za-z][A-Za-z0-9._~+%-]{1,200})"
+    r"(\?board=gs://(?P<bucket>[a-z0-9][a-z0-9._-]+)/(?P<object>[^?#]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`pubsub://PROJECT/NAME?board=gs://BUCKET/OBJECT`. Without a board nothing that is posted reaches a worker."""
+
+    project: str
+    name: str
+    bucket: str
+    object: str
+
+    def topic(self, which: str) -> str:
+        return f"projects/{self.project}/topics/{self.name}-{which}"
+
+    def subscription(self, which: str) -> str:
+        return f"projects/{self.project}/subscriptions/{self.name}-{which}"
+
+
+def address_of(text: str) -> Address:
+    """Raises BadInput."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise BadInput(f"--queue {text!r}: it is written pubsub://PROJECT/NAME?board=gs://BUCKET/OBJECT")
+    if not found["bucket"]:
+        raise BadInput(
+            f"--queue {text}: workers learn of pauses from an object in Cloud Storage: add ?board=gs://BUCKET/OBJECT, in a "
+            "bucket that the daemon may write and workers may read"
+        )
+    return Address(found["project"], found["name"], found["bucket"], found["object"])
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Errors of the service as ours."""
+    try:
+        yield
+    except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError, grpc.RpcError, OSError, ValueError) as error:
+        code = getattr(error, "grpc_status_code", None)
+        named = f"{code.name}: " if code is not None else ""
+        raise QueueUnavailable(f"{what}: {named}{getattr(error, 'message', None) or error}") from error
+
+
+class PubSubQueue:
+    """One of the queues. dead: the topic of what cannot be dealt with."""
+
+    def __init__(
+        self, publisher: PublisherClient, subscriber: SubscriberClient, topic: str, subscription: str, dead: str, lease_s: float
+    ) -> None:
+        self._publisher, self._subscriber = publisher, subscriber
+        self._topic, self._subscription, self._dead = topic, subscription, dead
+        self._lease_s = round(min(LEASE_MOST, max(LEASE_LEAST, lease_s)))
+
+    def publish(self, bodies: Sequence[bytes]) -> None:
+        for some in _batches(bodies):
+            messages = [types.PubsubMessage(data=body) for body in some]
+            with translated(self._topic):
+                self._publisher.publish(topic=self._topic, messages=messages, timeout=DEADLINE_S, retry=None)
+
+    def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
+        """Waits as long as the service lets a pull wait, which is longer than `wait_s`."""
+        wait = max(PULL_S, wait_s)
+        try:
+            with translated(self._subscription):
+                answer = self._subscriber.pull(
+                    subscription=self._subscription, max_messages=min(most, MESSAGES_MAX), timeout=wait, retry=None
+                )
+        except QueueUnavailable as error:
+            if isinstance(error.__cause__, exceptions.DeadlineExceeded):
+                return []
+            raise
+        return [_leased(one) for one in answer.received_messages]
+
+    def extend(self, leases: Sequence[Leased]) -> None:
+        self._modify(leases, self._lease_s)
+
+    def release(self, leases: Sequence[Leased]) -> None:
+        self._modify(leases, 0)
+
+    def _modify(self, leases: Sequence[Leased], seconds: int) -> None:
+        for some in _chunks(leases):
+            with translated(self._subscription):
+                self._subscriber.modify_ack_deadline(
+                    subscription=self._subscription,
+                    ack_ids=[one.token for one in some],
+                    ack_deadline_seconds=seconds,
+                    timeout=DEADLINE_S,
+                    retry=None,
+                )
+
+    def ack(self, leases: Sequence[Leased]) -> None:
+        for some in _chunks(leases):
+            with translated(self._subscription):
+                self._subscriber.acknowledge(
+                    subscription=self._subscription, ack_ids=[one.token for one in some], timeout=DEADLINE_S, retry=None
+                )
+
+    def bury(self, lease: Leased, reason: str) -> None:
+        text = reason.encode()[:REASON_BYTES].decode(errors="ignore") or "no reason was given"
+        message = types.PubsubMessage(data=lease.body, attributes={"reason": text})
+        with translated(self._dead):
+            self._publisher.publish(topic=self._dead, messages=[message], timeout=DEADLINE_S, retry=None)
+        self.ack([lease])
+
+    def backlog(self) -> None:
+        """Cloud Monitoring knows (`num_undelivered_messages`), minutes late."""
+        return
+
+    def close(self) -> None:
+        for client in (self._publisher, self._subscriber):
+            transport: Any = client.transport
+            transport.close()
+
+
+class GcsBoard:
+    """What is posted, as one small object."""
+
+    def __init__(self, client: Any, bucket: str, name: str) -> None:
+        self._client, self._blob = client, client.bucket(bucket).blob(name)
+        self._shown = f"gs://{bucket}/{name}"
+
+    def post(self, states: Mapping[str, JobState]) -> None:
+        text = json.dumps({job: state.value for job, state in states.items()})
+        with translated(self._shown):
+            self._blob.upload_from_string(text, content_type="application/json", timeout=DEADLINE_S)
+
+    def read(self) -> Mapping[str, JobState]:
+        with translated(self._shown):
+            try:
+                text = self._blob.download_as_bytes(timeout=DEADLINE_S)
+            except exceptions.NotFound:
+                return {}  # nothing was ever posted
+            return {str(job): JobState(state) for job, state in json.loads(text).items()}
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Clients:
+    publisher: PublisherClient
+    subscriber: SubscriberClient
+
+
+def _clients() -> _Clients:
+    host = os.environ.get(EMULATOR)
+    if not host:
+        with translated("Google credentials"):
+            return _Clients(PublisherClient(), SubscriberClient())
+    options = [("grpc.max_receive_message_length", -1)]
+    publisher = PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(host, options=options)))
+    return _Clients(
+        publisher, SubscriberClient(transport=SubscriberGrpcTransport(channel=grpc.insecure_channel(host, options=options)))
+    )
+
+
+def pubsub_queues(text: str, *, lease_s: float = 60.0) -> Queues:
+    """The queues at an address. Raises BadInput when one of them is not there, or may not be looked at."""
+    address = address_of(text)
+    try:
+        clients = _clients()
+        warnings = [told for which in NAMES if (told := _looked_at(clients, address, which))]
+    except QueueUnavailable as error:
+        raise BadInput(f"--queue {text}: {error}") from error
+
+    def queue(which: str) -> PubSubQueue:
+        return PubSubQueue(
+            clients.publisher,
+            clients.subscriber,
+            address.topic(which),
+            address.subscription(which),
+            address.topic("dead"),
+            lease_s,
+        )
+
+    return Queues(
+        lists=queue("lists"),
+        copies=queue("copies"),
+        reports=queue("reports"),
+        dead=queue("dead"),
+        board=GcsBoard(_storage(address.project), address.bucket, address.object),
+        lease_s=float(min(LEASE_MOST, max(LEASE_LEAST, lease_s))),
+        id=f"{address.project}/{address.name}",
+        warnings=tuple(warnings),
+    )
+
+
+def _storage(project: str) -> Any:
+    if os.environ.get(STORAGE_EMULATOR):
+        return storage.Client(project=project, credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+    return storage.Client(project=project)
+
+
+def _looked_at(clients: _Clients, address: Address, which: str) -> str:
+    """What is not as it should be about a subscription; empty when all is well. Raises BadInput when it is not there."""
+    name = address.subscription(which)
+    with translated(name):
+        try:
+            found = clients.subscriber.get_subscription(subscription=name, timeout=DEADLINE_S, retry=None)
+        except exceptions.NotFound:
+            raise BadInput(
+                f"there is no subscription {name}: `cdn-worker prepare-queue --queue …` makes the topics and subscriptions"
+            ) from None
+    if found.topic != address.topic(which):
+        raise BadInput(f"subscription {name} is of {found.topic}, not of {address.topic(which)}")
+    if which != "dead" and not found.dead_letter_policy.dead_letter_topic:
+        return f"subscription {name} has no dead-letter policy: a message that kills workers would come back for ever"
+    return ""
+
+
+def prepare_pubsub(text: str) -> list[str]:
+    """Make what is missing; what was done, a line each. Raises BadInput."""
+    address = address_of(text)
+    done: list[str] = []
+    try:
+        clients = _clients()
+        for which in ("dead", *(one for one in NAMES if one != "dead")):
+            topic = address.topic(which)
+            if _made(topic, lambda topic=topic: clients.publisher.create_topic(name=topic, timeout=DEADLINE_S, retry=None)):
+                done.append(f"made {topic}")
+            wanted = _subscription(address, which)
+            if _made(wanted.name, lambda one=wanted: clients.subscriber.create_subscription(one, timeout=DEADLINE_S, retry=None)):
+                done.append(f"made {wanted.name}")
+    except QueueUnavailable as error:
+        raise BadInput(f"--queue {text}: {error}") from error
+    return done
+
+
+def _made(what: str, make: Any) -> bool:
+    with translated(what):
+        try:
+            make()
+        except exceptions.AlreadyExists:
+            return False
+    return True
+
+
+def _subscription(address: Address, which: str) -> types.Subscription:
+    made = types.Subscription(
+        name=address.subscription(which),
+        topic=address.topic(which),
+        ack_deadline_seconds=60,
+        message_retention_duration=duration_pb2.Duration(seconds=RETENTION_S),
+        expiration_policy=types.ExpirationPolicy(),  # never: a migration may pause for a month
+    )
+    if which != "dead":
+        made.dead_letter_policy = types.DeadLetterPolicy(
+            dead_letter_topic=address.topic("dead"), max_delivery_attempts=DELIVERIES_MAX
+        )
+    return made
+
+
+def _leased(received: types.ReceivedMessage) -> Leased:
+    message = received.message
+    attributes = dict(message.attributes)
+    times = attributes.get("CloudPubSubDeadLetterSourceDeliveryCount", "")
+    reason = attributes.get("reason") or (f"delivered {times} times, and never answered" if times else "")
+    return Leased(bytes(message.data), received.ack_id, received.delivery_attempt or 1, reason)
+
+
+def _batches(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Runs that fit into one request."""
+    batch: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if batch and (len(batch) == MESSAGES_MAX or size + len(body) > PUBLISH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(body)
+        size += len(body) + 64
+    if batch:
+        yield batch
+
+
+def _chunks(leases: Sequence[Leased]) -> Iterator[Sequence[Leased]]:
+    for start in range(0, len(leases), ACKS_AT_ONCE):
+        yield leases[start : start + ACKS_AT_ONCE]

@@ -1,0 +1,1 @@
+"""Pub/Sub, as far as a work queue asks of it."""
