@@ -157,7 +157,9 @@ def run(
     keys_per_task: Annotated[int, typer.Option(min=1, max=5000, help="Objects in one copy task, at most.")] = 50,
     mib_per_task: Annotated[int, typer.Option(min=1, help="MiB in one copy task, unless a single object is larger.")] = 64,
     pages_per_task: Annotated[int, typer.Option(min=1, help="Pages of 1,000 keys that one list task reads.")] = 20,
-    lease: Annotated[float, typer.Option(min=1, help="Seconds until a dead worker's tasks go to another one.")] = 60,
+    lease: Annotated[
+        float, typer.Option(min=1, help="Seconds until a dead worker's tasks go to another one; Pub/Sub's own with it.")
+    ] = 60,
     health_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz, /metrics; 0: none.")] = 0,
     object_ledger: Annotated[bool, typer.Option("--object-ledger", help="Report every object, not only failures.")] = False,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
@@ -194,10 +196,11 @@ def run(
 @app.command("prepare-queue")
 def prepare_queue(
     queue: Annotated[str, typer.Option(help="pubsub://PROJECT/NAME?board=gs://BUCKET/OBJECT, or sqlite:///FILE.")],
+    lease: Annotated[float, typer.Option(help="Seconds until a dead worker's tasks go to another one: 10 to 600.")] = 60,
 ) -> None:
     """Make the topics and subscriptions of a queue where they are missing. Safe to repeat."""
     with _told():
-        for line in prepare_queues(queue) or ["all of it is there"]:
+        for line in prepare_queues(queue, lease_s=lease) or ["all of it is there"]:
             print(line)
 
 

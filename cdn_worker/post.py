@@ -37,7 +37,10 @@ class Claim:
 
 @dataclass(slots=True, kw_only=True)
 class Parcel:
-    """What is published together, and then acknowledged. buried: claims that go to the dead letters, and why."""
+    """What is published together, and then acknowledged. buried: claims that go to the dead letters, and why.
+
+    let_go   claims whose leases are not extended any more: another worker may be able to do what this one cannot
+    """
 
     lists: list[bytes] = field(default_factory=list)
     copies: list[bytes] = field(default_factory=list)
@@ -45,6 +48,7 @@ class Parcel:
     done: list[Claim] = field(default_factory=list)
     buried: list[tuple[Claim, str]] = field(default_factory=list)
     given_back: list[Claim] = field(default_factory=list)
+    let_go: list[Claim] = field(default_factory=list)
 
 
 class Post:
@@ -199,7 +203,7 @@ class Post:
         for claim, reason in parcel.buried:
             self._queue(lists=claim.lists).bury(claim.lease, reason)
         with self._lock:
-            for claim in (*parcel.done, *parcel.given_back, *(one for one, _ in parcel.buried)):
+            for claim in (*parcel.done, *parcel.given_back, *parcel.let_go, *(one for one, _ in parcel.buried)):
                 self._held.pop(claim.lease.token, None)
 
     def _keeps(self) -> None:
@@ -235,4 +239,5 @@ def _joined(parcels: list[Parcel]) -> Parcel:
         whole.done += one.done
         whole.buried += one.buried
         whole.given_back += one.given_back
+        whole.let_go += one.let_go
     return whole

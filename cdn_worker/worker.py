@@ -43,7 +43,7 @@ IDLE_S = 30.0
 DRAIN_S = 10.0
 END_S = 14.0
 SIGN_S = 1.0
-NEWER_S = 5.0
+REFUSED_S = 5.0
 
 
 @dataclass(slots=True)
@@ -170,10 +170,9 @@ class Worker:
             if known != task.spec:
                 raise Refused("its spec is not that of the other tasks of its job", task.spec.job)
         except FromNewer as error:
-            # A newer worker may take it; if there is none, it ends among the dead letters.
+            # A newer worker may take it when its lease ends; if there is none, it comes to be among the dead letters.
             log.error("message_from_newer_version", extra={"fields": {"cause": str(error), "job": error.job}})
-            self._refuse_until = time.monotonic() + NEWER_S
-            self._post.send(Parcel(given_back=[claim]))
+            self._post.send(Parcel(let_go=[claim]))
             return
         except Refused as error:
             log.error("message_refused", extra={"fields": {"cause": str(error), "job": error.job}})
@@ -194,7 +193,7 @@ class Worker:
             desk = self._desk(task.spec)
         except BadInput as error:
             log.error("no_access", extra={"fields": {"cause": str(error), "job": task.spec.job}})
-            self._refuse_until = time.monotonic() + NEWER_S
+            self._refuse_until = time.monotonic() + REFUSED_S
             self._post.send(Parcel(given_back=[claim]))
             return
         desk.tasks += 1

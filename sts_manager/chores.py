@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import (
+    LIVE,
     Change,
+    Chosen,
     Hold,
     JobStatus,
     OperationSnapshot,
     OperationState,
     PausedBy,
     PrefixJob,
+    Route,
     changed,
 )
 from sts_manager.domain.naming import JobName as TransferJobName
@@ -35,13 +39,19 @@ class Done:
     why: str = ""
 
 
-def prepare(store: JobStore, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+def prepare(
+    store: JobStore,
+    prefixes: Sequence[Prefix],
+    at: datetime,
+    progress: Callable[[int], None],
+    chosen: Mapping[Prefix, Chosen] = MappingProxyType({}),
+) -> Loaded:
     """Load prefixes as waiting rows. Raises BadInput, and loads nothing, when one overlaps with a stored prefix."""
     clashes = store.clashes(prefixes, limit=20)
     if clashes:
         lines = [f"  {clash.prefix!r} overlaps with {clash.stored!r}, which is in the table" for clash in clashes]
         raise BadInput("\n".join(["nothing was loaded: objects would be copied twice, because", *lines]))
-    return store.load(prefixes, at, progress)
+    return store.load(prefixes, at, progress, chosen)
 
 
 def pause_all(
@@ -133,6 +143,61 @@ def retry_errors(store: JobStore, at: datetime, *, code: str | None) -> Iterator
         for job in some:
             why = CHANGED_MEANWHILE if job.prefix in stale else ""
             yield Done(name=job.prefix, done=not why, why=why)
+
+
+def rerun(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]:
+    """Let prefixes that are done go again: only what is new or has changed since is transferred."""
+    out = []
+    for prefix in wanted:
+        job = store.job(prefix)
+        if job is None or job.status is not JobStatus.DONE:
+            why = "no such prefix in the table" if job is None else f"it is {job.status.value}"
+            out.append(Done(name=prefix, done=False, why=why))
+        else:
+            stale = store.record(Batch(changes=(_fresh(job, at),), at=at))
+            out.append(Done(name=prefix, done=not stale, why=CHANGED_MEANWHILE if stale else ""))
+    return out
+
+
+def rerun_all(store: JobStore, at: datetime) -> Iterator[Done]:
+    """`rerun` for every prefix that is done."""
+    for some in chunks(list(store.with_status(JobStatus.DONE)), ROWS_AT_ONCE):
+        stale = store.record(Batch(changes=tuple(_fresh(job, at) for job in some), at=at))
+        for job in some:
+            why = CHANGED_MEANWHILE if job.prefix in stale else ""
+            yield Done(name=job.prefix, done=not why, why=why)
+
+
+def set_route(store: JobStore, wanted: Sequence[Prefix], route: Route | None, at: datetime) -> list[Done]:
+    """Give prefixes a route of their own, or (None) the daemon's. A prefix on its way keeps the route that it is on."""
+    out = []
+    for prefix in wanted:
+        job = store.job(prefix)
+        if job is None or job.status in LIVE:
+            why = (
+                "no such prefix in the table"
+                if job is None
+                else f"it is {job.status.value} on route {job.route}; cancel it first"
+            )
+            out.append(Done(name=prefix, done=False, why=why))
+            continue
+        stale = store.record(Batch(changes=(changed(job, replace(job, route=route), at),), at=at))
+        out.append(Done(name=prefix, done=not stale, why=CHANGED_MEANWHILE if stale else ""))
+    return out
+
+
+def cancel(store: JobStore, wanted: Sequence[Prefix], end: Callable[[OperationName], None]) -> list[Done]:
+    """End the operations of prefixes; the daemon finds them cancelled, and restarts them only by command."""
+    out = []
+    for prefix in wanted:
+        job = store.job(prefix)
+        if job is None or job.operation_name is None or job.status not in LIVE:
+            why = "no such prefix in the table" if job is None else f"it is {job.status.value}, with nothing to cancel"
+            out.append(Done(name=prefix, done=False, why=why))
+        else:
+            done = _call(job.operation_name, end, dry_run=False)
+            out.append(replace(done, name=f"{prefix} ({job.operation_name})"))
+    return out
 
 
 def _fresh(job: PrefixJob, at: datetime) -> Change:

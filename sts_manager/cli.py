@@ -22,14 +22,15 @@ from rich.progress import Progress
 
 from sts_manager import chores, logs, queries, screens, wiring
 from sts_manager.daemon import Ending, Stop
+from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
-from sts_manager.domain.model import Hold, JobStatus, StartRefused, SteeringFailed
+from sts_manager.domain.model import Hold, JobStatus, Route, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
 from sts_manager.pool_wiring import Pool
 from sts_manager.ports import JobStore
-from sts_manager.prefix_file import read_prefixes
+from sts_manager.prefix_file import ROUTES, PrefixFile, read_prefixes
 from sts_manager.reconciler import PassResult
-from sts_manager.settings import Settings, flag_of, load_settings, shown
+from sts_manager.settings import Settings, flag_of, load_settings, seconds_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def run(
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
     stop = Stop()
-    with _opened(settings) as opened, stop.on_signals(), closing(Pool(settings)) as pool:
+    with _opened(settings) as opened, stop.on_signals(), closing(Pool(settings, lambda: wiring.store_of(settings))) as pool:
         if dry_run:
             choice = wiring.chosen(settings)
             _print_lines([f"route    {choice.route.value}: {choice.why}; a row's own route wins"])
@@ -214,12 +215,16 @@ def prepare_tables(
     settings: Settings,
     job_prefix_source_file: Annotated[
         Path | None,
-        typer.Option(help="JSON array of prefixes, or one prefix a line. Without it only the tables are made."),
+        typer.Option(
+            help="JSON array of prefixes, or of objects with prefix, route, source, destination; or one prefix a line. "
+            "Without it only the tables are made."
+        ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Create the tables when missing, bring an older schema up to date, and load prefixes as `waiting`. Safe to repeat."""
-    prefixes = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else []
+    read = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else PrefixFile([], {})
+    prefixes = read.prefixes
     if dry_run:
         _print_lines(f"would {step}" for step in wiring.preparation_of(settings))
         fit = f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; " if job_prefix_source_file else ""
@@ -230,7 +235,7 @@ def prepare_tables(
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
     ):
         task = bar.add_task("loading prefixes", total=len(prefixes))
-        loaded = chores.prepare(opened, prefixes, datetime.now(UTC), lambda number: bar.advance(task, number))
+        loaded = chores.prepare(opened, prefixes, datetime.now(UTC), lambda number: bar.advance(task, number), read.chosen)
     out.print(f"{settings.store_shown}: {loaded.added:,} prefixes added, {loaded.present:,} were there already", markup=False)
 
 
@@ -331,6 +336,35 @@ def history(
 
 @app.command()
 @_command(*STORE_FLAGS)
+def failures(
+    *,
+    settings: Settings,
+    prefix: Annotated[str | None, typer.Argument(help="Of this prefix only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many objects.")] = 1000,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Which objects failed and why, of prefixes that travel through the worker pool: those of each prefix's last attempt."""
+    with _opened(settings) as opened:
+        if prefix is not None and opened.job(Prefix(prefix)) is None:
+            raise BadInput(f"there is no prefix {prefix!r} in {settings.store_shown}; is it spelt as in the file?")
+        found = opened.failures(None if prefix is None else Prefix(prefix), limit)
+    answer = screens.failures_answer(found)
+    if as_json:
+        print(screens.answer_json(answer))
+    elif as_csv:
+        _print_lines(screens.answer_csv(answer))
+    elif not found:
+        _print_lines(["no failed object is known"])
+    else:
+        out.print(
+            screens.answer_table(answer, f"{len(found):,} failed objects{' (and perhaps more)' if len(found) == limit else ''}")
+        )
+        _print_lines(screens.advice_lines(found))
+
+
+@app.command()
+@_command(*STORE_FLAGS)
 def query(
     *,
     settings: Settings,
@@ -382,6 +416,70 @@ def retry(
         else:
             done = chores.retry(opened, [Prefix(prefix) for prefix in prefixes or ()], now)
     _report(done, "set to retry", dry_run=False)
+    if any(not one.done for one in done):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+@app.command()
+@_command(*STORE_FLAGS)
+def route(
+    *,
+    settings: Settings,
+    prefixes: Annotated[list[str], typer.Argument(help="Prefixes, then the route: auto, sts-s3, sts-gcs or cdn.")],
+) -> None:
+    """Give prefixes a route of their own (PREFIX… ROUTE), from their next start on; `auto` gives them the daemon's again."""
+    *wanted, named = prefixes
+    if not wanted or named not in (AUTO, *ROUTES):
+        raise BadInput(f"route PREFIX… ROUTE: {named!r} is no route; there are {AUTO}, {', '.join(ROUTES)}")
+    chosen = None if named == AUTO else Route(named)
+    with _opened(settings) as opened:
+        done = chores.set_route(opened, [Prefix(prefix) for prefix in wanted], chosen, datetime.now(UTC))
+    _report(done, f"set to {named}", dry_run=False)
+    if any(not one.done for one in done):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+@app.command()
+@_command(*STORE_FLAGS)
+def rerun(
+    *,
+    settings: Settings,
+    prefixes: Annotated[list[str] | None, typer.Argument(help="Prefixes that are done, to go once more.")] = None,
+    every_prefix: Annotated[bool, typer.Option("--all", help="All prefixes that are done.")] = False,
+    every: Annotated[str, typer.Option(help="Do it again and again, with this pause: 90s, 10m, 6h, 1d.")] = "",
+) -> None:
+    """Let done prefixes go again (a delta pass): only what is new or has changed at the source is transferred by the daemon."""
+    if bool(prefixes) == every_prefix:
+        raise BadInput("name prefixes to run again, or give --all for all that are done")
+    pause = seconds_of(every) if every else 0.0
+    wanted = [Prefix(prefix) for prefix in prefixes or ()]
+    stop = Stop()
+    with _opened(settings) as opened, stop.on_signals():
+        while True:
+            now = datetime.now(UTC)
+            done = list(chores.rerun_all(opened, now)) if every_prefix else chores.rerun(opened, wanted, now)
+            _report(done if not every else [one for one in done if one.done], "set to run again", dry_run=False)
+            if not every:
+                break
+            if stop.wait(pause):
+                return
+    if any(not one.done for one in done):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+@app.command()
+@_command(*STORE_FLAGS)
+def cancel(
+    *,
+    settings: Settings,
+    prefixes: Annotated[list[str], typer.Argument(help="Prefixes whose transfer is to end.")],
+) -> None:
+    """End the transfers of prefixes in the worker pool. They end in `error` (CANCELLED) and start again only by `retry`."""
+    with _opened(settings) as opened, wiring.pool_project(settings) as project:
+        done = chores.cancel(
+            opened, [Prefix(prefix) for prefix in prefixes], lambda name: project.cancel(name, datetime.now(UTC))
+        )
+    _report(done, "cancelled", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,13 +19,13 @@ from cdn_worker.ports import Queues
 from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import BadInput, Permanent
-from sts_manager.domain.model import OperationSnapshot, StartJob
-from sts_manager.domain.naming import OperationName
-from sts_manager.domain.place import Scheme
+from sts_manager.domain.model import FailedObject, OperationSnapshot, StartJob
+from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.domain.place import Scheme, places_of
 from sts_manager.pool.crew import Crew, Order
 from sts_manager.pool.keeper import PoolKeeper
 from sts_manager.pool.ledger import PoolLedger
-from sts_manager.ports import Started
+from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import CdnRoute, PoolSettings
 from sts_manager.settings import Settings
 
@@ -49,10 +50,20 @@ def ledger_path(settings: Settings) -> Path:
     return Path(settings.pool_ledger) if settings.pool_ledger else beside_store(settings, "pool")
 
 
-def pool_settings(settings: Settings, _order: StartJob) -> PoolSettings:
+def pool_settings(settings: Settings, order: StartJob) -> PoolSettings:
+    """What is asked of the pool for a prefix. Raises Permanent for a source that its workers cannot read."""
+    source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
+    if source.scheme is not Scheme.S3:
+        raise Permanent(f"route cdn reads S3, but {order.prefix!r} comes from {source}", code="ROUTE_UNFIT")
+    if settings.cdn_url and "{bucket}" not in settings.cdn_url and source.bucket != settings.source.bucket:
+        raise Permanent(
+            f"{order.prefix!r} comes from {source}, and --cdn-url {settings.cdn_url} is before {settings.source}: write "
+            "{bucket} where the bucket's name stands in it, or give the row another route",
+            code="ROUTE_UNFIT",
+        )
     return PoolSettings(
-        source=settings.source,
-        sink=settings.sink,
+        source=source,
+        sink=sink,
         overwrite_when="ALWAYS" if settings.overwrite_dest_objects else settings.overwrite_when,
         storage_class="" if settings.storage_class == "PRESERVE" else settings.storage_class,
         since=settings.modified_since,
@@ -88,8 +99,9 @@ class _Parts:
 class Pool:
     """The route `cdn`, and what keeps it going while this daemon leads (as a context)."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, open_store: Callable[[], JobStore]) -> None:
+        self._settings, self._open_store = settings, open_store
+        self._store: JobStore | None = None
         self._parts: _Parts | None = None
         self._leading: ExitStack | None = None
         self._kept = False
@@ -110,12 +122,20 @@ class Pool:
             self._parts.queues.close()
             self._parts.ledger.close()
             self._parts = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _tell(self, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
+        """A store of its own: the daemon's is not to be used by two threads."""
+        if self._store is None:
+            self._store = self._open_store()
+        self._store.put_failures(prefix, failures, at)
 
     # The route
 
     def start(self, order: StartJob) -> Started:
-        if self._settings.source.scheme is not Scheme.S3:
-            raise Permanent(f"route cdn reads S3, but --source-bucket is {self._settings.source}", code="ROUTE_UNFIT")
+        pool_settings(self._settings, order)  # before anything is made for it
         self._keep()
         return self._made().route.start(order)
 
@@ -148,5 +168,5 @@ class Pool:
         parts = self._made()
         order = worker_order(self._settings)
         crew = None if order is None else Crew(order)
-        self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew))
+        self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._tell))
         self._kept = True

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol
 
 from sts_manager.domain.heartbeat import MetricPoint
 from sts_manager.domain.model import (
     Breaker,
     Change,
+    Chosen,
     Counters,
+    FailedObject,
     Hold,
     JobStatus,
+    Limit,
     OperationSnapshot,
     PrefixJob,
     Route,
@@ -136,8 +140,11 @@ class JobStore(Protocol):
         """The rows that are running or paused."""
         ...
 
-    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
-        """At most `limit` waiting rows whose time has come, ordered by attempt, then prefix."""
+    def startable(self, now: datetime, most: Mapping[Limit, int], default: Route) -> tuple[PrefixJob, ...]:
+        """Waiting rows whose time has come, ordered by attempt, then prefix: under each limit at most `most` of them.
+
+        `default`: the route of rows that have none of their own.
+        """
         ...
 
     def record(self, batch: Batch) -> frozenset[Prefix]:
@@ -150,8 +157,17 @@ class JobStore(Protocol):
         """Remember the buckets, unless others are stored and some prefix has begun to travel. Returns what is stored."""
         ...
 
-    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
-        """Add waiting rows for the prefixes (sorted, none under another) that are not there yet; rows there are kept."""
+    def load(
+        self,
+        prefixes: Sequence[Prefix],
+        at: datetime,
+        progress: Callable[[int], None],
+        chosen: Mapping[Prefix, Chosen] = MappingProxyType({}),
+    ) -> Loaded:
+        """Add waiting rows for the prefixes (sorted, none under another) that are not there yet; rows there are kept.
+
+        `chosen`: what some of them have of their own.
+        """
         ...
 
     def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
@@ -169,6 +185,14 @@ class JobStore(Protocol):
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         """A prefix's events, oldest first."""
+        ...
+
+    def put_failures(self, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
+        """Replace what is known of a prefix's failed objects."""
+        ...
+
+    def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
+        """Failed objects of one prefix, or of all, by prefix and key: the first `limit` of them."""
         ...
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]: ...

@@ -1,26 +1,44 @@
-"""Reading a file of prefixes: a JSON array of strings, or one prefix a line. Every unfit one is named with its line."""
+"""Reading a file of prefixes: a JSON array of strings or objects, or one prefix a line. Every unfit one is named with its line.
+
+An object has a prefix, and what that prefix has of its own: {"prefix": …, "route": …, "source": …, "destination": …}.
+"""
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput
+from sts_manager.domain.model import Chosen, Route
 from sts_manager.domain.naming import Prefix, overlaps, prefix_fault
+from sts_manager.domain.place import Scheme, place
 
 FAULTS_SHOWN = 20
+KEYS = ("prefix", "route", "source", "destination")
+ROUTES = tuple(route.value for route in Route if route is not Route.STS_URL_LIST)
 
 
-def read_prefixes(path: Path) -> list[Prefix]:
-    """The prefixes of a file, sorted. Raises BadInput that names each fault with its line (the first 20 of them)."""
+@dataclass(frozen=True, slots=True)
+class PrefixFile:
+    """The prefixes, sorted, and what some of them have of their own."""
+
+    prefixes: list[Prefix]
+    chosen: dict[Prefix, Chosen]
+
+
+def read_prefixes(path: Path) -> PrefixFile:
+    """The prefixes of a file. Raises BadInput that names each fault with its line (the first 20 of them)."""
     text = _text(path)
     if not text.strip():
-        raise BadInput(f"{path} is empty; it should hold a JSON array of strings, or one prefix a line")
+        raise BadInput(f"{path} is empty; it should hold a JSON array of strings or objects, or one prefix a line")
     is_array = text.lstrip()[0] == "["
-    values = _array(path, text) if is_array else _lines(text)
+    chosen: dict[Prefix, Chosen] = {}
+    values = _array(path, text, chosen) if is_array else _lines(text)
     if not values:
         raise BadInput(f"{path} holds no prefixes: the array is empty")
     faults = list(islice(_faults(values), FAULTS_SHOWN + 1))
@@ -28,7 +46,7 @@ def read_prefixes(path: Path) -> list[Prefix]:
         ordered = sorted(zip(values, range(len(values)), strict=True))
         faults = list(islice(_overlaps(ordered, values), FAULTS_SHOWN + 1))
         if not faults:
-            return [Prefix(value) for value, _ in ordered]
+            return PrefixFile([Prefix(value) for value, _ in ordered], chosen)
     lines = _lines_of_values(text) if is_array else None
     told = [f"  line {_line(fault.at, lines)}: {fault.told(lines)}" for fault in faults[:FAULTS_SHOWN]]
     if len(faults) > FAULTS_SHOWN:
@@ -65,16 +83,60 @@ def _text(path: Path) -> str:
         raise BadInput(f"{path} is not UTF-8 text: byte {error.start:,} (line {line}) is {raw[error.start]:#04x}") from error
 
 
-def _array(path: Path, text: str) -> list[str]:
+def _array(path: Path, text: str, chosen: dict[Prefix, Chosen]) -> list[str]:
     try:
         values = json.loads(text)
     except ValueError as error:
         raise BadInput(f"{path} starts like a JSON array but is not one: {error}") from error
+    if all(type(value) is str for value in values):
+        return values  # type: ignore[no-any-return]
+    prefixes = []
     for at, value in enumerate(values):
-        if not isinstance(value, str):
-            line = _lines_of_values(text)[at]
-            raise BadInput(f"{path}: line {line}: {json.dumps(value)[:80]} is not a string; the array holds prefixes only")
-    return values  # type: ignore[no-any-return]
+        try:
+            prefix, own = _entry(value)
+        except ValueError as error:
+            raise BadInput(f"{path}: line {_lines_of_values(text)[at]}: {error}") from None
+        prefixes.append(prefix)
+        if own is not None:
+            chosen[Prefix(prefix)] = own
+    return prefixes
+
+
+def _entry(value: object) -> tuple[str, Chosen | None]:
+    """One element of the array. Raises ValueError that says what is wrong with it."""
+    if isinstance(value, str):
+        return value, None
+    if not isinstance(value, dict):
+        raise ValueError(f"{json.dumps(value)[:80]} is neither a string nor an object")
+    for key, one in value.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYS)}"
+            raise ValueError(f"unknown key {key!r}; {hint}")
+        if not isinstance(one, str):
+            raise ValueError(f"{key} is {json.dumps(one)[:80]}, and must be a string")
+    if "prefix" not in value:
+        raise ValueError(f"{json.dumps(value)[:80]} has no prefix")
+    prefix = value["prefix"]
+    route = value.get("route", AUTO)
+    if route not in (AUTO, *ROUTES):
+        raise ValueError(f"the route of {prefix!r} is {route!r}; there are {AUTO}, {', '.join(ROUTES)}")
+    own = Chosen(
+        route=None if route == AUTO else Route(route), source=value.get("source", ""), destination=value.get("destination", "")
+    )
+    _check(prefix, own)
+    return prefix, own
+
+
+def _check(prefix: str, own: Chosen) -> None:
+    source = place(own.source) if own.source else None
+    sink = place(own.destination) if own.destination else None
+    if sink is not None and sink.scheme is not Scheme.GCS:
+        raise ValueError(f"the destination of {prefix!r} is {sink}, which is not in Cloud Storage")
+    if source is not None and own.route is not None and (source.scheme is Scheme.GCS) != (own.route is Route.STS_GCS):
+        raise ValueError(f"the route of {prefix!r} is {own.route}, which does not read {source}")
+    if source is not None and sink is not None and source.overlaps(sink):
+        raise ValueError(f"the source {source} and the destination {sink} of {prefix!r} are one place")
 
 
 def _lines(text: str) -> list[str]:
@@ -90,7 +152,7 @@ def _faults(values: Sequence[str]) -> Iterator[_Fault]:
         if fault := prefix_fault(value):
             yield _Fault(at, f"{_shown(value)} {fault}")
         elif at == 0 and value[0] in '{"' and _is_json(value):
-            yield _Fault(at, f"{_shown(value)} is JSON, but the file is not a JSON array of strings")
+            yield _Fault(at, f"{_shown(value)} is JSON, but the file is not a JSON array")
 
 
 def _overlaps(ordered: Sequence[tuple[str, int]], values: Sequence[str]) -> Iterator[_Fault]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sts_manager.domain.errors import BadInput
 
 JOB, HISTORY = "`data_migration.sts_job`", "`data_migration.sts_job_history`"
+FAILURE = "`data_migration.sts_job_failure`"
 _HERE = Path(__file__).resolve().parent
 _FOLDERS = (_HERE / "queries", _HERE.parent / "docs" / "queries")
 """Inside an installed package, or in the source tree."""
@@ -68,9 +69,9 @@ def wants(text: str) -> set[str]:
     return set(re.findall(r"@([a-z_]+)", text))
 
 
-def for_tables(text: str, job: str, history: str) -> str:
+def for_tables(text: str, job: str, history: str, failure: str) -> str:
     """The query over these tables, given as they stand in SQL."""
-    return text.replace(HISTORY, history).replace(JOB, job)
+    return text.replace(HISTORY, history).replace(FAILURE, failure).replace(JOB, job)
 
 
 def for_sqlite(text: str) -> str:

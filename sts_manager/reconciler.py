@@ -163,7 +163,8 @@ class Reconciler:
         live = self._store.live()
         self._seen.live = live
         # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
-        startable = self._store.startable(now, policy.running_max) if policy.dispatch else ()
+        most = {limit: policy.most(limit) for limit in Limit}
+        startable = self._store.startable(now, most, policy.route) if policy.dispatch else ()
         wanted = [(job, name) for job, name in self._named(live) if name is not None]
         operations, unseen, why = self._poll(wanted) if poll else ({}, {name for _, name in wanted}, "")
         observed = Observed(

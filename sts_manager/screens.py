@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sts_manager.domain.model import Counters, JobStatus, Limit, Plan, StartJob
+from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
 from sts_manager.queries import Answer
 from sts_manager.stores.lease import record_of
@@ -35,7 +36,25 @@ ADVICE: Mapping[str, str] = {
     "FAILED_PRECONDITION": "objects changed while they were copied; a retry copies them again",
     "OPERATION_NOT_FOUND": "the operation is gone; the next attempt makes a new one",
 }
+OBJECT_ADVICE: Mapping[str, str] = {
+    "archived": "restore the object in S3 (or leave it out with a filter), then `sts-manager retry PREFIX`",
+    "exists": "another object has its name: delete that, or run with --overwrite-when DIFFERENT, then `sts-manager retry PREFIX`",
+    "forbidden": "may the CDN (or the AWS key) read the object? Then `sts-manager retry PREFIX`",
+    "sink_forbidden": "grant the workers roles/storage.objectUser on the destination",
+    "sink_missing": "the destination bucket is not there",
+    "hash_mismatch": "what was stored was not what was read, several times, and was deleted: look at the network, then retry",
+    "source_changing": "it is being written at the source; `sts-manager retry PREFIX` when that is over, or `rerun` later",
+    "not_found": "the CDN has it not while S3 has it: its cache, or its origin; then `sts-manager retry PREFIX`",
+    "vanished": "deleted at the source since it was listed; the next attempt lists anew",
+    "name": "no such name in Cloud Storage: rename it at the source, or leave it",
+    "same_path": "two keys have one path after --cdn-substitute: mend the substitutions",
+    "metadata_too_large": "its metadata is larger than Cloud Storage takes: shorten it at the source",
+    "too_large": "larger than 5 TiB: Cloud Storage does not take it",
+    "poison": "workers died of it: see their log, then `sts-manager retry PREFIX`, which tries just the failed objects",
+    "process_died": "a copying process died of it several times: see the workers' log",
+}
 OTHERWISE = "see `sts-manager history PREFIX`"
+RETRY_FAILED = "see its details; `sts-manager retry PREFIX` tries just the failed objects"
 RATE_OVER = timedelta(minutes=10)
 
 
@@ -162,7 +181,7 @@ def as_json(status: Status) -> str:
                 "prefixes": group.prefixes,
                 "example": group.example,
                 "message": group.message,
-                "advice": ADVICE.get(group.code, OTHERWISE),
+                "advice": advice_on(group.code),
             }
             for group in status.errors
         ],
@@ -211,7 +230,7 @@ def screen(status: Status) -> RenderableType:
 def error_table(groups: Iterable[ErrorGroup]) -> Table:
     table = Table("prefixes", "status", "code", "example", "what to do", title="Errors", title_justify="left")
     for group in groups:
-        advice = ADVICE.get(group.code, OTHERWISE)
+        advice = advice_on(group.code)
         table.add_row(
             f"{group.prefixes:,}",
             group.status.value,
@@ -292,6 +311,25 @@ def answer_table(answer: Answer, title: str) -> Table:
     for row in answer.rows:
         table.add_row(*(Text(_cut(_cell(value), 200)) for value in row))
     return table
+
+
+def advice_on(code: str) -> str:
+    """What to do about a prefix's error code."""
+    if code not in ADVICE and code.lower() in OBJECT_ADVICE:
+        return f"{OBJECT_ADVICE[code.lower()]}; `sts-manager failures PREFIX` names the objects"
+    return ADVICE.get(code, OTHERWISE)
+
+
+def failures_answer(failures: Sequence[FailedObject]) -> Answer:
+    """Failed objects as a table."""
+    columns = ("prefix", "key", "error", "verdict", "size", "details")
+    return Answer(columns, [tuple(getattr(one, name) for name in columns) for one in failures])
+
+
+def advice_lines(failures: Sequence[FailedObject]) -> Iterator[str]:
+    """What to do about each kind of error, commonest first."""
+    for error, number in Counter(one.error for one in failures).most_common():
+        yield f"{error} ({number:,}): {OBJECT_ADVICE.get(error, RETRY_FAILED)}"
 
 
 def answer_csv(answer: Answer) -> Iterable[str]:

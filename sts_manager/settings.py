@@ -83,7 +83,9 @@ class Settings(BaseModel):
         "",
         description="The worker pool's queue: sqlite:///FILE (by default one beside the store), or pubsub://PROJECT/NAME.",
     )
-    queue_lease: Seconds = Field(60, ge=1, description="Seconds until the tasks of a dead worker go to another one.")
+    queue_lease: Seconds = Field(
+        60, ge=1, description="Seconds until the tasks of a dead worker go to another one; with Pub/Sub the subscription says."
+    )
     pool_ledger: str = Field("", description="SQLite file of what the pool was given and reported; beside the store by default.")
     workers: int | None = Field(
         None, ge=0, description="Copying processes of the worker that the daemon starts: one a core by default, 0 for none."
@@ -157,6 +159,14 @@ def shown(settings: Settings) -> dict[str, str]:
         if value != Settings.model_fields[name].default:
             out[name] = without_password(str(value))
     return out
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `10m`, `6h`, `1d`. Raises BadInput."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text)
+    if found is None or not float(found[1]):
+        raise BadInput(f"{text!r} is no span of time: it is written 90s, 10m, 6h or 1d")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
 
 
 def flag_of(key: str) -> str:

@@ -16,7 +16,7 @@ from google.auth import exceptions as auth_exceptions
 from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.choice import Choice, choose
-from sts_manager.domain.errors import BadInput
+from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
 from sts_manager.metrics.alerts import Alert, alerts
@@ -134,6 +134,19 @@ def transfer_project(settings: Settings) -> Iterator[TransferProject]:
         ledger.close()
 
 
+@contextmanager
+def pool_project(settings: Settings) -> Iterator[WithPool]:
+    """The operations of the pool. Raises BadInput where no prefix ever went that way."""
+    path = ledger_path(settings)
+    if not path.exists():
+        raise BadInput(f"there is no pool ledger at {path}: no prefix of this store travels by route cdn (or give --pool-ledger)")
+    ledger = PoolLedger(path)
+    try:
+        yield WithPool(lambda: StsProject(client_of(settings)), ledger)
+    finally:
+        ledger.close()
+
+
 def s3_access(settings: Settings, environment: Mapping[str, str]) -> S3Access | None:
     """How S3 is opened: a role, a secret, or the key pair of the environment (never of a flag: flags show in `ps`)."""
     if settings.source.scheme is not Scheme.S3:
@@ -187,7 +200,7 @@ def routes_of(settings: Settings, pool: Pool) -> Routes:
     route: TransferRoute
     try:
         route = StsRoute(client_of(settings), transfer_settings(settings))
-    except BadInput as error:
+    except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
         route = NoRoute(str(error))  # nobody asked for it; a row that does is told why

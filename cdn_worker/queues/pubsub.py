@@ -90,11 +90,11 @@ class PubSubQueue:
     """One of the queues. dead: the topic of what cannot be dealt with."""
 
     def __init__(
-        self, publisher: PublisherClient, subscriber: SubscriberClient, topic: str, subscription: str, dead: str, lease_s: float
+        self, publisher: PublisherClient, subscriber: SubscriberClient, topic: str, subscription: str, dead: str, lease_s: int
     ) -> None:
         self._publisher, self._subscriber = publisher, subscriber
         self._topic, self._subscription, self._dead = topic, subscription, dead
-        self._lease_s = round(min(LEASE_MOST, max(LEASE_LEAST, lease_s)))
+        self._lease_s = lease_s
 
     def publish(self, bodies: Sequence[bytes]) -> None:
         for some in _batches(bodies):
@@ -199,12 +199,15 @@ def _clients() -> _Clients:
     )
 
 
-def pubsub_queues(text: str, *, lease_s: float = 60.0) -> Queues:
-    """The queues at an address. Raises BadInput when one of them is not there, or may not be looked at."""
+def pubsub_queues(text: str) -> Queues:
+    """The queues at an address. Raises BadInput when one of them is not there, or may not be looked at.
+
+    Leases last as long as the subscriptions say: a pull begins them so, whatever its caller would like.
+    """
     address = address_of(text)
     try:
         clients = _clients()
-        warnings = [told for which in NAMES if (told := _looked_at(clients, address, which))]
+        found = {which: _looked_at(clients, address, which) for which in NAMES}
     except QueueUnavailable as error:
         raise BadInput(f"--queue {text}: {error}") from error
 
@@ -215,7 +218,7 @@ def pubsub_queues(text: str, *, lease_s: float = 60.0) -> Queues:
             address.topic(which),
             address.subscription(which),
             address.topic("dead"),
-            lease_s,
+            found[which].ack_deadline_seconds,
         )
 
     return Queues(
@@ -224,9 +227,13 @@ def pubsub_queues(text: str, *, lease_s: float = 60.0) -> Queues:
         reports=queue("reports"),
         dead=queue("dead"),
         board=GcsBoard(_storage(address.project), address.bucket, address.object),
-        lease_s=float(min(LEASE_MOST, max(LEASE_LEAST, lease_s))),
+        lease_s=float(min(one.ack_deadline_seconds for one in found.values())),
         id=f"{address.project}/{address.name}",
-        warnings=tuple(warnings),
+        warnings=tuple(
+            f"subscription {one.name} has no dead-letter policy: a message that kills workers would come back for ever"
+            for which, one in found.items()
+            if which != "dead" and not one.dead_letter_policy.dead_letter_topic
+        ),
     )
 
 
@@ -236,26 +243,26 @@ def _storage(project: str) -> Any:
     return storage.Client(project=project)
 
 
-def _looked_at(clients: _Clients, address: Address, which: str) -> str:
-    """What is not as it should be about a subscription; empty when all is well. Raises BadInput when it is not there."""
+def _looked_at(clients: _Clients, address: Address, which: str) -> types.Subscription:
+    """A subscription. Raises BadInput when it is not there, or is of another topic."""
     name = address.subscription(which)
     with translated(name):
         try:
-            found = clients.subscriber.get_subscription(subscription=name, timeout=DEADLINE_S, retry=None)
+            found: types.Subscription = clients.subscriber.get_subscription(subscription=name, timeout=DEADLINE_S, retry=None)
         except exceptions.NotFound:
             raise BadInput(
                 f"there is no subscription {name}: `cdn-worker prepare-queue --queue …` makes the topics and subscriptions"
             ) from None
     if found.topic != address.topic(which):
         raise BadInput(f"subscription {name} is of {found.topic}, not of {address.topic(which)}")
-    if which != "dead" and not found.dead_letter_policy.dead_letter_topic:
-        return f"subscription {name} has no dead-letter policy: a message that kills workers would come back for ever"
-    return ""
+    return found
 
 
-def prepare_pubsub(text: str) -> list[str]:
+def prepare_pubsub(text: str, *, lease_s: float = 60.0) -> list[str]:
     """Make what is missing; what was done, a line each. Raises BadInput."""
     address = address_of(text)
+    if not LEASE_LEAST <= lease_s <= LEASE_MOST:
+        raise BadInput(f"--lease {lease_s:g}: Pub/Sub takes {LEASE_LEAST} to {LEASE_MOST} seconds")
     done: list[str] = []
     try:
         clients = _clients()
@@ -263,7 +270,7 @@ def prepare_pubsub(text: str) -> list[str]:
             topic = address.topic(which)
             if _made(topic, lambda topic=topic: clients.publisher.create_topic(name=topic, timeout=DEADLINE_S, retry=None)):
                 done.append(f"made {topic}")
-            wanted = _subscription(address, which)
+            wanted = _subscription(address, which, round(lease_s))
             if _made(wanted.name, lambda one=wanted: clients.subscriber.create_subscription(one, timeout=DEADLINE_S, retry=None)):
                 done.append(f"made {wanted.name}")
     except QueueUnavailable as error:
@@ -280,11 +287,11 @@ def _made(what: str, make: Any) -> bool:
     return True
 
 
-def _subscription(address: Address, which: str) -> types.Subscription:
+def _subscription(address: Address, which: str, lease_s: int) -> types.Subscription:
     made = types.Subscription(
         name=address.subscription(which),
         topic=address.topic(which),
-        ack_deadline_seconds=60,
+        ack_deadline_seconds=lease_s,
         message_retention_duration=duration_pb2.Duration(seconds=RETENTION_S),
         expiration_policy=types.ExpirationPolicy(),  # never: a migration may pause for a month
     )

@@ -83,6 +83,8 @@ def steer(
                 job_name=after.job_name,
                 route=route_of(after, policy),
                 adopt_only=not may_start,
+                source=after.source,
+                destination=after.destination,
             )
     elif observed.hold is not None and row.state in PAUSABLE and after.operation_name is not None:
         action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
@@ -175,7 +177,14 @@ def launch(job: PrefixJob, policy: Policy, now: datetime) -> tuple[Change, Start
         progress_at=now,
         ended_at=None,
     )
-    action = StartJob(prefix=job.prefix, attempt=attempt, job_name=name, route=route_of(job, policy))
+    action = StartJob(
+        prefix=job.prefix,
+        attempt=attempt,
+        job_name=name,
+        route=route_of(job, policy),
+        source=job.source,
+        destination=job.destination,
+    )
     return changed(job, intent, now), action
 
 

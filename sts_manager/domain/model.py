@@ -131,12 +131,16 @@ class PrefixJob:
     generation       row version, for compare-and-set
     not_before       earliest start of the next try
     progress_at      when the counters last changed, or the try began
+    route            how it travels; it wins over the daemon's --route, and is what an attempt took once one began
+    source, destination   places of its own (s3://…, gs://…); empty: the daemon's
     missing_count    consecutive polls in which the service did not know the operation, since `missing_since`
     """
 
     prefix: Prefix
     status: JobStatus = JobStatus.WAITING
     route: Route | None = None
+    source: str = ""
+    destination: str = ""
     job_name: JobName | None = None
     operation_name: OperationName | None = None
     attempt: int = 0
@@ -165,6 +169,29 @@ class PrefixJob:
     def tries(self) -> int:
         """How many attempts count against the limit."""
         return max(0, self.attempt - self.attempt_base - self.forgiven)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What a row was given of its own when it was loaded: a route, a source, a destination; each may be left to the daemon."""
+
+    route: Route | None = None
+    source: str = ""
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedObject:
+    """An object that is not at the sink after its prefix's last attempt, and why. size in bytes, etag as listed."""
+
+    prefix: Prefix
+    key: str
+    size: int
+    etag: str
+    verdict: str
+    error: str
+    details: str
+    job_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +248,7 @@ class StartJob:
     """Create the transfer job (or adopt the one of this name) and run it if it never ran.
 
     `adopt_only`: find what an earlier, unanswered start left behind, and start nothing.
+    `source`, `destination`: places of this prefix alone; empty: the daemon's.
     """
 
     prefix: Prefix
@@ -228,6 +256,8 @@ class StartJob:
     job_name: JobName
     route: Route
     adopt_only: bool = False
+    source: str = ""
+    destination: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

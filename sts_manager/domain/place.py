@@ -50,6 +50,11 @@ def place(text: str) -> Place:
     return Place(Scheme(scheme), bucket, path)
 
 
+def places_of(source: str, destination: str, *, otherwise: tuple[Place, Place]) -> tuple[Place, Place]:
+    """Where a prefix comes from and goes to: its own places where it has some. Raises ValueError for one that is none."""
+    return (place(source) if source else otherwise[0], place(destination) if destination else otherwise[1])
+
+
 def without_password(address: str) -> str:
     """A URL with the password of its user, if it has one, masked."""
     return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", address)

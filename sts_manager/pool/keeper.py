@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +27,8 @@ from cdn_worker.contract import (
 )
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
 from sts_manager.domain.errors import StoreUnavailable
+from sts_manager.domain.model import FailedObject
+from sts_manager.domain.naming import Prefix
 from sts_manager.pool.crew import Crew
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import Clock
@@ -37,13 +41,22 @@ AWAY_S = 2.0
 LAST_S = 2.0
 BOARD_S = 30.0
 POISON = "poison"
+FAILURES_MAX = 10_000
+"""Of one prefix in the job store; the ledger has them all."""
 
 
 class PoolKeeper:
     """Threads from `__enter__` to `__exit__`. Only the daemon that leads has them: reports are for its ledger."""
 
-    def __init__(self, queues: Queues, ledger: PoolLedger, clock: Clock, crew: Crew | None = None) -> None:
-        self._queues, self._ledger, self._clock, self._crew = queues, ledger, clock, crew
+    def __init__(
+        self,
+        queues: Queues,
+        ledger: PoolLedger,
+        clock: Clock,
+        crew: Crew | None = None,
+        tell: Callable[[Prefix, Sequence[FailedObject], datetime], None] = lambda _prefix, _failures, _at: None,
+    ) -> None:
+        self._queues, self._ledger, self._clock, self._crew, self._tell = queues, ledger, clock, crew, tell
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
         self._posted: Mapping[str, str] | None = None
@@ -51,7 +64,7 @@ class PoolKeeper:
         self._away: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        for turn in (self.steer, self.fold_reports, self.mourn):
+        for turn in (self.steer, self.fold_reports, self.mourn, self.tell_failures):
             thread = threading.Thread(target=self._keep, args=(turn,), name=f"pool-{turn.__name__}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -112,6 +125,27 @@ class PoolKeeper:
         if dead:
             self._mourn(dead)
         return bool(dead)
+
+    def tell_failures(self) -> bool:
+        """Let the job store know which objects failed. Raises StoreUnavailable."""
+        untold = self._ledger.untold()
+        for job, prefix in untold:
+            failures = [
+                FailedObject(
+                    prefix=Prefix(prefix),
+                    key=one.key,
+                    size=one.size,
+                    etag=one.etag,
+                    verdict=one.verdict,
+                    error=one.error,
+                    details=one.details,
+                    job_name=job,
+                )
+                for one in islice(self._ledger.failures(job), FAILURES_MAX)
+            ]
+            self._tell(Prefix(prefix), failures, self._clock.now())
+            self._ledger.told(job, failures=bool(failures))
+        return bool(untold)
 
     def _take_in(self, leases: list[Leased]) -> None:
         found: list[Report] = []

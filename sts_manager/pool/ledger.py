@@ -35,12 +35,13 @@ from sts_manager.pool.document import Job
 SCHEMA = 1
 BUSY_S = 10.0
 OVER_ON_BOARD = 1000
+NOTHING_TO_TELL, TOLD = 1, 2
 VERDICTS = ("done", "skipped", "failed", "unmappable", "vanished")
 LEVELS = ("md5", "crc32c", "size")
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS job (
   name TEXT PRIMARY KEY, prefix TEXT NOT NULL, spec TEXT NOT NULL, queue TEXT NOT NULL, state TEXT NOT NULL,
-  strays INTEGER NOT NULL DEFAULT 0,
+  strays INTEGER NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0,
   began_at TEXT NOT NULL, ended_at TEXT, error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '',
   shards INTEGER NOT NULL DEFAULT 1, shards_open INTEGER NOT NULL DEFAULT 1,
   tasks INTEGER NOT NULL DEFAULT 0, tasks_open INTEGER NOT NULL DEFAULT 0,
@@ -50,7 +51,7 @@ CREATE TABLE IF NOT EXISTS job (
   {", ".join(f"by_{one} INTEGER NOT NULL DEFAULT 0" for one in LEVELS)}
 );
 CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix, began_at);
-CREATE INDEX IF NOT EXISTS job_by_state ON job (state);
+CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
 CREATE TABLE IF NOT EXISTS shard (job TEXT, shard TEXT, run TEXT, PRIMARY KEY (job, shard)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS early (id INTEGER PRIMARY KEY, job TEXT, shard TEXT, run TEXT, report TEXT, UNIQUE (job, shard, run));
 CREATE TABLE IF NOT EXISTS task (job TEXT, shard TEXT, run TEXT, sequence INTEGER, counts TEXT,
@@ -193,6 +194,12 @@ class PoolLedger:
         connection.execute(
             "UPDATE job SET strays = strays + (SELECT count(*) FROM early e WHERE e.job = name) WHERE name = ?", (job,)
         )
+        # Nothing failed, and nothing did before: there is nothing to tell the store.
+        connection.execute(
+            "UPDATE job SET told = ?2 WHERE name = ?1 AND failed + unmappable + vanished = 0 AND NOT EXISTS "
+            "(SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.name <> ?1 AND o.told = ?3)",
+            (job, NOTHING_TO_TELL, TOLD),
+        )
         # Failures of runs that were not believed are none; those of earlier attempts have had their time.
         connection.execute(
             "DELETE FROM failure WHERE job = ?1 AND NOT EXISTS "
@@ -206,6 +213,16 @@ class PoolLedger:
         )
         for table in ("shard", "task", "early", "parked"):
             connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+
+    def untold(self) -> list[tuple[str, str]]:
+        """(job, prefix) of jobs that are over and whose failed objects the store does not know yet."""
+        rows = self._read("SELECT name, prefix FROM job WHERE state = 'over' AND told = 0 ORDER BY ended_at LIMIT 100")
+        return [(str(row["name"]), str(row["prefix"])) for row in rows]
+
+    def told(self, job: str, *, failures: bool) -> None:
+        """The store knows a job's failed objects now; `failures`: whether there were any."""
+        with self._write() as connection:
+            connection.execute("UPDATE job SET told = ? WHERE name = ?", (TOLD if failures else NOTHING_TO_TELL, job))
 
     # Reports
 

@@ -171,12 +171,18 @@ class StsRoute:
     def start(self, order: StartJob) -> Started:
         if order.adopt_only:
             return self._adopt(order, may_run=False)
-        job = transfer_job(order, self._settings)
+        job = self._job(order)
         try:
             self._client.create(job)
         except _AlreadyExists:
             return self._adopt(order, may_run=True)
         return Started(operation_name=self._client.run(order.job_name))
+
+    def _job(self, order: StartJob) -> sts.TransferJob:
+        try:
+            return transfer_job(order, self._settings)
+        except ValueError as error:
+            raise Permanent(f"{order.prefix!r}: {error}", code="ROUTE_UNFIT") from error
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
         found: dict[OperationName, OperationSnapshot] = {}
@@ -201,7 +207,7 @@ class StsRoute:
             return Started(operation_name=None)
         if found.status == sts.TransferJob.Status.DELETED:
             raise NameDeleted(f"{order.job_name} was deleted; the service keeps its name for about 30 days")
-        wanted = transfer_job(order, self._settings)
+        wanted = self._job(order)
         if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
             raise NameTaken(
                 f"{order.job_name} exists with another {' and '.join(different)}; this run would move other objects than that "

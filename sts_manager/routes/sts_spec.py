@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.domain.model import StartJob
-from sts_manager.domain.place import Place, Scheme
+from sts_manager.domain.place import Place, Scheme, places_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,10 @@ class TransferSettings:
 
 
 def transfer_job(order: StartJob, settings: TransferSettings) -> sts.TransferJob:
-    """The job for one prefix: no schedule (it is run explicitly, once), named so that a repeated create collides."""
+    """The job for one prefix: no schedule (it is run explicitly, once), named so that a repeated create collides.
+
+    Raises ValueError when its own source is one that these settings cannot open.
+    """
     job = sts.TransferJob(
         name=order.job_name,
         description=_shortened(f"STS Manager: {order.prefix} (attempt {order.attempt})"),
@@ -73,6 +76,8 @@ def transfer_job(order: StartJob, settings: TransferSettings) -> sts.TransferJob
 
 def transfer_spec(order: StartJob, settings: TransferSettings) -> sts.TransferSpec:
     """What is moved from where to where. Prefixes are relative to the source's path."""
+    source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
+    settings = replace(settings, source=source, sink=sink)
     conditions = sts.ObjectConditions(include_prefixes=[order.prefix])
     if settings.modified_since is not None:
         conditions.last_modified_since = settings.modified_since

@@ -12,24 +12,27 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from google.cloud import bigquery
 
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
-from sts_manager.domain.model import Change, Counters, Hold, JobStatus, PrefixJob
-from sts_manager.domain.naming import JobName, Prefix
+from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, Limit, PrefixJob, Route
+from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.bigquery_client import ONCE, Parameter, Warehouse
-from sts_manager.stores.bigquery_sql import BEGIN, COMMIT, ROW, STAGED_COLUMNS, STATE, add_staged, clashes, statements
+from sts_manager.stores.bigquery_sql import BEGIN, COMMIT, FAILURE, ROW, STAGED_COLUMNS, STATE, add_staged, clashes, statements
 from sts_manager.stores.lease import epoch_of
-from sts_manager.stores.rows import COUNTERS, job_of, row_of
+from sts_manager.stores.rows import COUNTERS, failure_of, failure_row, job_of, own_columns, row_of
 
 WRITE_BYTES = 5 << 20
 """Bytes of rows in one write, as sent: BigQuery takes 10 MB with everything around them (Quotas: query parameters)."""
 ROW_BYTES = 1800
 """What a row costs on the wire without its texts: each value has a name and brackets around it."""
+FAILURES_A_WRITE = 1000
+"""At most 4 KB each, so that they fit into one request."""
 STAGED_FOR = timedelta(days=1)
 
 
@@ -50,8 +53,14 @@ class BigQueryStore:
     def live(self) -> tuple[PrefixJob, ...]:
         return self._jobs(self._say.live)
 
-    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
-        return self._jobs(self._say.startable, now=Parameter("TIMESTAMP", now), number=Parameter("INT64", limit))
+    def startable(self, now: datetime, most: Mapping[Limit, int], default: Route) -> tuple[PrefixJob, ...]:
+        return self._jobs(
+            self._say.startable,
+            now=Parameter("TIMESTAMP", now),
+            route=Parameter("STRING", default.value),
+            in_pool=Parameter("INT64", most.get(Limit.POOL, 0)),
+            in_service=Parameter("INT64", most.get(Limit.SERVICE, 0)),
+        )
 
     def job(self, prefix: Prefix) -> PrefixJob | None:
         found = self._jobs(self._say.job, prefix=Parameter("STRING", str(prefix)))
@@ -74,6 +83,18 @@ class BigQueryStore:
                 timestamp=row["timestamp"],
                 operation_results=row["operation_results"] or "",
             )
+
+    def put_failures(self, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
+        # Should this process die between two parts, whoever puts them again begins with the same DELETE.
+        self._warehouse.write(self._say.forget_failures, {"prefix": Parameter("STRING", str(prefix))})
+        for some in chunks(failures, FAILURES_A_WRITE):
+            rows = [failure_row(one) for one in some]
+            given = {"failures": Parameter(FAILURE, rows), "at": Parameter("TIMESTAMP", at)}
+            self._warehouse.write(self._say.add_failures, given)
+
+    def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
+        given = {"prefix": Parameter("STRING", prefix and str(prefix)), "number": Parameter("INT64", limit)}
+        return tuple(failure_of(row) for row in self._warehouse.read(self._say.failures, given))
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         rows = self._warehouse.read(self._say.error_groups, {"number": Parameter("INT64", limit)})
@@ -100,7 +121,8 @@ class BigQueryStore:
 
     def ask(self, query: str, parameters: Mapping[str, str]) -> Answer:
         names = self._names
-        text = for_tables(query, f"`{names.full(names.job)}`", f"`{names.full(names.history)}`")
+        job, history, failure = (f"`{names.full(one)}`" for one in (names.job, names.history, names.failure))
+        text = for_tables(query, job, history, failure)
         given = {name: Parameter("STRING", value) for name, value in parameters.items()}
         columns, rows = self._warehouse.table(text, given)
         return Answer(columns, rows)
@@ -160,10 +182,16 @@ class BigQueryStore:
         given = {"old": Parameter("STRING", old), "new": Parameter("STRING", new)}
         return self._warehouse.write(self._say.swap_lease, given).affected == 1
 
-    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+    def load(
+        self,
+        prefixes: Sequence[Prefix],
+        at: datetime,
+        progress: Callable[[int], None],
+        chosen: Mapping[Prefix, Chosen] = MappingProxyType({}),
+    ) -> Loaded:
         if not prefixes:
             return Loaded()
-        staged = self._stage(prefixes)
+        staged = self._stage(prefixes, chosen)
         written = self._warehouse.write(add_staged(self._names, staged), {"at": Parameter("TIMESTAMP", at)})
         self._unstage()
         progress(len(prefixes))
@@ -199,12 +227,13 @@ class BigQueryStore:
         if lease is None or epoch_of(lease) != fence:
             raise LeaseLost("another daemon took over this store; nothing was written")
 
-    def _stage(self, prefixes: Sequence[Prefix]) -> str:
+    def _stage(self, prefixes: Sequence[Prefix], chosen: Mapping[Prefix, Chosen] = MappingProxyType({})) -> str:
         """A table of just these prefixes, in one load job; the same list is loaded once."""
         digest = hashlib.sha256()
         with tempfile.TemporaryFile() as file:
             for prefix in prefixes:
-                line = json.dumps({"prefix": prefix}, ensure_ascii=False).encode() + b"\n"
+                own = {name: value for name, value in own_columns(chosen.get(prefix)).items() if value}
+                line = json.dumps({"prefix": prefix, **own}, ensure_ascii=False).encode() + b"\n"
                 digest.update(line)
                 file.write(line)
             name = f"{self._names.job}_load_{digest.hexdigest()[:16]}"

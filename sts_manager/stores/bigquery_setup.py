@@ -21,6 +21,7 @@ from sts_manager.stores.bigquery_sql import (
     BEGIN,
     COMMIT,
     CONTROL_COLUMNS,
+    FAILURE_COLUMNS,
     HISTORY_COLUMNS,
     JOB_COLUMNS,
     REQUIRED,
@@ -96,6 +97,9 @@ def preparation(warehouse: Warehouse) -> list[Step]:
         _no_duplicates(warehouse)
     if found.version == 0:
         steps.append(Step(_adoption(warehouse), partial(_adopt, warehouse)))
+    elif found.version is not None and found.version < SCHEMA_VERSION:
+        says = f"write schema version {SCHEMA_VERSION}: older versions of this program then refuse the dataset"
+        steps.append(Step(says, partial(_write_version, warehouse)))
     elif found.version is None:
         steps.append(Step("write the schema version and the migration's id", partial(_adopt, warehouse, older=False)))
     return steps
@@ -115,7 +119,7 @@ def _look(warehouse: Warehouse) -> _Found:
             f"{names.location}; give --dataset-location {dataset.location}"
         )
     found.dataset = True
-    for name in (names.job, names.history, names.control):
+    for name in (names.job, names.history, names.control, names.failure):
         try:
             get = partial(client.get_table, names.full(name), retry=ONCE, timeout=30)
             found.tables[name] = warehouse.again("look at a table", get)
@@ -162,6 +166,7 @@ def _layouts(warehouse: Warehouse) -> tuple[_Layout, ...]:
         _Layout(names.job, JOB_COLUMNS, ("status", "prefix")),
         _Layout(names.history, HISTORY_COLUMNS, ("prefix",), "timestamp"),
         _Layout(names.control, CONTROL_COLUMNS),
+        _Layout(names.failure, FAILURE_COLUMNS, ("prefix",)),
     )
 
 
@@ -277,6 +282,12 @@ def _adopt(warehouse: Warehouse, *, older: bool = True) -> None:
     steps = [BEGIN, *([say.adopt_rows, say.adopt_history] if older else []), say.merge_state, COMMIT, say.control]
     given = {"state": Parameter(STATE, state), "fence": Parameter("INT64", None)}
     warehouse.write(";\n".join(steps), given)
+
+
+def _write_version(warehouse: Warehouse) -> None:
+    state = [{"key": "schema_version", "value": str(SCHEMA_VERSION)}]
+    given = {"state": Parameter(STATE, state), "fence": Parameter("INT64", None)}
+    warehouse.write(statements(warehouse.names).merge_state, given)
 
 
 def _no_duplicates(warehouse: Warehouse) -> None:

@@ -23,6 +23,8 @@ _TABLE = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _ADDED: Columns = {
     "operation_name": "STRING",
     "route": "STRING",
+    "source": "STRING",
+    "destination": "STRING",
     "attempt": "INT64",
     "attempt_base": "INT64",
     "forgiven": "INT64",
@@ -49,7 +51,16 @@ HISTORY_COLUMNS: Columns = {
     **_ADDED,
 }
 CONTROL_COLUMNS: Columns = {"key": "STRING", "value": "STRING"}
-STAGED_COLUMNS: Columns = {"prefix": "STRING"}
+FAILURE_COLUMNS: Columns = {
+    "prefix": "STRING",
+    "key": "STRING",
+    "size": "INT64",
+    **dict.fromkeys(("etag", "verdict", "error", "details", "job_name"), "STRING"),
+    "seen_at": "TIMESTAMP",
+}
+FAILURE: Columns = {name: kind for name, kind in FAILURE_COLUMNS.items() if name != "seen_at"}
+"""A failed object, as an element of @failures."""
+STAGED_COLUMNS: Columns = {"prefix": "STRING", "route": "STRING", "source": "STRING", "destination": "STRING"}
 REQUIRED = ("prefix", "status", "timestamp", "key", "value")
 
 ROW: Columns = {
@@ -85,6 +96,10 @@ class Names:
     def control(self) -> str:
         return f"{self.job}_control"
 
+    @property
+    def failure(self) -> str:
+        return f"{self.job}_failure"
+
     def full(self, table: str) -> str:
         """As the API and the console write it."""
         return f"{self.project}.{self.dataset}.{table}"
@@ -105,6 +120,9 @@ class Statements:
     jobs_named: str
     with_status: str
     history: str
+    forget_failures: str
+    add_failures: str
+    failures: str
     error_groups: str
     totals: str
     control: str
@@ -128,7 +146,9 @@ BEGIN, COMMIT = "BEGIN TRANSACTION", "COMMIT TRANSACTION"
 
 
 def statements(names: Names) -> Statements:
-    job, history, control = (f"`{names.full(table)}`" for table in (names.job, names.history, names.control))
+    job, history, control, failure = (
+        f"`{names.full(table)}`" for table in (names.job, names.history, names.control, names.failure)
+    )
     # A daemon that lost its lease writes nothing: the epoch that stands in the lease is its fence.
     fenced = (
         f"(@fence IS NULL OR EXISTS (SELECT 1 FROM {control} AS c "
@@ -140,12 +160,21 @@ def statements(names: Names) -> Statements:
         live=f"SELECT {columns} FROM {job} WHERE status IN ('running', 'paused') ORDER BY prefix",
         startable=(
             f"SELECT {columns} FROM {job} WHERE status = 'waiting' AND (not_before IS NULL OR not_before <= @now) "
-            "ORDER BY COALESCE(attempt, 0), prefix LIMIT @number"
+            "QUALIFY ROW_NUMBER() OVER (PARTITION BY COALESCE(route, @route) = 'cdn' ORDER BY COALESCE(attempt, 0), prefix) "
+            "<= IF(COALESCE(route, @route) = 'cdn', @in_pool, @in_service) ORDER BY COALESCE(attempt, 0), prefix"
         ),
         job=f"SELECT {columns} FROM {job} WHERE prefix = @prefix",
         jobs_named=f"SELECT {columns} FROM {job} WHERE job_name IN UNNEST(@names)",
         with_status=f"SELECT {columns} FROM {job} WHERE status = @status ORDER BY COALESCE(attempt, 0), prefix",
         history=f"SELECT {_listed(HISTORY_COLUMNS)} FROM {history} WHERE prefix = @prefix ORDER BY timestamp, generation",
+        forget_failures=f"DELETE FROM {failure} WHERE prefix = @prefix",
+        add_failures=(
+            f"INSERT INTO {failure} ({_listed(FAILURE_COLUMNS)}) SELECT {_listed(FAILURE, 'f')}, @at FROM UNNEST(@failures) AS f"
+        ),
+        failures=(
+            f"SELECT {_listed(FAILURE_COLUMNS)} FROM {failure} WHERE @prefix IS NULL OR prefix = @prefix "
+            "ORDER BY prefix, key LIMIT @number"
+        ),
         error_groups=(
             "SELECT status, error_code, COUNT(*) AS number, MIN(prefix) AS example, "
             f"ANY_VALUE(error_message HAVING MIN prefix) AS message FROM {job} "
@@ -215,8 +244,8 @@ def add_staged(names: Names, staged: str) -> str:
     """Add the staged prefixes that are not there yet; safe to repeat."""
     return (
         f"MERGE `{names.full(names.job)}` AS j USING `{names.full(staged)}` AS s ON j.prefix = s.prefix "
-        "WHEN NOT MATCHED THEN INSERT (prefix, status, last_updated, attempt, generation) "
-        "VALUES (s.prefix, 'waiting', @at, 0, 0)"
+        "WHEN NOT MATCHED THEN INSERT (prefix, status, last_updated, attempt, generation, route, source, destination) "
+        "VALUES (s.prefix, 'waiting', @at, 0, 0, s.route, s.source, s.destination)"
     )
 
 

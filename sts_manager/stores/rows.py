@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sts_manager.domain.model import Counters, JobStatus, PausedBy, PrefixJob, Route
+from sts_manager.domain.model import Chosen, Counters, FailedObject, JobStatus, PausedBy, PrefixJob, Route
 from sts_manager.domain.naming import JobName, OperationName, Prefix
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COUNTERS = tuple(Counters.__slots__)
 ADOPTED = "transferJobs/adopted"
 """The job name of a row taken over from the older tool, until its operation tells the real one."""
@@ -24,6 +24,8 @@ def row_of(job: PrefixJob) -> dict[str, Any]:
         "job_name": None if job.job_name is None else str(job.job_name),
         "operation_name": None if job.operation_name is None else str(job.operation_name),
         "route": None if job.route is None else job.route.value,
+        "source": job.source or None,
+        "destination": job.destination or None,
         "attempt": job.attempt,
         "attempt_base": job.attempt_base,
         "forgiven": job.forgiven,
@@ -42,12 +44,38 @@ def row_of(job: PrefixJob) -> dict[str, Any]:
     return row
 
 
+def own_columns(chosen: Chosen | None) -> dict[str, str | None]:
+    """What a new row has of its own."""
+    own = chosen or Chosen()
+    return {
+        "route": None if own.route is None else own.route.value,
+        "source": own.source or None,
+        "destination": own.destination or None,
+    }
+
+
+def failure_row(failure: FailedObject) -> dict[str, Any]:
+    """A failed object's columns, but for the time."""
+    return {name: getattr(failure, name) for name in FailedObject.__slots__}
+
+
+def failure_of(row: Mapping[Any, Any]) -> FailedObject:
+    return FailedObject(**{name: row[name] for name in FailedObject.__slots__})
+
+
+def attempt_and_prefix(job: PrefixJob) -> tuple[int, str]:
+    """Fewest attempts first: the order in which prefixes start."""
+    return job.attempt, job.prefix
+
+
 def job_of(row: Mapping[Any, Any], updated: str = "last_updated") -> PrefixJob:
     """The job that a row of the job table stands for, or of the history with `updated="timestamp"`. NULL is 0 or ''."""
     return PrefixJob(
         prefix=Prefix(row["prefix"]),
         status=JobStatus(row["status"]),
         route=Route(row["route"]) if row["route"] else None,
+        source=row["source"] or "",
+        destination=row["destination"] or "",
         job_name=JobName(row["job_name"]) if row["job_name"] else None,
         operation_name=OperationName(row["operation_name"]) if row["operation_name"] else None,
         attempt=row["attempt"] or 0,

@@ -47,6 +47,8 @@ def _added_columns() -> list[sa.Column[Any]]:
     return [
         sa.Column("operation_name", sa.String(512)),
         sa.Column("route", sa.String(16)),
+        sa.Column("source", sa.Text),
+        sa.Column("destination", sa.Text),
         _number("attempt"),
         _number("attempt_base"),
         _number("forgiven"),
@@ -69,6 +71,7 @@ class Tables:
     job: sa.Table
     history: sa.Table
     control: sa.Table
+    failure: sa.Table
 
 
 def tables(job_table: str, history_table: str) -> Tables:
@@ -84,6 +87,7 @@ def tables(job_table: str, history_table: str) -> Tables:
         *_added_columns(),
         sa.Column("generation", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Index(f"{job_table}_next", "status", "attempt", "prefix", "not_before"),
+        sa.Index(f"{job_table}_by_route", "status", "route", "attempt", "prefix", "not_before"),
         sa.Index(f"{job_table}_by_name", "job_name"),
     )
     history = sa.Table(
@@ -105,7 +109,16 @@ def tables(job_table: str, history_table: str) -> Tables:
         sa.Column("key", sa.String(32), primary_key=True),
         sa.Column("value", sa.Text, nullable=False),
     )
-    return Tables(metadata, job, history, control)
+    failure = sa.Table(
+        f"{job_table}_failure",
+        metadata,
+        sa.Column("prefix", PREFIX_TEXT, primary_key=True),
+        sa.Column("key", PREFIX_TEXT, primary_key=True),
+        *(_number(name, sa.BigInteger) for name in ("size",)),
+        *(_text(name, sa.Text()) for name in ("etag", "verdict", "error", "details", "job_name")),
+        sa.Column("seen_at", UtcDateTime),
+    )
+    return Tables(metadata, job, history, control, failure)
 
 
 def add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
@@ -139,7 +152,7 @@ def from_older_tool(connection: sa.Connection, made: Tables) -> None:
     connection.execute(sa.update(job).where(failed).values(error_code=OLDER_ERROR, error_message=OLDER_ERROR_MESSAGE))
     # The older tool resumed whatever it found paused, and kept no mark of who paused it.
     connection.execute(sa.update(job).where(job.c.status == "paused").values(paused_by=PausedBy.COMMAND.value))
-    made.metadata.create_all(connection, tables=[made.control])
+    made.metadata.create_all(connection, tables=[made.control, made.failure])
     for table in (made.job, made.history):
         for index in table.indexes:
             index.create(connection, checkfirst=True)
@@ -149,5 +162,14 @@ def from_older_tool(connection: sa.Connection, made: Tables) -> None:
     sa.Index(f"{job.name}_prefix", job.c.prefix, unique=True).create(connection, checkfirst=True)
 
 
-MIGRATIONS: Mapping[int, Callable[[sa.Connection, Tables], None]] = {0: from_older_tool}
+def to_own_routes(connection: sa.Connection, made: Tables) -> None:
+    """Schema 1 to schema 2: a prefix may have a route and places of its own; failed objects have a table."""
+    made.metadata.create_all(connection, tables=[made.failure])
+    for table in (made.job, made.history):
+        add_missing_columns(connection, table)
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
+MIGRATIONS: Mapping[int, Callable[[sa.Connection, Tables], None]] = {0: from_older_tool, 1: to_own_routes}
 """How to get from a schema to the next one."""

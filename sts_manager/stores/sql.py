@@ -8,20 +8,30 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
-from sts_manager.domain.model import LIVE, Change, Counters, Hold, JobStatus, PrefixJob
+from sts_manager.domain.model import LIVE, Change, Chosen, Counters, FailedObject, Hold, JobStatus, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.place import without_password
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_sqlite, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.lease import epoch_of
-from sts_manager.stores.rows import COUNTERS, SCHEMA_VERSION, job_of, row_of
+from sts_manager.stores.rows import (
+    COUNTERS,
+    SCHEMA_VERSION,
+    attempt_and_prefix,
+    failure_of,
+    failure_row,
+    job_of,
+    own_columns,
+    row_of,
+)
 from sts_manager.stores.schema import MIGRATIONS, Tables, tables
 
 LOAD_ROWS = 20_000
@@ -40,7 +50,7 @@ class SqlStore:
 
     def __init__(self, engine: sa.Engine, made: Tables) -> None:
         self._engine = engine
-        self._job, self._history, self._control = made.job, made.history, made.control
+        self._job, self._history, self._control, self._failure = made.job, made.history, made.control, made.failure
 
     # Reading
 
@@ -55,11 +65,18 @@ class SqlStore:
         query = sa.select(job).where(job.c.status.in_([status.value for status in LIVE])).order_by(job.c.prefix)
         return self._jobs(query)
 
-    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
+    def startable(self, now: datetime, most: Mapping[Limit, int], default: Route) -> tuple[PrefixJob, ...]:
         job = self._job
         due = job.c.not_before.is_(None) | (job.c.not_before <= now)
-        query = sa.select(job).where(job.c.status == JobStatus.WAITING.value, due)
-        return self._jobs(query.order_by(job.c.attempt, job.c.prefix).limit(limit))
+        query = sa.select(job).where(job.c.status == JobStatus.WAITING.value, due).order_by(job.c.attempt, job.c.prefix)
+        found: list[PrefixJob] = []
+        for limit, number in most.items():
+            # A question for each route, so that every one is answered in the order of the index, whatever the others hold.
+            routes: list[str | None] = [route.value for route in Route if Limit.of(route) is limit]
+            routes += [None] if Limit.of(default) is limit else []
+            rows = [one for route in routes for one in self._jobs(query.where(job.c.route == route).limit(number))]
+            found += sorted(rows, key=attempt_and_prefix)[:number]
+        return tuple(sorted(found, key=attempt_and_prefix))
 
     def job(self, prefix: Prefix) -> PrefixJob | None:
         found = self._jobs(sa.select(self._job).where(self._job.c.prefix == prefix))
@@ -94,6 +111,20 @@ class SqlStore:
                 timestamp=row["timestamp"],
                 operation_results=row["operation_results"] or "",
             )
+
+    def put_failures(self, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
+        failure = self._failure
+        with self._writing() as connection:
+            connection.execute(sa.delete(failure).where(failure.c.prefix == prefix))
+            if failures:
+                connection.execute(sa.insert(failure), [failure_row(one) | {"seen_at": at} for one in failures])
+
+    def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
+        failure = self._failure
+        query = sa.select(failure).order_by(failure.c.prefix, failure.c.key).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(query if prefix is None else query.where(failure.c.prefix == prefix)).mappings().all()
+        return tuple(failure_of(row) for row in rows)
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         job, count = self._job, sa.func.count()
@@ -134,7 +165,7 @@ class SqlStore:
         if self._engine.dialect.name != "sqlite":
             raise BadInput(f"`query` speaks to SQLite and BigQuery; {self._engine.dialect.name} has functions of its own")
         quoted = self._engine.dialect.identifier_preparer.format_table
-        text = for_sqlite(for_tables(query, quoted(self._job), quoted(self._history)))
+        text = for_sqlite(for_tables(query, quoted(self._job), quoted(self._history), quoted(self._failure)))
         with self._reading() as connection:
             found = connection.exec_driver_sql(text, dict(parameters))
             return Answer(list(found.keys()), [tuple(row) for row in found])
@@ -176,7 +207,13 @@ class SqlStore:
             self._put(connection, "lease", new)
         return True
 
-    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+    def load(
+        self,
+        prefixes: Sequence[Prefix],
+        at: datetime,
+        progress: Callable[[int], None],
+        chosen: Mapping[Prefix, Chosen] = MappingProxyType({}),
+    ) -> Loaded:
         added = 0
         job = self._job
         for some in chunks(prefixes, LOAD_ROWS):
@@ -184,7 +221,7 @@ class SqlStore:
                 between = sa.select(job.c.prefix).where(job.c.prefix.between(some[0], some[-1]))
                 present = set(connection.execute(between).scalars())
                 rows = [
-                    {"prefix": prefix, "status": JobStatus.WAITING.value, "last_updated": at}
+                    {"prefix": prefix, "status": JobStatus.WAITING.value, "last_updated": at, **own_columns(chosen.get(prefix))}
                     for prefix in some
                     if prefix not in present
                 ]

@@ -12,9 +12,12 @@ from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import (
     Breaker,
     Change,
+    Chosen,
     Counters,
+    FailedObject,
     Hold,
     JobStatus,
+    Limit,
     PausedBy,
     PrefixJob,
     Route,
@@ -164,8 +167,56 @@ def test_startable_rows_come_by_attempt_then_prefix_when_their_time_has_come(sto
     record(store, to(store, "b/", not_before=NOW + timedelta(microseconds=1)))
     record(store, to(store, "c/", not_before=NOW))
     run(store, "d/")
-    assert [job.prefix for job in store.startable(NOW, 10)] == ["c/", "e/", "a/"]
-    assert [job.prefix for job in store.startable(NOW, 2)] == ["c/", "e/"]
+    assert [job.prefix for job in store.startable(NOW, {Limit.SERVICE: 10}, Route.STS_S3)] == ["c/", "e/", "a/"]
+    assert [job.prefix for job in store.startable(NOW, {Limit.SERVICE: 2}, Route.STS_S3)] == ["c/", "e/"]
+    assert [job.prefix for job in store.startable(NOW, {Limit.SERVICE: 2}, Route.CDN)] == []
+
+
+def failed(prefix: str, key: str, details: str = "403 ü\n") -> FailedObject:
+    return FailedObject(
+        prefix=Prefix(prefix),
+        key=key,
+        size=5,
+        etag="e",
+        verdict="failed",
+        error="forbidden",
+        details=details,
+        job_name="transferJobs/x",
+    )
+
+
+def test_the_failed_objects_of_a_prefix_are_those_of_its_last_attempt(store: JobStore) -> None:
+    first = [failed("a/", f"a/{index:04}") for index in range(1500)]
+    store.put_failures(Prefix("a/"), first, NOW)
+    store.put_failures(Prefix("b/"), [failed("b/", "b/\n'; DROP TABLE x")], NOW)
+    assert store.failures(Prefix("a/"), 2000) == tuple(first)
+    assert store.failures(None, 10) == tuple(first[:10])
+    assert [one.key for one in store.failures(None, 2000)][-1] == "b/\n'; DROP TABLE x"
+    store.put_failures(Prefix("a/"), [failed("a/", "a/x", details="gone")], NOW)
+    assert [(one.key, one.details) for one in store.failures(Prefix("a/"), 10)] == [("a/x", "gone")]
+    store.put_failures(Prefix("a/"), [], NOW)
+    assert store.failures(Prefix("a/"), 10) == ()
+    assert len(store.failures(None, 10)) == 1
+
+
+def test_prefixes_of_each_limit_are_startable_however_many_the_other_has(store: JobStore) -> None:
+    own = {
+        **{
+            Prefix(f"a{index}/"): Chosen(route=Route.CDN, source="s3://other/in", destination="gs://other/out")
+            for index in range(3)
+        },
+        Prefix("c/"): Chosen(route=Route.STS_GCS),
+    }
+    prefixes = [Prefix(one) for one in ("a0/", "a1/", "a2/", "b/", "c/", "d/")]
+    assert store.load(prefixes, NOW, lambda _number: None, own).added == 6
+    job = store.job(Prefix("a1/"))
+    assert job is not None
+    assert (job.route, job.source, job.destination) == (Route.CDN, "s3://other/in", "gs://other/out")
+    both = store.startable(NOW, {Limit.SERVICE: 2, Limit.POOL: 2}, Route.STS_S3)
+    assert [one.prefix for one in both] == ["a0/", "a1/", "b/", "c/"]
+    default = store.startable(NOW, {Limit.SERVICE: 2, Limit.POOL: 4}, Route.CDN)
+    assert [one.prefix for one in default] == ["a0/", "a1/", "a2/", "b/", "c/"]
+    assert [one.prefix for one in store.startable(NOW, {Limit.POOL: 1}, Route.STS_S3)] == ["a0/"]
 
 
 def test_live_rows_are_the_running_and_paused_ones(store: JobStore) -> None:

@@ -105,6 +105,14 @@ def after_a_run(*words: str) -> Callable[[Stage, Shell], None]:
     return act
 
 
+def cancelling(stage: Stage, shell: Shell) -> None:
+    fill(stage, {"p/x": b"x"})
+    load(shell, "p/")
+    assert shell.run("run", *BUCKETS, *QUICK, "--route", "cdn", "--once").code == 0
+    stage.ledger.permissions.clear()
+    assert shell.run("cancel", "p/").code == 0
+
+
 def alerting(stage: Stage, shell: Shell) -> None:
     stage.ledger.permissions.clear()
     assert shell.run("create-alerts").code == 0
@@ -123,6 +131,10 @@ SCENES: dict[str, Callable[[Stage, Shell], None]] = {
     "status": after_a_run("status"),
     "history": after_a_run("history", "p/"),
     "query": after_a_run("query", "failed"),
+    "failures": after_a_run("failures"),
+    "route": after_a_run("route", "p/", "cdn"),
+    "rerun": after_a_run("rerun", "p/"),
+    "cancel": cancelling,
     "retry": after_a_run("retry", "--errors"),
     "pause-all-jobs": steering("pause-all-jobs"),
     "resume-all-jobs": steering("resume-all-jobs"),

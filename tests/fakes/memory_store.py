@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from itertools import islice
+from types import MappingProxyType
 
 from sts_manager.domain.errors import LeaseLost
-from sts_manager.domain.model import LIVE, Counters, Hold, JobStatus, PrefixJob
+from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of
@@ -21,6 +22,7 @@ class MemoryStore:
         self._control = Control(migration="0badcafe")
         self._lease: str | None = None
         self.batches = 0
+        self.failed: list[FailedObject] = []
 
     def counts(self) -> Mapping[JobStatus, int]:
         return {status: sum(job.status is status for job in self.rows.values()) for status in JobStatus}
@@ -28,13 +30,16 @@ class MemoryStore:
     def live(self) -> tuple[PrefixJob, ...]:
         return tuple(job for _, job in sorted(self.rows.items()) if job.status in LIVE)
 
-    def startable(self, now: datetime, limit: int) -> tuple[PrefixJob, ...]:
-        due = [
-            job
-            for job in self.rows.values()
-            if job.status is JobStatus.WAITING and (job.not_before is None or job.not_before <= now)
-        ]
-        return tuple(sorted(due, key=lambda job: (job.attempt, job.prefix))[:limit])
+    def startable(self, now: datetime, most: Mapping[Limit, int], default: Route) -> tuple[PrefixJob, ...]:
+        left = dict(most)
+        found = []
+        for job in sorted(self.rows.values(), key=lambda job: (job.attempt, job.prefix)):
+            limit = Limit.of(job.route or default)
+            due = job.not_before is None or job.not_before <= now
+            if job.status is JobStatus.WAITING and due and left.get(limit, 0) > 0:
+                left[limit] -= 1
+                found.append(job)
+        return tuple(found)
 
     def record(self, batch: Batch) -> frozenset[Prefix]:
         if batch.fence is not None and (self._lease is None or epoch_of(self._lease) != batch.fence):
@@ -64,10 +69,19 @@ class MemoryStore:
             self._control = replace(self._control, source=source, sink=sink)
         return self._control
 
-    def load(self, prefixes: Sequence[Prefix], at: datetime, progress: Callable[[int], None]) -> Loaded:
+    def load(
+        self,
+        prefixes: Sequence[Prefix],
+        at: datetime,
+        progress: Callable[[int], None],
+        chosen: Mapping[Prefix, Chosen] = MappingProxyType({}),
+    ) -> Loaded:
         new = [prefix for prefix in prefixes if prefix not in self.rows]
         for prefix in new:
-            self.rows[prefix] = PrefixJob(prefix=prefix, last_updated=at)
+            own = chosen.get(prefix, Chosen())
+            self.rows[prefix] = PrefixJob(
+                prefix=prefix, last_updated=at, route=own.route, source=own.source, destination=own.destination
+            )
         progress(len(prefixes))
         return Loaded(added=len(new), present=len(prefixes) - len(new))
 
@@ -92,6 +106,13 @@ class MemoryStore:
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         return iter([event for event in self.events if event.job.prefix == prefix])
+
+    def put_failures(self, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
+        self.failed = [one for one in self.failed if one.prefix != prefix] + list(failures)
+
+    def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
+        found = [one for one in self.failed if prefix is None or one.prefix == prefix]
+        return tuple(sorted(found, key=lambda one: (one.prefix, one.key))[:limit])
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         groups: dict[tuple[JobStatus, str], list[PrefixJob]] = {}

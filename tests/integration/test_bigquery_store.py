@@ -12,7 +12,7 @@ import pytest
 from google.cloud import bigquery
 
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
-from sts_manager.domain.model import Breaker, Change, JobStatus, Policy, PrefixJob, Route, changed
+from sts_manager.domain.model import Breaker, Change, JobStatus, Limit, Policy, PrefixJob, Route, changed
 from sts_manager.domain.naming import JobName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
 from sts_manager.reconciler import Reconciler
@@ -338,6 +338,21 @@ def test_a_newer_schema_is_refused(stage: Stage) -> None:
         open_store(warehouse())
 
 
+def test_a_dataset_of_schema_1_is_brought_up_to_date_by_prepare_tables(stage: Stage) -> None:
+    store = bigquery_store()
+    store.load(checked_prefixes(["a/"]), NOW, lambda _: None)
+    store._put({"schema_version": "1"})
+    store.close()
+    steps = preparation(warehouse())
+    assert [step.says for step in steps] == ["write schema version 2: older versions of this program then refuse the dataset"]
+    for step in steps:
+        step.does()
+    assert preparation(warehouse()) == []
+    again = open_store(warehouse())
+    assert [job.prefix for job in again.startable(NOW, {Limit.POOL: 5}, Route.CDN)] == ["a/"]
+    again.close()
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [
@@ -354,7 +369,7 @@ def test_names_that_are_no_identifiers(names: dict[str, str], told: str) -> None
 def test_preparing_can_be_repeated_and_cut_short_anywhere(stage: Stage) -> None:
     made = warehouse()
     steps = len(preparation(made))
-    assert steps == 5
+    assert steps == 6
     for index in range(steps):
         preparation(made)[0].does()  # one step, then begun anew
         assert len(preparation(made)) == steps - index - 1
@@ -395,7 +410,7 @@ def test_the_older_tools_dataset_is_taken_over_without_losing_a_row(stage: Stage
     with pytest.raises(StoreNotPrepared, match="holds the older tool's tables"):
         open_store(warehouse())
     says = [step.says for step in preparation(warehouse())]
-    assert says[0].startswith("add 24 columns to sts_job: operation_name, route, attempt")
+    assert says[0].startswith("add 26 columns to sts_job: operation_name, route, source, destination, attempt")
     assert "2 live operations are watched to their end" in says[-1]
     assert "generation" not in {one.name for one in client.get_table(NAMES.full("sts_job")).schema}, "a look changes nothing"
     store = bigquery_store()

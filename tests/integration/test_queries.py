@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.model import Counters, JobStatus, changed
+from sts_manager.domain.model import Counters, FailedObject, JobStatus, changed
 from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
 from sts_manager.queries import says, text_of, texts, wants
@@ -29,7 +29,7 @@ FAILED = {
         {"errorCode": "NOT_FOUND", "errorCount": 2, "errorLogEntries": [{"url": "s3://b/bad/x", "errorDetails": ["gone"]}]}
     ]
 }
-NAMES = ["cost", "error_codes", "eta", "failed", "life", "longest_running", "retries", "stalled", "throughput"]
+NAMES = ["cost", "error_codes", "eta", "failed", "failed_objects", "life", "longest_running", "retries", "stalled", "throughput"]
 
 
 class Migration:
@@ -86,6 +86,22 @@ def test_failed(migration: Migration) -> None:
     (row,) = migration.ask("failed")
     assert (row["prefix"], row["error_code"], row["error_message"]) == ("bad/", "NOT_FOUND", "it's gone")
     assert (row["objects_failed"], row["sample_object"], row["attempt"]) == (2, "s3://b/bad/x", 2)
+
+
+def test_failed_objects(migration: Migration) -> None:
+    one = FailedObject(
+        prefix=Prefix("bad/"),
+        key="bad/x",
+        size=3,
+        etag="e",
+        verdict="failed",
+        error="forbidden",
+        details="403",
+        job_name="transferJobs/x",
+    )
+    migration.store.put_failures(one.prefix, [one], NOW)
+    (row,) = migration.ask("failed_objects")
+    assert (row["prefix"], row["key"], row["error"], row["status"], row["attempt"]) == ("bad/", "bad/x", "forbidden", "error", 2)
 
 
 def test_error_codes(migration: Migration) -> None:

@@ -17,6 +17,8 @@ from sts_manager.stores.bigquery_sql import (
     BEGIN,
     COMMIT,
     CONTROL_COLUMNS,
+    FAILURE,
+    FAILURE_COLUMNS,
     HISTORY_COLUMNS,
     JOB_COLUMNS,
     ROW,
@@ -33,7 +35,7 @@ NAMES = Names(project="some-project", dataset="data_migration", location="US", j
 STAGED = "sts_job_load_0123"
 SAY = statements(NAMES)
 QUERIES = {
-    f"query {name}": for_tables(text, f"`{NAMES.full(NAMES.job)}`", f"`{NAMES.full(NAMES.history)}`")
+    f"query {name}": for_tables(text, *(f"`{NAMES.full(one)}`" for one in (NAMES.job, NAMES.history, NAMES.failure)))
     for name, text in texts().items()
 }
 TEXTS = SAY.texts() | {
@@ -43,8 +45,10 @@ TEXTS = SAY.texts() | {
     "commit": COMMIT,
 }
 KINDS = {"STRING": TypeKind.TYPE_STRING, "INT64": TypeKind.TYPE_INT64, "TIMESTAMP": TypeKind.TYPE_TIMESTAMP}
-SCALARS = {"now": "TIMESTAMP", "at": "TIMESTAMP", "number": "INT64", "fence": "INT64"} | dict.fromkeys(
-    ("prefix", "status", "write_id", "old", "new"), "STRING"
+SCALARS = (
+    dict.fromkeys(("now", "at"), "TIMESTAMP")
+    | dict.fromkeys(("number", "fence", "in_pool", "in_service"), "INT64")
+    | dict.fromkeys(("prefix", "status", "write_id", "old", "new", "route"), "STRING")
 )
 
 
@@ -57,7 +61,12 @@ def parameters() -> dict[str, Any]:
         return TypeFactory.create_array_type(TypeFactory.create_struct_type(fields))
 
     found = {name: simple(kind) for name, kind in SCALARS.items()}
-    return found | {"names": TypeFactory.create_array_type(simple("STRING")), "rows": rows(ROW), "state": rows(STATE)}
+    return found | {
+        "names": TypeFactory.create_array_type(simple("STRING")),
+        "rows": rows(ROW),
+        "state": rows(STATE),
+        "failures": rows(FAILURE),
+    }
 
 
 def analyzer_of(tables: Mapping[str, Columns]) -> Analyzer:
@@ -79,6 +88,7 @@ def analyzed() -> Callable[[str], str]:
         {
             NAMES.full(NAMES.job): JOB_COLUMNS,
             NAMES.full(NAMES.history): HISTORY_COLUMNS,
+            NAMES.full(NAMES.failure): FAILURE_COLUMNS,
             NAMES.full(NAMES.control): CONTROL_COLUMNS,
             NAMES.full(STAGED): STAGED_COLUMNS,
         }
@@ -92,6 +102,7 @@ KIND_OF = {
     "MERGE": "ResolvedMergeStmt",
     "UPDATE": "ResolvedUpdateStmt",
     "INSERT": "ResolvedInsertStmt",
+    "DELETE": "ResolvedDeleteStmt",
     "BEGIN": "ResolvedBeginStmt",
     "COMMIT": "ResolvedCommitStmt",
 }
@@ -119,7 +130,9 @@ def test_the_analyzer_refuses_what_is_wrong(analyzed: Callable[[str], str], text
 
 
 def test_no_statement_carries_a_value_in_its_text() -> None:
-    known = re.compile(r"'(waiting|running|paused|done|error|lease|source|\$\.epoch|transferOperations/|transferJobs/adopted|)'")
+    known = re.compile(
+        r"'(waiting|running|paused|done|error|lease|source|cdn|\$\.epoch|transferOperations/|transferJobs/adopted|)'"
+    )
     for name, text in TEXTS.items():
         if name != "adopt_rows":  # fills in constants of ours
             assert "'" not in known.sub("", text), name

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.naming import overlaps, prefix_fault
-from sts_manager.prefix_file import read_prefixes
+from sts_manager.domain.model import Chosen, Route
+from sts_manager.domain.naming import Prefix, overlaps, prefix_fault
+from sts_manager.prefix_file import PrefixFile, read_prefixes
 
 
 def written(tmp_path: Path, text: str | bytes) -> Path:
@@ -21,11 +22,26 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
     ['["b/", "a/"]', '[\n  "b/",\n  "a/"\n]\n', "b/\na/\n", "b/\r\na/\r\n\r\n", '\ufeff["b/", "a/"]', "a/\nb/"],
 )
 def test_a_json_array_or_one_prefix_a_line(tmp_path: Path, text: str) -> None:
-    assert read_prefixes(written(tmp_path, text)) == ["a/", "b/"]
+    assert read_prefixes(written(tmp_path, text)) == PrefixFile([Prefix("a/"), Prefix("b/")], {})
 
 
 def test_a_prefix_may_look_like_json(tmp_path: Path) -> None:
-    assert read_prefixes(written(tmp_path, "{a}/\n[b]/\n".replace("[b]/\n", "x[b]/\n"))) == ["x[b]/", "{a}/"]
+    assert read_prefixes(written(tmp_path, "{a}/\n[b]/\n".replace("[b]/\n", "x[b]/\n"))).prefixes == ["x[b]/", "{a}/"]
+
+
+def test_an_object_gives_a_prefix_a_route_and_places_of_its_own(tmp_path: Path) -> None:
+    entries = [
+        "b/",
+        {"prefix": "a/", "route": "cdn", "source": "s3://other/in", "destination": "gs://other/out"},
+        {"prefix": "c/", "route": "auto"},
+        {"prefix": "d/", "destination": "gs://other"},
+    ]
+    read = read_prefixes(written(tmp_path, json.dumps(entries)))
+    assert read.prefixes == ["a/", "b/", "c/", "d/"]
+    assert read.chosen[Prefix("a/")] == Chosen(route=Route.CDN, source="s3://other/in", destination="gs://other/out")
+    assert read.chosen[Prefix("c/")] == Chosen()
+    assert read.chosen[Prefix("d/")] == Chosen(destination="gs://other")
+    assert Prefix("b/") not in read.chosen
 
 
 BAD = [
@@ -33,8 +49,21 @@ BAD = [
     ("  \n\n", "is empty"),
     ("[]", "holds no prefixes"),
     ('["a/", ', "not one"),
-    ('["a/",\n 7]', "line 2: 7 is not a string"),
-    ('["a/",\n null]', "line 2: null is not a string"),
+    ('["a/",\n 7]', "line 2: 7 is neither a string nor an object"),
+    ('["a/",\n null]', "line 2: null is neither a string nor an object"),
+    ('["a/",\n {"route": "cdn"}]', 'line 2: {"route": "cdn"} has no prefix'),
+    ('["a/",\n {"prefix": "b/", "rout": "cdn"}]', "line 2: unknown key 'rout'; did you mean 'route'"),
+    ('["a/",\n {"prefix": "b/", "bucket": "x"}]', "line 2: unknown key 'bucket'; there are prefix, route"),
+    ('["a/",\n {"prefix": 3}]', "line 2: prefix is 3, and must be a string"),
+    ('["a/",\n {"prefix": "b/", "route": "sts"}]', "line 2: the route of 'b/' is 'sts'; there are auto, sts-s3"),
+    ('["a/",\n {"prefix": "b/", "source": "http://x"}]', "line 2: 'http://x' is neither s3:// nor gs://"),
+    ('["a/",\n {"prefix": "b/", "destination": "s3://x-y"}]', "line 2: the destination of 'b/' is s3://x-y"),
+    ('["a/",\n {"prefix": "b/", "route": "cdn", "source": "gs://x-y"}]', "line 2: the route of 'b/' is cdn, which does not read"),
+    (
+        '["a/",\n {"prefix": "b/", "source": "gs://x-y/a", "destination": "gs://x-y"}]',
+        "line 2: the source gs://x-y/a/ and the destination gs://x-y of 'b/' are one place",
+    ),
+    ('["a/",\n {"prefix": "a/b/"}]', "line 2: 'a/b/' lies under 'a/' of line 1"),
     ('{"prefixes": ["a/"]}', "is JSON, but the file is not a JSON array"),
     ('["a/",\n"b/",\n\n"a/"]', "line 4: 'a/' is a duplicate of line 1"),
     ("a/\nb/\na/b/\n", "line 3: 'a/b/' lies under 'a/' of line 1"),

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from sts_manager.domain.errors import BadInput, StoreNotPrepared, StoreTooNew, StoreUnavailable
-from sts_manager.domain.model import JobStatus, PausedBy
+from sts_manager.domain.model import Chosen, JobStatus, Limit, PausedBy, Route
 from sts_manager.domain.naming import Prefix, checked_prefixes
 from sts_manager.domain.place import without_password
 from sts_manager.stores import sql
@@ -76,8 +76,33 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE sts_job_control SET value = '99' WHERE key = 'schema_version'")
     connection.close()
-    with pytest.raises(StoreTooNew, match=r"schema version 99; this program knows up to 1: upgrade it"):
+    with pytest.raises(StoreTooNew, match=r"schema version 99; this program knows up to 2: upgrade it"):
         open_store(f"sqlite:///{path}")
+
+
+def test_a_store_of_schema_1_gets_routes_of_its_own(path: Path) -> None:
+    store = open_store(f"sqlite:///{path}", create=True)
+    store.load(checked_prefixes(["a/"]), NOW, lambda _: None)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP INDEX sts_job_by_route")
+        for table in ("sts_job", "sts_job_history"):
+            for column in ("source", "destination"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("UPDATE sts_job_control SET value = '1' WHERE key = 'schema_version'")
+    connection.close()
+    again = open_store(f"sqlite:///{path}")
+    job = again.job(Prefix("a/"))
+    assert job is not None
+    assert (job.route, job.source, job.destination) == (None, "", "")
+    own = {Prefix("b/"): Chosen(route=Route.CDN, source="s3://other")}
+    again.load(checked_prefixes(["b/"]), NOW, lambda _: None, own)
+    assert [one.prefix for one in again.startable(NOW, {Limit.POOL: 5}, Route.STS_S3)] == ["b/"]
+    again.close()
+    with sqlite3.connect(path) as connection:
+        indexes = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    connection.close()
+    assert "sts_job_by_route" in indexes
 
 
 def test_a_store_that_is_not_there_is_not_made_by_a_reader(path: Path) -> None:

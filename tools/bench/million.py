@@ -59,7 +59,7 @@ def load(path: Path, number: int) -> dict[str, float]:
     file = path.with_suffix(".json")
     file.write_text(json.dumps([f"data/year=2026/part={index:07}/" for index in range(number)]))
     store = open_store(f"sqlite:///{path}", create=True)
-    measured = timed(lambda: store.load(read_prefixes(file), SystemClock().now(), lambda _: None))
+    measured = timed(lambda: store.load(read_prefixes(file).prefixes, SystemClock().now(), lambda _: None))
     store.close()
     return measured
 

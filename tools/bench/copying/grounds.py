@@ -60,6 +60,7 @@ http {{
       add_header Location {scheme}://127.0.0.1:{port}/session/$arg_name always;
       return 200 "";
     }}
+    {listing}
     location /session/ {{
       return 200 '{resource}';
     }}
@@ -92,8 +93,11 @@ def available() -> str | None:
 
 
 @contextmanager
-def grounds(*, objects: int, size: int, tls: bool, get_ms: int = 0, put_ms: int = 0) -> Iterator[Grounds]:
-    """Start nginx on a free port of the loopback, with `objects` names for one file of `size` bytes."""
+def grounds(*, objects: int, size: int, tls: bool, get_ms: int = 0, put_ms: int = 0, listing: str = "") -> Iterator[Grounds]:
+    """Start nginx on a free port of the loopback, with `objects` names for one file of `size` bytes.
+
+    listing   the address that what is asked of the JSON API is passed on to
+    """
     folder = Path(tempfile.mkdtemp(prefix="sts-manager-bench-"))
     try:
         resource = _fill(folder, objects, size)
@@ -107,6 +111,7 @@ def grounds(*, objects: int, size: int, tls: bool, get_ms: int = 0, put_ms: int 
             ssl="ssl" if tls else "",
             tls=f"ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;" if tls else "",
             get_delay=f"echo_sleep {get_ms / 1000}; echo_exec @now;" if get_ms else "",
+            listing=f"location /storage/ {{ proxy_pass {listing}; }}" if listing else "",
             put_delay=f"echo_read_request_body; echo_sleep {put_ms / 1000};" if put_ms else "",
             put_answer='echo -n "";' if put_ms else 'return 200 "";',
             resource=json.dumps(resource),
@@ -156,7 +161,7 @@ def _fill(folder: Path, objects: int, size: int) -> dict[str, Any]:
             crc = google_crc32c.extend(crc, block)
             md5.update(block)
     os.utime(one, (MODIFIED, MODIFIED))
-    names = [f"{index // 1000:03}/object-{index:07}" for index in range(objects)]
+    names = [name_of(index) for index in range(objects)]
     for index, name in enumerate(names):
         path = data / name
         if index % 1000 == 0:
@@ -175,6 +180,10 @@ def _fill(folder: Path, objects: int, size: int) -> dict[str, Any]:
         "timeCreated": "2026-11-21T03:00:00.000Z",
         "contentType": "application/octet-stream",
     }
+
+
+def name_of(index: int) -> str:
+    return f"{index // 1000:03}/object-{index:07}"
 
 
 def certificate(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A bucket of as many keys as one likes, in no memory: S3's listing and Cloud Storage's, over real HTTP.
 
-`python -m tools.bench.copying.synthetic KEYS PRESENT`: prints its address; PRESENT of 100 keys are at the sink, equal.
+`python -m tools.bench.copying.synthetic KEYS PRESENT [SIZE ETAG]`: prints its address; PRESENT of 100 keys are at the sink,
+equal. With a size and an ETag the keys are those of `grounds`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import base64
 import bisect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
+from tools.bench.copying.grounds import name_of
 from tools.emulators.rawhttp import RawRequest, RawResponse, RawServer
 
 BODY_ETAG = "0123456789abcdef0123456789abcdef"
@@ -23,8 +25,8 @@ MD5 = base64.b64encode(bytes.fromhex(BODY_ETAG)).decode()
 class Keys(Sequence[str]):
     """Names in the order of UTF-8, made when asked for."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, name: Callable[[int], str] | None = None) -> None:
+        self._count, self._name = count, name or _log_name
 
     def __len__(self) -> int:
         return self._count
@@ -38,15 +40,16 @@ class Keys(Sequence[str]):
             return [self[one] for one in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        return f"logs/{index // 10_000:05}/part-{index:010}.json"
+        return self._name(index)
 
 
 class Synthetic:
     """Answers ListObjectsV2 and objects.list."""
 
-    def __init__(self, count: int, present_percent: int) -> None:
-        self.keys = Keys(count)
+    def __init__(self, count: int, present_percent: int, size: int = 0, etag: str = "") -> None:
+        self.keys = Keys(count, name_of if size else None)
         self._present = present_percent
+        self._size, self._etag = size or 1000, etag or BODY_ETAG
 
     def handle(self, request: RawRequest) -> RawResponse:
         path, _, query = request.target.partition("?")
@@ -64,10 +67,8 @@ class Synthetic:
         found = self.keys[first : first + limit]
         more = first + limit < len(self.keys)
         row = (
-            "<Contents><Key>{}</Key><LastModified>2026-11-21T03:00:00.000Z</LastModified><ETag>&quot;"
-            + BODY_ETAG
-            + "&quot;</ETag>"
-            "<Size>1000</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            "<Contents><Key>{}</Key><LastModified>2026-11-21T03:00:00.000Z</LastModified>"
+            f"<ETag>&quot;{self._etag}&quot;</ETag><Size>{self._size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
         head = (
             '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
@@ -85,7 +86,7 @@ class Synthetic:
         items = [
             {
                 "name": self.keys[index],
-                "size": "1000",
+                "size": str(self._size),
                 "generation": str(1_700_000_000_000_000 + index),
                 "crc32c": "AAAAAA==",
                 "md5Hash": MD5,
@@ -96,8 +97,14 @@ class Synthetic:
         return {"items": items} | ({"nextPageToken": str(last)} if last < end else {})
 
 
+def _log_name(index: int) -> str:
+    return f"logs/{index // 10_000:05}/part-{index:010}.json"
+
+
 if __name__ == "__main__":
-    server = RawServer(Synthetic(int(sys.argv[1]), int(sys.argv[2])).handle).start()
+    keys, present, size, etag = (*sys.argv[1:], "0", "")[:4]
+    made = Synthetic(int(keys), int(present), int(size), etag)
+    server = RawServer(made.handle).start()
     print(f"http://{server.address}", flush=True)
     sys.stdin.read()  # until whoever started it goes away
     server.stop()

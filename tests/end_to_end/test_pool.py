@@ -1,0 +1,330 @@
+"""The worker pool as users run it: the daemon, its workers and the commands as processes, the clouds as the stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import urllib.request
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdn_worker.contract import CopyTask, Item, JobSpec, encoded
+from cdn_worker.queues.sqlite import sqlite_queues
+from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
+from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
+from tools.emulators.stage import Stage
+from tools.pool_storm import Storm, bodies, rage
+from tools.pool_storm import fill as fill_storm
+
+OBJECTS = {f"{prefix}/{index:03}": f"{prefix} {index}".encode() * 20 for prefix in ("a", "b", "c") for index in range(60)}
+
+
+def cdn_flags(stage: Stage) -> list[str]:
+    words = ["--cdn-url", f"http://{stage.environment['CDN_EMULATOR_HOST']}/{SOURCE}/"]
+    words += ["--cdn-key-pair-id", stage.environment["CDN_KEY_PAIR_ID"]]
+    return [*words, "--cdn-private-key-file", stage.environment["CDN_PRIVATE_KEY_FILE"]]
+
+
+class Pool:
+    """A store, a folder and a stage; `worker`: the words of a `cdn-worker run` at the daemon's queue."""
+
+    def __init__(self, stage: Stage, folder: Path, prefixes: Sequence[Any] = ("a/", "b/", "c/")) -> None:
+        self.stage, self.folder = stage, folder
+        self.shell = Shell(folder, stage.environment)
+        self.workers = Shell(folder, stage.environment, "cdn_worker")
+        self.flags = [*BUCKETS, *QUICK, *cdn_flags(stage), "--queue-lease", "5"]
+        self.worker = ["run", "--queue", "sqlite:///sts_manager_queue.db", "--processes", "1", "--lease", "5", *cdn_flags(stage)]
+        (folder / "prefixes.json").write_text(json.dumps(list(prefixes)))
+        loaded = self.shell.run("prepare-tables", "--job-prefix-source-file", "prefixes.json")
+        assert loaded.code == 0, loaded.err
+
+    def run(self, *words: str) -> Ran:
+        return self.shell.run("run", *self.flags, "--workers", "1", "--until-done", *words)
+
+    def rows(self, columns: str = "prefix, status") -> dict[str, Any]:
+        with closing(sqlite3.connect(self.folder / "sts_manager.db")) as store:
+            return {row[0]: row[1] if len(row) == 2 else row[1:] for row in store.execute(f"SELECT {columns} FROM sts_job")}
+
+    def ledger(self, query: str) -> list[Any]:
+        with closing(sqlite3.connect(self.folder / "sts_manager_pool.db", timeout=10)) as ledger:
+            return ledger.execute(query).fetchall()
+
+    def reads(self) -> int:
+        return self.stage.ledger.calls["cdn", "GET"]
+
+
+@pytest.mark.slow
+def test_a_storm_leaves_every_prefix_done_and_every_object_there(stage: Stage, tmp_path: Path) -> None:
+    storm = Storm(prefixes=10, objects=300, workers=2, kill_every_s=3, kills_max=4, delay_s=0.3)
+    objects = bodies(storm)
+    fill_storm(stage, objects)
+    result = rage(storm, stage, tmp_path, objects)
+    assert result.code == 0
+    assert result.wrong == []
+    assert result.statuses == {"done": 10}
+    assert result.counters["objects_copied"] + result.counters["objects_skipped"] == len(objects)
+    assert result.counters["objects_failed"] == 0
+    assert result.kills > 0, "workers must be killed at work to prove anything"
+    assert result.faults > 0, "and the CDN must fail"
+    assert result.left == 0, "nothing of a finished prefix is left in the ledger"
+
+
+def test_both_routes_run_side_by_side_and_are_paused_and_resumed_together(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path, ["a/", {"prefix": "b/", "route": "sts-s3"}, {"prefix": "c/", "route": "cdn"}])
+    stage.ledger.change({"sts.objects_per_second": 20})
+    words = ["run", *pool.flags, "--workers", "0", "--max-concurrent-jobs", "1", "--max-concurrent-cdn-jobs", "2"]
+    with pool.shell.started(*words) as daemon:
+        wait_for(lambda: set(pool.rows().values()) == {"running"})
+        assert pool.rows("prefix, route") == {"a/": "cdn", "b/": "sts-s3", "c/": "cdn"}
+        paused = pool.shell.run("pause-all-jobs", "--hold", "--reason", "by a test")
+        assert paused.code == 0, paused.err  # the daemon, which sees the hold, may be quicker with some of them
+        wait_for(lambda: set(pool.rows().values()) == {"paused"})
+        with pool.workers.started(*pool.worker, "--health-port", "0"):
+            # The worker comes while all is paused: what it claims, it hands back.
+            wait_for(lambda: len(pool.ledger("SELECT * FROM parked")) == 2)
+            assert pool.reads() == 0
+            resumed = pool.shell.run("resume-all-jobs")
+            assert resumed.code == 0, resumed.err
+            stage.ledger.change({"sts.objects_per_second": 0})
+            wait_for(lambda: set(pool.rows().values()) == {"done"}, seconds=30)
+        assert pool.ledger("SELECT * FROM parked") == []
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=20) == 0
+    assert at_sink(stage) == OBJECTS
+
+
+def test_only_the_failed_keys_are_tried_again(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    with gcs_client(stage) as client:
+        for key in ("a/007", "a/011"):
+            client.bucket(SINK).blob(key).upload_from_string(b"somebody else's")
+    pool = Pool(stage, tmp_path)
+    first = pool.run()
+    assert first.code == 1, first.err
+    assert pool.rows() == {"a/": "error", "b/": "done", "c/": "done"}
+    assert pool.rows("prefix, attempt") == {"a/": 1, "b/": 1, "c/": 1}, "another attempt would only have met the same"
+    assert pool.rows("prefix, error_code, objects_copied, objects_failed")["a/"] == ("EXISTS", 58, 2)
+    told = json.loads(pool.shell.run("failures", "--json").out)
+    assert [(one["prefix"], one["key"], one["error"]) for one in told] == [("a/", "a/007", "exists"), ("a/", "a/011", "exists")]
+    shown = pool.shell.run("failures", "a/")
+    assert "exists (2): another object has its name" in shown.out
+    assert "a/007" in pool.shell.run("query", "failed_objects").out
+    assert pool.shell.run("failures", "nowhere/").code == 2
+    with gcs_client(stage) as client:
+        for key in ("a/007", "a/011"):
+            client.bucket(SINK).blob(key).delete()
+    before, listed = pool.reads(), stage.ledger.calls["s3", "ListObjectsV2"]
+    assert pool.shell.run("retry", "a/").code == 0
+    again = pool.run()
+    assert again.code == 0, again.err
+    assert pool.reads() - before == 3, "two objects, and the canary before them"
+    assert stage.ledger.calls["s3", "ListObjectsV2"] - listed <= 2, "each by its own name"
+    counted = pool.rows("prefix, status, objects_copied, objects_skipped, objects_failed")["a/"]
+    assert counted == ("done", 2, 58, 0)
+    assert at_sink(stage) == OBJECTS
+    assert pool.ledger("SELECT * FROM failure") == []
+    wait_for(lambda: "no failed object is known" in pool.shell.run("failures").out)
+
+
+def test_a_delta_pass_moves_what_is_new_or_changed_and_nothing_else(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    assert pool.run().code == 0
+    changes = {f"a/{index:03}": b"changed" * index for index in range(1, 6)} | {f"b/new {index}": b"new" for index in range(3)}
+    with s3_client(stage) as s3:
+        for key, body in changes.items():
+            s3.put_object(Bucket=SOURCE, Key=key, Body=body)
+    before = stage.ledger.calls.copy()
+    rerun = pool.shell.run("rerun", "--all")
+    assert (rerun.code, "3 set to run again" in rerun.out) == (0, True), rerun.out
+    ended = pool.run()
+    assert ended.code == 0, ended.err
+    spent = stage.ledger.calls - before
+    assert at_sink(stage) == OBJECTS | changes
+    counts = pool.rows("prefix, status, objects_copied, objects_skipped")
+    assert counts == {"a/": ("done", 5, 55), "b/": ("done", 3, 60), "c/": ("done", 0, 60)}
+    assert spent["cdn", "GET"] == len(changes) + 2, "the objects, and a canary for each prefix with work"
+    assert spent["gcs", "xml.put"] == len(changes)
+    assert spent["gcs", "objects.get"] == 0, "nothing else is read"
+    assert pool.shell.run("rerun", "nowhere/").code == 1
+
+
+def test_a_cancelled_prefix_ends_and_stays_so_until_it_is_retried(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path, ["a/"])
+    with pool.shell.started("run", *pool.flags, "--workers", "0") as daemon:
+        wait_for(lambda: pool.rows() == {"a/": "running"})
+        wait_for(lambda: pool.shell.run("cancel", "a/").code == 0)
+        wait_for(lambda: pool.rows("prefix, status, error_code") == {"a/": ("error", "CANCELLED")})
+        with pool.workers.started(*pool.worker):
+            wait_for(lambda: not waiting(pool), seconds=30)
+        assert pool.reads() == 0, "what was published of it is dropped"
+        assert pool.shell.run("retry", "a/").code == 0
+        with pool.workers.started(*pool.worker):
+            wait_for(lambda: pool.rows() == {"a/": "done"}, seconds=30)
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=20) == 0
+    assert at_sink(stage) == {key: body for key, body in OBJECTS.items() if key.startswith("a/")}
+
+
+def waiting(pool: Pool) -> int:
+    with closing(sqlite3.connect(pool.folder / "sts_manager_queue.db", timeout=10)) as queue:
+        return int(queue.execute("SELECT count(*) FROM message WHERE queue IN ('list', 'copy')").fetchone()[0])
+
+
+def test_hostile_messages_are_buried_and_named_and_the_others_go_on(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    spec = JobSpec(job="transferJobs/nobodys", prefix="a/", source_bucket=SOURCE, sink_bucket=SINK)
+    ours = encoded(CopyTask(spec=spec, shard="root", run="r", sequence=0, items=(Item("a/000", 9, "e" * 32),)))
+    newer = json.dumps(json.loads(ours) | {"v": 9}).encode()
+    with closing(sqlite_queues(tmp_path / "sts_manager_queue.db", lease_s=5)) as queues:
+        queues.copies.publish([b"\x80\x04evil", b"{}", ours[:40], ours.replace(b'"v":1', b'"v":0'), newer])
+        ended = pool.run()
+    assert ended.code == 0, ended.err
+    dead = [json.loads(line) for line in ended.err.splitlines() if '"dead_letter"' in line]
+    assert len(dead) == 4, ended.err
+    assert any("not JSON" in one["cause"] for one in dead)
+    assert "message_from_newer_version" in ended.err
+    assert len(pool.ledger("SELECT * FROM dead_letter")) == 4
+    assert at_sink(stage) == OBJECTS
+
+
+def test_a_distribution_that_is_not_the_buckets_is_told_before_anything_moves(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    with s3_client(stage) as s3:
+        s3.create_bucket(Bucket="another-bucket")
+    pool = Pool(stage, tmp_path)
+    wrong = f"http://{stage.environment['CDN_EMULATOR_HOST']}/another-bucket/"
+    pool.flags[pool.flags.index("--cdn-url") + 1] = wrong
+    ended = pool.run()
+    assert ended.code == 3, ended.err
+    assert "CDN_MISMATCH" in ended.err
+    assert "is the distribution's origin this bucket" in ended.err
+    assert at_sink(stage) == {}
+    assert "CDN_MISMATCH" in pool.shell.run("status").out
+
+
+def test_a_denied_listing_opens_the_breaker_and_names_the_cause(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    shell = Shell(tmp_path, {**stage.environment, "AWS_SECRET_ACCESS_KEY": "another-secret-of-no-worth-at-all"})
+    ended = shell.run("run", *pool.flags, "--workers", "1", "--until-done")
+    assert ended.code == 3, ended.err
+    assert "PERMISSION_DENIED" in ended.err
+    assert "SignatureDoesNotMatch" in ended.err
+    assert "another-secret" not in ended.err + ended.out
+
+
+def test_a_dead_workers_tasks_go_to_the_next_one_and_its_parent_takes_it_along(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    stage.ledger.add_rule({"service": "cdn", "method": "GET", "error": "SLOW", "times": 0})
+    with pool.shell.started("run", *pool.flags, "--workers", "1") as daemon:
+        wait_for(lambda: pool.reads() > 0, seconds=30)
+        daemon.kill()
+        daemon.wait()
+    wait_for(lambda: not workers_of(tmp_path), seconds=30)
+    stage.ledger.rules.clear()
+    ended = pool.run()
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS
+
+
+def workers_of(folder: Path) -> list[int]:
+    """The processes whose working folder is this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if (entry / "cwd").resolve() == folder and b"cdn_worker" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_a_worker_tells_how_it_is_and_drains_when_it_is_told_to(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    port = "18931"
+    with pool.shell.started("run", *pool.flags, "--workers", "0", "--until-done") as daemon:
+        with pool.workers.started(*pool.worker, "--health-port", port) as worker:
+            wait_for(lambda: pool.rows() == dict.fromkeys(("a/", "b/", "c/"), "done"), seconds=30)
+            figures = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in asked(port, "metrics").splitlines()}
+            assert figures['cdn_worker_objects_total{verdict="done"}'] == str(len(OBJECTS))
+            assert figures["cdn_worker_queue_up"] == "1"
+            assert (asked(port, "healthz"), asked(port, "readyz")) == ("ok\n", "ok\n")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=25) == 0
+        assert daemon.wait(timeout=20) == 0
+
+
+def asked(port: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "--queue", "redis://x"], "it is written sqlite:///FILE or pubsub://PROJECT/NAME?board="),
+        (["run", "--queue", "pubsub://stage-project/pool"], "add ?board=gs://BUCKET/OBJECT"),
+        (
+            ["run", "--queue", "pubsub://stage-project/pool?board=gs://control/b"],
+            "there is no subscription projects/stage-project",
+        ),
+        (["run", "--queue", "sqlite:///nowhere/queue.db"], "cannot be opened"),
+        (["run", "--queue", "sqlite:///q.db", "--cdn-key-pair-id", "K1"], "--cdn-url names it"),
+        (["prepare-queue", "--queue", "pubsub://UPPER/x"], "it is written pubsub://PROJECT/NAME?board="),
+    ],
+)
+def test_wrong_words_to_a_worker(stage: Stage, tmp_path: Path, words: list[str], told: str) -> None:
+    ran = Shell(tmp_path, stage.environment, "cdn_worker").run(*words)
+    assert ran.code == 2
+    assert told in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "--route", "cnd"], "--route: 'cnd' will not do"),
+        (["run", "--route", "cdn", "--source-bucket", "gs://there"], "which reads S3"),
+        (["run", "--cdn-url", "https://d.example"], "is written https://DOMAIN/"),
+        (["run", "--cdn-private-key-file", "key.pem"], "--cdn-url names it"),
+        (["run", "--queue", "rabbit"], "is written sqlite:///FILE or pubsub://PROJECT/NAME"),
+        (["run", "--workers", "-1"], "--workers: '-1' will not do"),
+        (["route", "a/", "cnd"], "'cnd' is no route"),
+        (["route", "cdn"], "'cdn' is no route"),
+        (["rerun"], "name prefixes to run again"),
+        (["rerun", "--all", "--every", "10"], "'10' is no span of time"),
+        (["cancel", "a/"], "no prefix of this store travels by route cdn"),
+    ],
+)
+def test_wrong_words_to_the_manager(stage: Stage, tmp_path: Path, words: list[str], told: str) -> None:
+    pool = Pool(stage, tmp_path)
+    ran = pool.shell.run(*words)
+    assert ran.code == 2
+    assert told in ran.err, ran.err
+
+
+def test_a_route_is_given_to_a_prefix_that_is_not_on_its_way(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    given = pool.shell.run("route", "a/", "b/", "sts-s3")
+    assert (given.code, "2 set to sts-s3" in given.out) == (0, True), given.out
+    plan = pool.shell.run("run", *pool.flags, "--dry-run")
+    assert "route    cdn: a distribution is given" in plan.out
+    assert pool.run().code == 0
+    assert pool.rows("prefix, route") == {"a/": "sts-s3", "b/": "sts-s3", "c/": "cdn"}
+    assert pool.shell.run("route", "a/", "auto").code == 0
+    assert pool.rows("prefix, route")["a/"] is None
+    assert pool.shell.run("route", "nowhere/", "cdn").code == 1
+    assert at_sink(stage) == OBJECTS
