@@ -10,7 +10,7 @@ UV := .uv/bin/uv
 STAMP := $(VENV)/.made-from-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format storm bench clean
 
 help:  ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+storm: $(STAMP)  ## The worker pool under kills, doubled messages and a failing CDN: 200 prefixes, 20,000 objects
+	$(BIN)/python -m tools.pool_storm --delta
 
 bench: $(STAMP)  ## The benchmarks, with ratios
 	$(BIN)/python -m tools.bench
