@@ -160,6 +160,8 @@ def run(
     lease: Annotated[
         float, typer.Option(min=1, help="Seconds until a dead worker's tasks go to another one; Pub/Sub's own with it.")
     ] = 60,
+    allow_source: Annotated[list[str] | None, typer.Option(help="A bucket that tasks may name; any when not given.")] = None,
+    allow_destination: Annotated[list[str] | None, typer.Option(help="The same of destinations.")] = None,
     health_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz, /metrics; 0: none.")] = 0,
     object_ledger: Annotated[bool, typer.Option("--object-ledger", help="Report every object, not only failures.")] = False,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
@@ -186,6 +188,8 @@ def run(
             processes=processes or os.cpu_count() or 1,
             sizes=Sizes(keys=keys_per_task, bytes=mib_per_task << 20, pages=pages_per_task),
             ledger=object_ledger,
+            sources=frozenset(allow_source or ()),
+            sinks=frozenset(allow_destination or ()),
         )
         with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
             for told in queues.warnings:

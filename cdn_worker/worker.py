@@ -78,12 +78,26 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """How a worker works. ledger: every object is reported."""
+    """How a worker works. ledger: every object is reported.
+
+    sources, sinks   the buckets that tasks may name; any, where none is given
+    """
 
     reach: Reach
     processes: int = 1
     sizes: Sizes = field(default_factory=Sizes)
     ledger: bool = False
+    sources: frozenset[str] = frozenset()
+    sinks: frozenset[str] = frozenset()
+
+    def check(self, spec: JobSpec) -> None:
+        """Raises Refused for a task that this worker is not for."""
+        for flag, bucket, allowed in (
+            ("--allow-source", spec.source_bucket, self.sources),
+            ("--allow-destination", spec.sink_bucket, self.sinks),
+        ):
+            if allowed and bucket not in allowed:
+                raise Refused(f"bucket {bucket!r} is none of this worker's: {flag} {', '.join(sorted(allowed))}", spec.job)
 
 
 class Worker:
@@ -169,6 +183,7 @@ class Worker:
             known = self._specs.get(task.spec.job, task.spec)
             if known != task.spec:
                 raise Refused("its spec is not that of the other tasks of its job", task.spec.job)
+            self._pool.check(task.spec)
         except FromNewer as error:
             # A newer worker may take it when its lease ends; if there is none, it comes to be among the dead letters.
             log.error("message_from_newer_version", extra={"fields": {"cause": str(error), "job": error.job}})

@@ -162,7 +162,10 @@ def run(
             _print_lines([f"route    {choice.route.value}: {choice.why}; a row's own route wins"])
             result = wiring.reconciler_of(settings, opened, None, stop, pool).run_pass(dispatch=True, dry_run=True)
             _print_lines([*screens.plan_lines(result.plan), *([result.degraded] if result.degraded else [])])
-        elif once:
+            return
+        if wiring.chosen(settings).route is Route.CDN:
+            pool.open()
+        if once:
             _run_once(settings, opened, stop, pool)
         else:
             _run_daemon(settings, opened, stop, pool, until_done=until_done)

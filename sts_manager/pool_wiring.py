@@ -18,7 +18,7 @@ from cdn_worker.domain.errors import BadInput as WorkerBadInput
 from cdn_worker.ports import Queues
 from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
-from sts_manager.domain.errors import BadInput, Permanent
+from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import FailedObject, OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.domain.place import Scheme, places_of
@@ -108,8 +108,10 @@ class Pool:
 
     def __enter__(self) -> Self:
         self._leading = ExitStack()
-        if self._parts is not None or ledger_path(self._settings).exists():
-            self._keep()  # an earlier run may have left prefixes in it
+        if self._parts is None and ledger_path(self._settings).exists():
+            self._made()
+        if self._parts is not None and self._parts.ledger.busy():
+            self._keep()  # an earlier run left prefixes in it, or something to tell
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -132,16 +134,26 @@ class Pool:
             self._store = self._open_store()
         self._store.put_failures(prefix, failures, at)
 
+    def open(self) -> None:
+        """Open queue and ledger now, so that what is wrong with them is told before anything begins. Raises BadInput."""
+        self._made()
+
     # The route
 
     def start(self, order: StartJob) -> Started:
         pool_settings(self._settings, order)  # before anything is made for it
-        self._keep()
-        return self._made().route.start(order)
+        try:
+            self._keep()
+            return self._made().route.start(order)
+        except BadInput as error:
+            raise Permanent(f"route cdn is not to be had: {error}", code="ROUTE_UNFIT") from error
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
-        self._keep()
-        return self._made().route.operations(names)
+        try:
+            self._keep()
+            return self._made().route.operations(names)
+        except BadInput as error:
+            raise Retryable(f"the pool cannot be asked: {error}") from error
 
     def pause(self, name: OperationName) -> None:
         self._made().route.pause(name)
@@ -155,6 +167,8 @@ class Pool:
                 queues = open_queues(queue_address(self._settings), lease_s=self._settings.queue_lease)
             except WorkerBadInput as error:
                 raise BadInput(str(error)) from error
+            for told in queues.warnings:
+                log.warning("queue", extra={"fields": {"cause": told}})
             ledger = PoolLedger(ledger_path(self._settings))
             clock = SystemClock()
             route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order), clock)

@@ -349,6 +349,10 @@ class PoolLedger:
         )
         return [(one["error"], one["number"], one["key"], one["details"]) for one in found]
 
+    def busy(self) -> bool:
+        """Whether there is anything to keep: a job that is not over, or one whose failures the store does not know."""
+        return bool(self._read("SELECT 1 FROM job WHERE state <> 'over' OR told = 0 LIMIT 1"))
+
     def live(self) -> list[Job]:
         """The jobs that are not over."""
         return [_job_of(row, self._errors(row)) for row in self._read("SELECT * FROM job WHERE state <> 'over' ORDER BY name")]

@@ -184,16 +184,27 @@ def test_hostile_messages_are_buried_and_named_and_the_others_go_on(stage: Stage
     pool = Pool(stage, tmp_path)
     spec = JobSpec(job="transferJobs/nobodys", prefix="a/", source_bucket=SOURCE, sink_bucket=SINK)
     ours = encoded(CopyTask(spec=spec, shard="root", run="r", sequence=0, items=(Item("a/000", 9, "e" * 32),)))
+    foreign = encoded(
+        CopyTask(
+            spec=JobSpec(job="j", prefix="", source_bucket="somebody-elses", sink_bucket=SINK),
+            shard="root",
+            run="r",
+            sequence=0,
+            items=(Item("a", 1, "e"),),
+        )
+    )
     newer = json.dumps(json.loads(ours) | {"v": 9}).encode()
     with closing(sqlite_queues(tmp_path / "sts_manager_queue.db", lease_s=5)) as queues:
-        queues.copies.publish([b"\x80\x04evil", b"{}", ours[:40], ours.replace(b'"v":1', b'"v":0'), newer])
-        ended = pool.run()
+        queues.copies.publish([b"\x80\x04evil", b"{}", ours[:40], ours.replace(b'"v":1', b'"v":0'), foreign, newer])
+        with pool.workers.started(*pool.worker, "--allow-source", SOURCE, "--allow-destination", SINK):
+            ended = pool.shell.run("run", *pool.flags, "--workers", "0", "--until-done")
     assert ended.code == 0, ended.err
     dead = [json.loads(line) for line in ended.err.splitlines() if '"dead_letter"' in line]
     assert len(dead) == 4, ended.err
+    assert any("'somebody-elses' is none of this worker's" in line for line in ended.err.splitlines() if '"dead_task"' in line)
     assert any("not JSON" in one["cause"] for one in dead)
-    assert "message_from_newer_version" in ended.err
-    assert len(pool.ledger("SELECT * FROM dead_letter")) == 4
+    assert len(pool.ledger("SELECT * FROM dead_letter")) == 5
+    assert waiting(pool) == 1, "the newer one is left for a newer worker"
     assert at_sink(stage) == OBJECTS
 
 

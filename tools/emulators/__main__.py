@@ -15,7 +15,7 @@ from tools.emulators.stage import SERVICES, Stage
 
 app = typer.Typer(
     add_completion=False,
-    help="The rehearsal stage on loopback: S3, Cloud Storage, Storage Transfer Service, BigQuery, Monitoring, CloudFront, Pub/Sub.",
+    help="The rehearsal stage on loopback: S3, Cloud Storage, Transfer Service, BigQuery, Monitoring, CloudFront, Pub/Sub.",
 )
 
 
