@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,16 +18,17 @@ from cdn_worker.ports import Queues
 from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
-from sts_manager.domain.model import FailedObject, OperationSnapshot, StartJob
-from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.domain.model import OperationSnapshot, StartJob
+from sts_manager.domain.naming import OperationName
 from sts_manager.domain.place import Scheme, places_of
 from sts_manager.pool.crew import Crew, Order
-from sts_manager.pool.keeper import PoolKeeper
+from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import CdnRoute, PoolSettings
 from sts_manager.settings import Settings
 
+LOAD_ROWS, LOAD_EVERY_S = 200_000, 90.0
 log = logging.getLogger(__name__)
 
 
@@ -85,6 +85,7 @@ def worker_order(settings: Settings) -> Order | None:
         *(("--substitute", pair) for pair in settings.cdn_substitute.split(";")),
     ):
         words += [flag, value] if value else []
+    words += ["--object-ledger"] if settings.object_ledger else []
     words += ["--cdn-digest", settings.cdn_digest, "--cdn-signature-life", str(settings.cdn_signature_life)]
     return Order(words=words)
 
@@ -128,11 +129,16 @@ class Pool:
             self._store.close()
             self._store = None
 
-    def _tell(self, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
-        """A store of its own: the daemon's is not to be used by two threads."""
+    def _own_store(self) -> JobStore:
+        """The daemon's is not to be used by two threads."""
         if self._store is None:
             self._store = self._open_store()
-        self._store.put_failures(prefix, failures, at)
+        return self._store
+
+    def _told(self) -> Told:
+        if self._settings.bigquery is None:
+            return Told(store=self._own_store)
+        return Told(store=self._own_store, objects_at_once=LOAD_ROWS, objects_every_s=LOAD_EVERY_S)
 
     def open(self) -> None:
         """Open queue and ledger now, so that what is wrong with them is told before anything begins. Raises BadInput."""
@@ -182,5 +188,5 @@ class Pool:
         parts = self._made()
         order = worker_order(self._settings)
         crew = None if order is None else Crew(order)
-        self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._tell))
+        self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told()))
         self._kept = True

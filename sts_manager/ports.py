@@ -17,6 +17,7 @@ from sts_manager.domain.model import (
     FailedObject,
     Hold,
     JobStatus,
+    KnownObject,
     Limit,
     OperationSnapshot,
     PrefixJob,
@@ -193,6 +194,14 @@ class JobStore(Protocol):
 
     def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
         """Failed objects of one prefix, or of all, by prefix and key: the first `limit` of them."""
+        ...
+
+    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+        """Add lines to the object ledger; a line that is put again, with the same time, is there once."""
+        ...
+
+    def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:
+        """A prefix's objects as they were last seen, by key: the first `limit` of them."""
         ...
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]: ...

@@ -90,6 +90,10 @@ class Settings(BaseModel):
     workers: int | None = Field(
         None, ge=0, description="Copying processes of the worker that the daemon starts: one a core by default, 0 for none."
     )
+    object_ledger: bool = Field(
+        False,
+        description="Keep one row for every object that travels through the pool (table sts_job_object), not only failures.",
+    )
     cdn_url: str = Field("", description="Read S3 through this CDN: what stands before a key (https://DOMAIN/).")
     cdn_key_pair_id: str = Field("", description="The id of the CDN's public key (K…); without it URLs are not signed.")
     cdn_private_key_file: str = Field("", description="Its private key, a PEM file.")

@@ -195,6 +195,21 @@ class FailedObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownObject:
+    """One line of the object ledger: an object, and what became of it. crc32c in base64, as Cloud Storage shows it."""
+
+    prefix: Prefix
+    key: str
+    size: int
+    etag: str
+    generation: int
+    crc32c: str
+    verified: str
+    verdict: str
+    job_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A new version of a row; it is accepted only while the stored generation is `before.generation`.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -31,7 +31,7 @@ from sts_manager.domain.model import FailedObject
 from sts_manager.domain.naming import Prefix
 from sts_manager.pool.crew import Crew
 from sts_manager.pool.ledger import PoolLedger
-from sts_manager.ports import Clock
+from sts_manager.ports import Clock, JobStore
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,18 @@ FAILURES_MAX = 10_000
 """Of one prefix in the job store; the ledger has them all."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Where failures and objects go: a job store of the keeper's own, opened when there is something to tell.
+
+    objects_at_once, objects_every_s   how many lines of the object ledger at a time, and how often (BigQuery: 1,500 loads a day)
+    """
+
+    store: Callable[[], JobStore]
+    objects_at_once: int = 10_000
+    objects_every_s: float = 0.0
+
+
 class PoolKeeper:
     """Threads from `__enter__` to `__exit__`. Only the daemon that leads has them: reports are for its ledger."""
 
@@ -54,9 +66,10 @@ class PoolKeeper:
         ledger: PoolLedger,
         clock: Clock,
         crew: Crew | None = None,
-        tell: Callable[[Prefix, Sequence[FailedObject], datetime], None] = lambda _prefix, _failures, _at: None,
+        told: Told | None = None,
     ) -> None:
-        self._queues, self._ledger, self._clock, self._crew, self._tell = queues, ledger, clock, crew, tell
+        self._queues, self._ledger, self._clock, self._crew, self._told = queues, ledger, clock, crew, told
+        self._put_at = 0.0
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
         self._posted: Mapping[str, str] | None = None
@@ -64,7 +77,7 @@ class PoolKeeper:
         self._away: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        for turn in (self.steer, self.fold_reports, self.mourn, self.tell_failures):
+        for turn in (self.steer, self.fold_reports, self.mourn, *((self.tell,) if self._told is not None else ())):
             thread = threading.Thread(target=self._keep, args=(turn,), name=f"pool-{turn.__name__}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -81,6 +94,9 @@ class PoolKeeper:
         self._ending.set()
         for thread in self._threads:
             thread.join(timeout=LAST_S)
+        if self._told is not None:
+            self._put_at = 0.0
+            self._guarded(self._tell_the_rest)
 
     def _keep(self, turn: Callable[[], bool]) -> None:
         while not self._ending.is_set():
@@ -126,8 +142,9 @@ class PoolKeeper:
             self._mourn(dead)
         return bool(dead)
 
-    def tell_failures(self) -> bool:
-        """Let the job store know which objects failed. Raises StoreUnavailable."""
+    def tell(self) -> bool:
+        """Let the job store know which objects failed, and (where it is wanted) all others. Raises StoreUnavailable."""
+        assert self._told is not None
         untold = self._ledger.untold()
         for job, prefix in untold:
             failures = [
@@ -143,9 +160,24 @@ class PoolKeeper:
                 )
                 for one in islice(self._ledger.failures(job), FAILURES_MAX)
             ]
-            self._tell(Prefix(prefix), failures, self._clock.now())
+            self._told.store().put_failures(Prefix(prefix), failures, self._clock.now())
             self._ledger.told(job, failures=bool(failures))
-        return bool(untold)
+        return self._tell_objects(self._told) or bool(untold)
+
+    def _tell_the_rest(self) -> bool:
+        while self.tell():
+            pass
+        return False
+
+    def _tell_objects(self, told: Told) -> bool:
+        if time.monotonic() < self._put_at:
+            return False
+        objects = self._ledger.known(told.objects_at_once)
+        if objects:
+            told.store().put_objects(objects, self._clock.now())
+            self._ledger.forget(objects)
+            self._put_at = time.monotonic() + told.objects_every_s
+        return bool(objects) and not told.objects_every_s
 
     def _take_in(self, leases: list[Leased]) -> None:
         found: list[Report] = []

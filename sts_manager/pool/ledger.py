@@ -30,6 +30,8 @@ from cdn_worker.contract import (
     Report,
 )
 from sts_manager.domain.errors import Fatal, StoreUnavailable
+from sts_manager.domain.model import KnownObject
+from sts_manager.domain.naming import Prefix
 from sts_manager.pool.document import Job
 
 SCHEMA = 1
@@ -58,6 +60,9 @@ CREATE TABLE IF NOT EXISTS task (job TEXT, shard TEXT, run TEXT, sequence INTEGE
   PRIMARY KEY (job, shard, run, sequence)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failure (job TEXT, shard TEXT, run TEXT, prefix TEXT, key TEXT, size INTEGER, etag TEXT, verdict TEXT,
   error TEXT, details TEXT, at TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS object (job TEXT, shard TEXT, run TEXT, key TEXT, size INTEGER, etag TEXT, generation INTEGER,
+  crc32c TEXT, verified TEXT, verdict TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS object_by_key ON object (job, key);
 CREATE TABLE IF NOT EXISTS parked (task TEXT PRIMARY KEY, job TEXT, kind TEXT, body TEXT);
 CREATE INDEX IF NOT EXISTS parked_by_job ON parked (job);
 CREATE TABLE IF NOT EXISTS dead_letter (id INTEGER PRIMARY KEY, at TEXT, job TEXT, reason TEXT, body BLOB);
@@ -201,11 +206,12 @@ class PoolLedger:
             (job, NOTHING_TO_TELL, TOLD),
         )
         # Failures of runs that were not believed are none; those of earlier attempts have had their time.
-        connection.execute(
-            "DELETE FROM failure WHERE job = ?1 AND NOT EXISTS "
-            "(SELECT 1 FROM shard s WHERE s.job = ?1 AND s.shard = failure.shard AND s.run = failure.run)",
-            (job,),
-        )
+        for table in ("failure", "object"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE job = ?1 AND NOT EXISTS "
+                f"(SELECT 1 FROM shard s WHERE s.job = ?1 AND s.shard = {table}.shard AND s.run = {table}.run)",
+                (job,),
+            )
         connection.execute(
             "DELETE FROM failure WHERE job IN (SELECT older.name FROM job older JOIN job this ON this.prefix = older.prefix "
             "WHERE this.name = ?1 AND older.name <> ?1 AND older.state = 'over')",
@@ -223,6 +229,32 @@ class PoolLedger:
         """The store knows a job's failed objects now; `failures`: whether there were any."""
         with self._write() as connection:
             connection.execute("UPDATE job SET told = ? WHERE name = ?", (TOLD if failures else NOTHING_TO_TELL, job))
+
+    def known(self, most: int) -> list[KnownObject]:
+        """Lines of the object ledger that the store does not have yet: of jobs that are over."""
+        rows = self._read(
+            "SELECT object.*, job.prefix FROM object JOIN job ON job.name = object.job WHERE job.state = 'over' LIMIT ?", (most,)
+        )
+        return [
+            KnownObject(
+                prefix=Prefix(row["prefix"]),
+                key=row["key"],
+                size=row["size"],
+                etag=row["etag"],
+                generation=row["generation"],
+                crc32c=row["crc32c"],
+                verified=row["verified"],
+                verdict=row["verdict"],
+                job_name=row["job"],
+            )
+            for row in rows
+        ]
+
+    def forget(self, objects: Sequence[KnownObject]) -> None:
+        """The store has them now."""
+        with self._write() as connection:
+            statement = "DELETE FROM object WHERE job = ? AND key = ?"
+            connection.executemany(statement, [(one.job_name, one.key) for one in objects])
 
     # Reports
 
@@ -270,6 +302,14 @@ class PoolLedger:
                 [
                     (*where[:3], one.key, one.size, one.etag, one.verdict, one.error, one.details, _text(at), report.job)
                     for one in report.failures
+                ],
+            )
+        if report.objects:
+            connection.executemany(
+                "INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (*where[:3], one.key, one.size, one.etag, one.generation, one.crc32c, one.verified, one.verdict)
+                    for one in report.objects
                 ],
             )
         row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", where[:2]).fetchone()
@@ -351,7 +391,7 @@ class PoolLedger:
 
     def busy(self) -> bool:
         """Whether there is anything to keep: a job that is not over, or one whose failures the store does not know."""
-        return bool(self._read("SELECT 1 FROM job WHERE state <> 'over' OR told = 0 LIMIT 1"))
+        return bool(self._read("SELECT 1 FROM job WHERE state <> 'over' OR told = 0 LIMIT 1") or self.known(1))
 
     def live(self) -> list[Job]:
         """The jobs that are not over."""

@@ -17,15 +17,26 @@ from types import MappingProxyType
 from google.cloud import bigquery
 
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
-from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, Limit, PrefixJob, Route
+from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.bigquery_client import ONCE, Parameter, Warehouse
-from sts_manager.stores.bigquery_sql import BEGIN, COMMIT, FAILURE, ROW, STAGED_COLUMNS, STATE, add_staged, clashes, statements
+from sts_manager.stores.bigquery_sql import (
+    BEGIN,
+    COMMIT,
+    FAILURE,
+    OBJECT_COLUMNS,
+    ROW,
+    STAGED_COLUMNS,
+    STATE,
+    add_staged,
+    clashes,
+    statements,
+)
 from sts_manager.stores.lease import epoch_of
-from sts_manager.stores.rows import COUNTERS, failure_of, failure_row, job_of, own_columns, row_of
+from sts_manager.stores.rows import COUNTERS, failure_of, failure_row, job_of, object_of, object_row, own_columns, row_of
 
 WRITE_BYTES = 5 << 20
 """Bytes of rows in one write, as sent: BigQuery takes 10 MB with everything around them (Quotas: query parameters)."""
@@ -95,6 +106,23 @@ class BigQueryStore:
     def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
         given = {"prefix": Parameter("STRING", prefix and str(prefix)), "number": Parameter("INT64", limit)}
         return tuple(failure_of(row) for row in self._warehouse.read(self._say.failures, given))
+
+    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+        if not objects:
+            return
+        digest = hashlib.sha256()
+        with tempfile.TemporaryFile() as file:
+            for one in objects:
+                line = json.dumps(object_row(one) | {"seen_at": at.isoformat()}, ensure_ascii=False).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+            # The same lines are the same job: should this process die before it has heard of it, they are not there twice.
+            name = f"stsm-objects-{digest.hexdigest()[:32]}"
+            self._warehouse.load(self._names.object, OBJECT_COLUMNS, file, append_as=name)
+
+    def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:
+        given = {"prefix": Parameter("STRING", str(prefix)), "number": Parameter("INT64", limit)}
+        return tuple(object_of(row) for row in self._warehouse.read(self._say.objects, given))
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         rows = self._warehouse.read(self._say.error_groups, {"number": Parameter("INT64", limit)})

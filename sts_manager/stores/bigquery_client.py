@@ -138,11 +138,11 @@ class Warehouse:
 
         return self._once("write the job table", send, done)
 
-    def load(self, table: str, columns: Columns, rows: IO[bytes]) -> None:
-        """Fill a table anew with newline-delimited JSON, in one load job."""
+    def load(self, table: str, columns: Columns, rows: IO[bytes], *, append_as: str = "") -> None:
+        """Fill a table anew with newline-delimited JSON, in one load job. append_as: add to it, once, under this job's name."""
         config = bigquery.LoadJobConfig(
             source_format=bigquery.SourceFormat.NEWLINE_DELIMITED_JSON,
-            write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
+            write_disposition=getattr(bigquery.WriteDisposition, "WRITE_APPEND" if append_as else "WRITE_TRUNCATE"),
             schema=[bigquery.SchemaField(name, kind) for name, kind in columns.items()],
         )
 
@@ -151,14 +151,14 @@ class Warehouse:
             full = self.names.full(table)
             return self.client.load_table_from_file(rows, full, job_config=config, job_id=name, num_retries=0, timeout=None)
 
-        self._once("load prefixes", send, lambda job: job.result(timeout=LOAD_S))
+        self._once("load rows", send, lambda job: job.result(timeout=LOAD_S), append_as)
 
-    def _once(self, doing: str, send: Callable[[str], Any], done: Callable[[Any], T]) -> T:
+    def _once(self, doing: str, send: Callable[[str], Any], done: Callable[[Any], T], name: str = "") -> T:
         """A job that must not run twice: its id is fixed before it is first sent.
 
         A lost answer is asked for under the same id; a job that was refused in passing (a conflict) gets a new one.
         """
-        name = self._name()
+        name = name or self._name()
 
         def attempt() -> T:
             nonlocal name

@@ -24,6 +24,7 @@ from sts_manager.stores.bigquery_sql import (
     FAILURE_COLUMNS,
     HISTORY_COLUMNS,
     JOB_COLUMNS,
+    OBJECT_COLUMNS,
     REQUIRED,
     STATE,
     Columns,
@@ -119,7 +120,7 @@ def _look(warehouse: Warehouse) -> _Found:
             f"{names.location}; give --dataset-location {dataset.location}"
         )
     found.dataset = True
-    for name in (names.job, names.history, names.control, names.failure):
+    for name in (names.job, names.history, names.control, names.failure, names.object):
         try:
             get = partial(client.get_table, names.full(name), retry=ONCE, timeout=30)
             found.tables[name] = warehouse.again("look at a table", get)
@@ -167,6 +168,7 @@ def _layouts(warehouse: Warehouse) -> tuple[_Layout, ...]:
         _Layout(names.history, HISTORY_COLUMNS, ("prefix",), "timestamp"),
         _Layout(names.control, CONTROL_COLUMNS),
         _Layout(names.failure, FAILURE_COLUMNS, ("prefix",)),
+        _Layout(names.object, OBJECT_COLUMNS, ("prefix", "key"), "seen_at"),
     )
 
 

@@ -60,6 +60,16 @@ FAILURE_COLUMNS: Columns = {
 }
 FAILURE: Columns = {name: kind for name, kind in FAILURE_COLUMNS.items() if name != "seen_at"}
 """A failed object, as an element of @failures."""
+OBJECT_COLUMNS: Columns = {
+    "prefix": "STRING",
+    "key": "STRING",
+    "size": "INT64",
+    "etag": "STRING",
+    "generation": "INT64",
+    **dict.fromkeys(("crc32c", "verified", "verdict", "job_name"), "STRING"),
+    "seen_at": "TIMESTAMP",
+}
+"""Appended to: of an object that was seen more than once the line with the latest `seen_at` counts."""
 STAGED_COLUMNS: Columns = {"prefix": "STRING", "route": "STRING", "source": "STRING", "destination": "STRING"}
 REQUIRED = ("prefix", "status", "timestamp", "key", "value")
 
@@ -97,6 +107,10 @@ class Names:
         return f"{self.job}_control"
 
     @property
+    def object(self) -> str:
+        return f"{self.job}_object"
+
+    @property
     def failure(self) -> str:
         return f"{self.job}_failure"
 
@@ -123,6 +137,7 @@ class Statements:
     forget_failures: str
     add_failures: str
     failures: str
+    objects: str
     error_groups: str
     totals: str
     control: str
@@ -174,6 +189,10 @@ def statements(names: Names) -> Statements:
         failures=(
             f"SELECT {_listed(FAILURE_COLUMNS)} FROM {failure} WHERE @prefix IS NULL OR prefix = @prefix "
             "ORDER BY prefix, key LIMIT @number"
+        ),
+        objects=(
+            f"SELECT {_listed(OBJECT_COLUMNS)} FROM `{names.full(names.object)}` WHERE prefix = @prefix "
+            "QUALIFY ROW_NUMBER() OVER (PARTITION BY key ORDER BY seen_at DESC) = 1 ORDER BY key LIMIT @number"
         ),
         error_groups=(
             "SELECT status, error_code, COUNT(*) AS number, MIN(prefix) AS example, "

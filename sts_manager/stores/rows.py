@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sts_manager.domain.model import Chosen, Counters, FailedObject, JobStatus, PausedBy, PrefixJob, Route
+from sts_manager.domain.model import Chosen, Counters, FailedObject, JobStatus, KnownObject, PausedBy, PrefixJob, Route
 from sts_manager.domain.naming import JobName, OperationName, Prefix
 
 SCHEMA_VERSION = 2
@@ -61,6 +61,15 @@ def failure_row(failure: FailedObject) -> dict[str, Any]:
 
 def failure_of(row: Mapping[Any, Any]) -> FailedObject:
     return FailedObject(**{name: row[name] for name in FailedObject.__slots__})
+
+
+def object_row(known: KnownObject) -> dict[str, Any]:
+    """A known object's columns, but for the time."""
+    return {name: getattr(known, name) for name in KnownObject.__slots__}
+
+
+def object_of(row: Mapping[Any, Any]) -> KnownObject:
+    return KnownObject(**{name: row[name] for name in KnownObject.__slots__})
 
 
 def attempt_and_prefix(job: PrefixJob) -> tuple[int, str]:

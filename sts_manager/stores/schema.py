@@ -72,6 +72,7 @@ class Tables:
     history: sa.Table
     control: sa.Table
     failure: sa.Table
+    object: sa.Table
 
 
 def tables(job_table: str, history_table: str) -> Tables:
@@ -118,7 +119,16 @@ def tables(job_table: str, history_table: str) -> Tables:
         *(_text(name, sa.Text()) for name in ("etag", "verdict", "error", "details", "job_name")),
         sa.Column("seen_at", UtcDateTime),
     )
-    return Tables(metadata, job, history, control, failure)
+    known = sa.Table(
+        f"{job_table}_object",
+        metadata,
+        sa.Column("prefix", PREFIX_TEXT, primary_key=True),
+        sa.Column("key", PREFIX_TEXT, primary_key=True),
+        *(_number(name, sa.BigInteger) for name in ("size", "generation")),
+        *(_text(name, sa.Text()) for name in ("etag", "crc32c", "verified", "verdict", "job_name")),
+        sa.Column("seen_at", UtcDateTime),
+    )
+    return Tables(metadata, job, history, control, failure, known)
 
 
 def add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
@@ -152,7 +162,7 @@ def from_older_tool(connection: sa.Connection, made: Tables) -> None:
     connection.execute(sa.update(job).where(failed).values(error_code=OLDER_ERROR, error_message=OLDER_ERROR_MESSAGE))
     # The older tool resumed whatever it found paused, and kept no mark of who paused it.
     connection.execute(sa.update(job).where(job.c.status == "paused").values(paused_by=PausedBy.COMMAND.value))
-    made.metadata.create_all(connection, tables=[made.control, made.failure])
+    made.metadata.create_all(connection, tables=[made.control, made.failure, made.object])
     for table in (made.job, made.history):
         for index in table.indexes:
             index.create(connection, checkfirst=True)
@@ -163,8 +173,8 @@ def from_older_tool(connection: sa.Connection, made: Tables) -> None:
 
 
 def to_own_routes(connection: sa.Connection, made: Tables) -> None:
-    """Schema 1 to schema 2: a prefix may have a route and places of its own; failed objects have a table."""
-    made.metadata.create_all(connection, tables=[made.failure])
+    """Schema 1 to schema 2: a prefix may have a route and places of its own; failed objects have a table, and known ones."""
+    made.metadata.create_all(connection, tables=[made.failure, made.object])
     for table in (made.job, made.history):
         add_missing_columns(connection, table)
         for index in table.indexes:

@@ -15,7 +15,19 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
-from sts_manager.domain.model import LIVE, Change, Chosen, Counters, FailedObject, Hold, JobStatus, Limit, PrefixJob, Route
+from sts_manager.domain.model import (
+    LIVE,
+    Change,
+    Chosen,
+    Counters,
+    FailedObject,
+    Hold,
+    JobStatus,
+    KnownObject,
+    Limit,
+    PrefixJob,
+    Route,
+)
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.place import without_password
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
@@ -29,6 +41,8 @@ from sts_manager.stores.rows import (
     failure_of,
     failure_row,
     job_of,
+    object_of,
+    object_row,
     own_columns,
     row_of,
 )
@@ -51,6 +65,7 @@ class SqlStore:
     def __init__(self, engine: sa.Engine, made: Tables) -> None:
         self._engine = engine
         self._job, self._history, self._control, self._failure = made.job, made.history, made.control, made.failure
+        self._object = made.object
 
     # Reading
 
@@ -125,6 +140,21 @@ class SqlStore:
         with self._reading() as connection:
             rows = connection.execute(query if prefix is None else query.where(failure.c.prefix == prefix)).mappings().all()
         return tuple(failure_of(row) for row in rows)
+
+    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+        if not objects:
+            return
+        known = self._object
+        one = (known.c.prefix == sa.bindparam("b_prefix")) & (known.c.key == sa.bindparam("b_key"))
+        with self._writing() as connection:
+            connection.execute(sa.delete(known).where(one), [{"b_prefix": it.prefix, "b_key": it.key} for it in objects])
+            connection.execute(sa.insert(known), [object_row(it) | {"seen_at": at} for it in objects])
+
+    def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:
+        known = self._object
+        query = sa.select(known).where(known.c.prefix == prefix).order_by(known.c.key).limit(limit)
+        with self._reading() as connection:
+            return tuple(object_of(row) for row in connection.execute(query).mappings())
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         job, count = self._job, sa.func.count()

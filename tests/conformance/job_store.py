@@ -17,6 +17,7 @@ from sts_manager.domain.model import (
     FailedObject,
     Hold,
     JobStatus,
+    KnownObject,
     Limit,
     PausedBy,
     PrefixJob,
@@ -197,6 +198,33 @@ def test_the_failed_objects_of_a_prefix_are_those_of_its_last_attempt(store: Job
     store.put_failures(Prefix("a/"), [], NOW)
     assert store.failures(Prefix("a/"), 10) == ()
     assert len(store.failures(None, 10)) == 1
+
+
+def known(prefix: str, key: str, verdict: str = "done") -> KnownObject:
+    return KnownObject(
+        prefix=Prefix(prefix),
+        key=key,
+        size=5,
+        etag="e",
+        generation=7,
+        crc32c="AAAAAA==",
+        verified="md5",
+        verdict=verdict,
+        job_name="transferJobs/x",
+    )
+
+
+def test_an_object_is_known_as_it_was_last_seen(store: JobStore) -> None:
+    first = [known("a/", f"a/{index:03}") for index in range(300)]
+    store.put_objects(first, NOW)
+    store.put_objects(first, NOW)
+    store.put_objects([known("a/", "a/007", "skipped"), known("b/", "b/ü\n'")], NOW + timedelta(seconds=1))
+    store.put_objects([], NOW)
+    found = store.objects(Prefix("a/"), 1000)
+    assert len(found) == 300
+    assert {one.key for one in found if one.verdict == "skipped"} == {"a/007"}
+    assert store.objects(Prefix("b/"), 10) == (known("b/", "b/ü\n'"),)
+    assert [one.key for one in store.objects(Prefix("a/"), 2)] == ["a/000", "a/001"]
 
 
 def test_prefixes_of_each_limit_are_startable_however_many_the_other_has(store: JobStore) -> None:

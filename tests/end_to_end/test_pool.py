@@ -156,6 +156,24 @@ def test_a_delta_pass_moves_what_is_new_or_changed_and_nothing_else(stage: Stage
     assert pool.shell.run("rerun", "nowhere/").code == 1
 
 
+def test_the_object_ledger_has_a_line_for_every_object(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path)
+    assert pool.run("--object-ledger").code == 0
+    with gcs_client(stage) as client:
+        there = {blob.name: (blob.size, blob.generation, blob.crc32c) for blob in client.list_blobs(SINK)}
+    with closing(sqlite3.connect(tmp_path / "sts_manager.db")) as store:
+        rows = store.execute("SELECT key, size, generation, crc32c, verified, verdict FROM sts_job_object").fetchall()
+    assert {row[0]: tuple(row[1:4]) for row in rows} == there
+    assert {tuple(row[4:]) for row in rows} == {("md5", "done")}
+    assert pool.shell.run("rerun", "--all").code == 0
+    assert pool.run("--object-ledger").code == 0
+    with closing(sqlite3.connect(tmp_path / "sts_manager.db")) as store:
+        verdicts = store.execute("SELECT verdict, count(*) FROM sts_job_object GROUP BY verdict").fetchall()
+    assert verdicts == [("skipped", len(OBJECTS))]
+    assert pool.ledger("SELECT * FROM object") == []
+
+
 def test_a_cancelled_prefix_ends_and_stays_so_until_it_is_retried(stage: Stage, tmp_path: Path) -> None:
     fill(stage, OBJECTS)
     pool = Pool(stage, tmp_path, ["a/"])

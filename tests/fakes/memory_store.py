@@ -9,7 +9,7 @@ from itertools import islice
 from types import MappingProxyType
 
 from sts_manager.domain.errors import LeaseLost
-from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, Limit, PrefixJob, Route
+from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of
@@ -23,6 +23,7 @@ class MemoryStore:
         self._lease: str | None = None
         self.batches = 0
         self.failed: list[FailedObject] = []
+        self.known: dict[tuple[Prefix, str], KnownObject] = {}
 
     def counts(self) -> Mapping[JobStatus, int]:
         return {status: sum(job.status is status for job in self.rows.values()) for status in JobStatus}
@@ -113,6 +114,12 @@ class MemoryStore:
     def failures(self, prefix: Prefix | None, limit: int) -> tuple[FailedObject, ...]:
         found = [one for one in self.failed if prefix is None or one.prefix == prefix]
         return tuple(sorted(found, key=lambda one: (one.prefix, one.key))[:limit])
+
+    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+        self.known |= {(one.prefix, one.key): one for one in objects}
+
+    def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:
+        return tuple(one for key, one in sorted(self.known.items()) if key[0] == prefix)[:limit]
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         groups: dict[tuple[JobStatus, str], list[PrefixJob]] = {}

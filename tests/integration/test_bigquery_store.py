@@ -369,7 +369,7 @@ def test_names_that_are_no_identifiers(names: dict[str, str], told: str) -> None
 def test_preparing_can_be_repeated_and_cut_short_anywhere(stage: Stage) -> None:
     made = warehouse()
     steps = len(preparation(made))
-    assert steps == 6
+    assert steps == 7
     for index in range(steps):
         preparation(made)[0].does()  # one step, then begun anew
         assert len(preparation(made)) == steps - index - 1

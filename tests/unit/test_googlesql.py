@@ -21,6 +21,7 @@ from sts_manager.stores.bigquery_sql import (
     FAILURE_COLUMNS,
     HISTORY_COLUMNS,
     JOB_COLUMNS,
+    OBJECT_COLUMNS,
     ROW,
     STAGED_COLUMNS,
     STATE,
@@ -89,6 +90,7 @@ def analyzed() -> Callable[[str], str]:
             NAMES.full(NAMES.job): JOB_COLUMNS,
             NAMES.full(NAMES.history): HISTORY_COLUMNS,
             NAMES.full(NAMES.failure): FAILURE_COLUMNS,
+            NAMES.full(NAMES.object): OBJECT_COLUMNS,
             NAMES.full(NAMES.control): CONTROL_COLUMNS,
             NAMES.full(STAGED): STAGED_COLUMNS,
         }
