@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cdn_worker.codec import encoded
 from cdn_worker.contract import (
     Child,
     CopyReport,
@@ -17,7 +18,6 @@ from cdn_worker.contract import (
     ListTask,
     child_of,
     counts_of,
-    encoded,
     failures_of,
     ledgered,
 )

@@ -58,13 +58,13 @@ class Post:
         self._queues, self._failed = queues, failed
         self._wanted = {True: 0, False: 0}
         self._claimed: deque[Claim] = deque()
-        self._held: dict[str, Claim] = {}
+        self._held: dict[tuple[bool, str], Claim] = {}
         self._outbox: deque[Parcel] = deque()
         self._sending = 0
         self._lock = threading.Lock()
         self._more = threading.Event()
         self._ended = threading.Event()
-        self._away = ""
+        self._away: set[str] = set()
         self._asked_at = 0.0
         self.board: Mapping[str, JobState] = {}
         self.looked = threading.Event()
@@ -153,14 +153,15 @@ class Post:
         try:
             leases = self._queue(lists=lists).lease(most, WAIT_S)
         except QueueUnavailable as error:
-            self._is_away(str(error))
+            self._is_away("claim", str(error))
             self._ended.wait(AWAY_S)
             return 0
+        self._is_away("claim", "")
         with self._lock:
             self._wanted[lists] -= len(leases)
             for lease in leases:
                 claim = Claim(lease=lease, lists=lists)
-                self._held[lease.token] = claim
+                self._held[lists, lease.token] = claim
                 self._claimed.append(claim)
         return len(leases)
 
@@ -185,10 +186,10 @@ class Post:
             try:
                 self._send(parcel)
             except QueueUnavailable as error:
-                self._is_away(str(error))
+                self._is_away("send", str(error))
                 self._ended.wait(AWAY_S)
             else:
-                self._is_away("")
+                self._is_away("send", "")
                 return
 
     def _send(self, parcel: Parcel) -> None:
@@ -204,7 +205,7 @@ class Post:
             self._queue(lists=claim.lists).bury(claim.lease, reason)
         with self._lock:
             for claim in (*parcel.done, *parcel.given_back, *parcel.let_go, *(one for one, _ in parcel.buried)):
-                self._held.pop(claim.lease.token, None)
+                self._held.pop((claim.lists, claim.lease.token), None)
 
     def _keeps(self) -> None:
         """Extend the leases while they have two thirds of their time left, and look at the board."""
@@ -219,14 +220,18 @@ class Post:
                         held = list(self._held.values())
                     for lists in (True, False):
                         self._queue(lists=lists).extend([one.lease for one in held if one.lists is lists])
+                self._is_away("keep", "")
             except QueueUnavailable as error:
-                self._is_away(str(error))
+                self._is_away("keep", str(error))
             self._ended.wait(min(BOARD_S, self._queues.lease_s / 6))
 
-    def _is_away(self, why: str) -> None:
+    def _is_away(self, part: str, why: str) -> None:
+        """What one thread met; told when it is the first that meets something, or the last that is well again."""
         with self._lock:
-            before, self._away = self._away, why
-        if bool(before) != bool(why):
+            before = bool(self._away)
+            (self._away.add if why else self._away.discard)(part)
+            after = bool(self._away)
+        if before != after and not self._ended.is_set():
             self._failed(why)
 
 

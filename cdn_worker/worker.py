@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cdn_worker.codec import decoded_task, encoded
 from cdn_worker.contract import (
     CopyReport,
     CopyTask,
@@ -17,8 +18,6 @@ from cdn_worker.contract import (
     Parked,
     Refused,
     counts_of,
-    decoded_task,
-    encoded,
     failures_of,
     ledgered,
 )
@@ -40,8 +39,8 @@ KEYS_A_PROCESS = 1200
 LISTINGS_MAX = 4
 DESKS_MAX = 500
 IDLE_S = 30.0
-DRAIN_S = 10.0
-END_S = 14.0
+DRAIN_S = 8.0
+END_S = 11.0
 SIGN_S = 1.0
 REFUSED_S = 5.0
 
@@ -113,7 +112,6 @@ class Worker:
         self._desks: dict[str, Desk] = {}
         self._specs: dict[str, JobSpec] = {}
         self._copying: dict[int, Copying] = {}
-        self._copies = 0
         self._listings: list[Listing] = []
         self._sign_at = 0.0
         self._refuse_until = 0.0
@@ -167,7 +165,9 @@ class Worker:
         while (self._copying or self._listings) and time.monotonic() < until:
             self._engine.turn(0.02)
             self._processes.tend()
-            self._post.send(Parcel(given_back=self._post.claimed()))
+            claimed = self._post.claimed()
+            if claimed:
+                self._post.send(Parcel(given_back=claimed))
             self._listings = [one for one in self._listings if not self._listing_ended(one)]
         left = {id(one.claim): one.claim for one in self._copying.values()}
         left |= {id(one.claim): one.claim for one in self._listings}
@@ -209,7 +209,8 @@ class Worker:
         except BadInput as error:
             log.error("no_access", extra={"fields": {"cause": str(error), "job": task.spec.job}})
             self._refuse_until = time.monotonic() + REFUSED_S
-            self._post.send(Parcel(given_back=[claim]))
+            # Not given back at once: a worker without keys would bring every message to the dead letters in a minute.
+            self._post.send(Parcel(let_go=[claim]))
             return
         desk.tasks += 1
         if isinstance(task, ListTask):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import getpass
-import inspect
 import logging
-import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,20 +18,20 @@ from rich.live import Live
 from rich.progress import Progress
 
 from sts_manager import chores, logs, queries, screens, wiring
+from sts_manager.commands import EXIT_ERRORS, STORE_FLAGS, AllInProject, DryRun, command, err, opened_store, print_lines, report
 from sts_manager.daemon import Ending, Stop
 from sts_manager.domain.choice import AUTO
-from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
+from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.domain.model import Hold, JobStatus, Route, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
 from sts_manager.pool_wiring import Pool
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import ROUTES, PrefixFile, read_prefixes
 from sts_manager.reconciler import PassResult
-from sts_manager.settings import Settings, flag_of, load_settings, seconds_of, shown
+from sts_manager.settings import Settings, seconds_of, shown
 
 log = logging.getLogger(__name__)
 
-EXIT_ERRORS, EXIT_USAGE, EXIT_CANNOT_GO_ON = 1, 2, 3
 WATCH_S, WATCH_BILLED_S = 2.0, 30.0
 
 app = typer.Typer(
@@ -47,101 +44,11 @@ app = typer.Typer(
     "Settings come from flags, STS_MANAGER_… variables, the --config-path file, then defaults.",
 )
 # Tables are as wide as they need to be where nobody's terminal limits them.
-out, err = Console(width=None if sys.stdout.isatty() else 200), Console(stderr=True)
-
-
-def _option(name: str) -> Any:
-    """A flag for one setting: its help is the setting's description, its default the setting's default."""
-    field = Settings.model_fields[name]
-    default = f" (default: {field.default})" if field.default not in ("", None, False) else ""
-    return typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", show_default=False)
-
-
-def _switch(name: str) -> Any:
-    dashed = name.replace("_", "-")
-    return typer.Option(
-        f"--{dashed}/--no-{dashed}" if not dashed.startswith("no-") else f"--{dashed}",
-        help=Settings.model_fields[name].description,
-        show_default=False,
-    )
-
-
-STORE_FLAGS = ("store", "job_table", "job_history_table", "dataset", "dataset_location", "project", "pool_ledger")
-"""What every command takes that opens the store."""
-
-CONFIG = typer.Option("--config-path", help="JSON file with these flags (no leading dashes).")
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-AllInProject = Annotated[bool, typer.Option("--all-in-project", help="Also what other tools made in the project.")]
-
-
-def _command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with these settings as flags (and --config-path) beside its own parameters; it is given `settings`.
-
-    Errors of ours end as one message and an exit code; anything else is a defect and keeps its traceback.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def run(**given: Any) -> None:
-            complaint = logs.configure()
-            if complaint:
-                err.print(f"warning: {complaint}", markup=False)
-            try:
-                chosen = {name: given.pop(name) for name in flags}
-                command(settings=_settings(given.pop("config_path"), **chosen), **given)
-            except BadInput as error:
-                _fail(error, EXIT_USAGE)
-            except (Fatal, Retryable, Permanent, LeaseLost) as error:
-                _fail(error, EXIT_CANNOT_GO_ON)
-
-        own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "settings"]
-        shared = {"config_path": Annotated[Path | None, CONFIG], **{name: _flag(name) for name in flags}}
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [
-            *(one.replace(kind=keyword) for one in own),
-            *(inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in shared.items()),
-        ]
-        # typer reads a command's flags off its signature.
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        vars(run)["__signature__"] = inspect.Signature(parameters)
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
-
-    return decorate
-
-
-def _flag(name: str) -> Any:
-    """The annotation of one setting's flag. None: not given. What typer cannot check, the settings check."""
-    kind = Settings.model_fields[name].annotation
-    if kind is bool:
-        return Annotated[bool | None, _switch(name)]
-    return Annotated[(kind if kind in (int, float) else str) | None, _option(name)]
-
-
-def _fail(error: Exception, code: int) -> None:
-    print(f"error: {logs.masked(str(error))}", file=sys.stderr)
-    raise typer.Exit(code) from error
-
-
-def _settings(config: Path | None, **flags: object) -> Settings:
-    settings = load_settings(flags, os.environ, config)
-    if settings.bigquery is None:
-        for key in ("dataset", "dataset_location"):
-            if getattr(settings, key) != Settings.model_fields[key].default:
-                err.print(f"warning: {flag_of(key)} has no effect without --store bigquery", markup=False)
-    return settings
-
-
-@contextmanager
-def _opened(settings: Settings, *, create: bool = False) -> Iterator[JobStore]:
-    store = wiring.store_of(settings, create=create, told=lambda step: _print_lines([f"done: {step}"]))
-    try:
-        yield store
-    finally:
-        store.close()
+out = Console(width=None if sys.stdout.isatty() else 200)
 
 
 @app.command()
-@_command(*Settings.model_fields)
+@command(*Settings.model_fields)
 def run(
     *,
     settings: Settings,
@@ -156,12 +63,12 @@ def run(
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
     stop = Stop()
-    with _opened(settings) as opened, stop.on_signals(), closing(Pool(settings, lambda: wiring.store_of(settings))) as pool:
+    with opened_store(settings) as opened, stop.on_signals(), closing(Pool(settings, lambda: wiring.store_of(settings))) as pool:
         if dry_run:
             choice = wiring.chosen(settings)
-            _print_lines([f"route    {choice.route.value}: {choice.why}; a row's own route wins"])
+            print_lines([f"route    {choice.route.value}: {choice.why}; a row's own route wins"])
             result = wiring.reconciler_of(settings, opened, None, stop, pool).run_pass(dispatch=True, dry_run=True)
-            _print_lines([*screens.plan_lines(result.plan), *([result.degraded] if result.degraded else [])])
+            print_lines([*screens.plan_lines(result.plan), *([result.degraded] if result.degraded else [])])
             return
         if wiring.chosen(settings).route is Route.CDN:
             pool.open()
@@ -181,7 +88,7 @@ def _run_once(settings: Settings, opened: JobStore, stop: Stop, pool: Pool) -> N
         reconciler.settle_outcomes()
     finally:
         lease.release()
-    _print_lines(screens.plan_lines(result.plan))
+    print_lines(screens.plan_lines(result.plan))
     refused = [one for one in result.outcomes if isinstance(one, (StartRefused, SteeringFailed))]
     for one in refused:
         print(f"refused  {one.prefix}: {one.code}: {logs.masked(one.message)}", file=sys.stderr)
@@ -212,7 +119,7 @@ def _progress(result: PassResult) -> None:
 
 
 @app.command("prepare-tables")
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def prepare_tables(
     *,
     settings: Settings,
@@ -229,12 +136,12 @@ def prepare_tables(
     read = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else PrefixFile([], {})
     prefixes = read.prefixes
     if dry_run:
-        _print_lines(f"would {step}" for step in wiring.preparation_of(settings))
+        print_lines(f"would {step}" for step in wiring.preparation_of(settings))
         fit = f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; " if job_prefix_source_file else ""
         out.print(f"{fit}nothing was written", markup=False)
         return
     with (
-        _opened(settings, create=True) as opened,
+        opened_store(settings, create=True) as opened,
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
     ):
         task = bar.add_task("loading prefixes", total=len(prefixes))
@@ -243,7 +150,7 @@ def prepare_tables(
 
 
 @app.command("pause-all-jobs")
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def pause_all_jobs(
     *,
     settings: Settings,
@@ -255,15 +162,15 @@ def pause_all_jobs(
     """Pause all running operations. Without --hold a running daemon resumes them in its next job cycle."""
     now = datetime.now(UTC)
     wish = Hold(by=f"{getpass.getuser()}@{socket.gethostname()}", at=now, reason=reason) if hold else None
-    with _opened(settings) as opened, wiring.transfer_project(settings) as project:
+    with opened_store(settings) as opened, wiring.transfer_project(settings) as project:
         done = chores.pause_all(opened, project, now, hold=wish, dry_run=dry_run, all_in_project=all_in_project)
     if hold and not dry_run:
-        _print_lines(["held: nothing starts or resumes until `sts-manager resume-all-jobs`"])
-    _report(done, "paused", dry_run=dry_run)
+        print_lines(["held: nothing starts or resumes until `sts-manager resume-all-jobs`"])
+    report(done, "paused", dry_run=dry_run)
 
 
 @app.command("resume-all-jobs")
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def resume_all_jobs(
     *,
     settings: Settings,
@@ -271,13 +178,13 @@ def resume_all_jobs(
     all_in_project: AllInProject = False,
 ) -> None:
     """Lift the hold, and resume every paused operation."""
-    with _opened(settings) as opened, wiring.transfer_project(settings) as project:
+    with opened_store(settings) as opened, wiring.transfer_project(settings) as project:
         done = chores.resume_all(opened, project, datetime.now(UTC), dry_run=dry_run, all_in_project=all_in_project)
-    _report(done, "resumed", dry_run=dry_run)
+    report(done, "resumed", dry_run=dry_run)
 
 
 @app.command("remove-successful-one-time-jobs")
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def remove_successful_one_time_jobs(
     *,
     settings: Settings,
@@ -285,13 +192,13 @@ def remove_successful_one_time_jobs(
     all_in_project: AllInProject = False,
 ) -> None:
     """Delete transfer jobs that ran once and succeeded wholly. Never-run, recurring and still needed ones are kept."""
-    with _opened(settings) as opened, wiring.transfer_project(settings) as project:
+    with opened_store(settings) as opened, wiring.transfer_project(settings) as project:
         done = list(chores.remove_successful_one_time_jobs(opened, project, dry_run=dry_run, all_in_project=all_in_project))
-    _report(done, "removed", dry_run=dry_run)
+    report(done, "removed", dry_run=dry_run)
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def status(
     *,
     settings: Settings,
@@ -304,7 +211,7 @@ def status(
     ] = False,
 ) -> None:
     """Is it running, how far is it, what failed and what to do about it."""
-    with _opened(settings) as opened:
+    with opened_store(settings) as opened:
         if as_json:
             print(screens.as_json(screens.gather(opened, datetime.now(UTC))))
         elif watch:
@@ -317,7 +224,7 @@ def status(
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def history(
     *,
     settings: Settings,
@@ -325,7 +232,7 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with each operation in full.")] = False,
 ) -> None:
     """Everything that happened to one prefix, oldest first."""
-    with _opened(settings) as opened:
+    with opened_store(settings) as opened:
         if opened.job(Prefix(prefix)) is None:
             raise BadInput(
                 f"there is no prefix {prefix!r} in {settings.store_shown}; is it spelt as in the file, with its last '/'?"
@@ -338,7 +245,7 @@ def history(
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def failures(
     *,
     settings: Settings,
@@ -348,7 +255,7 @@ def failures(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Which objects failed and why, of prefixes that travel through the worker pool: those of each prefix's last attempt."""
-    with _opened(settings) as opened:
+    with opened_store(settings) as opened:
         if prefix is not None and opened.job(Prefix(prefix)) is None:
             raise BadInput(f"there is no prefix {prefix!r} in {settings.store_shown}; is it spelt as in the file?")
         found = opened.failures(None if prefix is None else Prefix(prefix), limit)
@@ -356,18 +263,18 @@ def failures(
     if as_json:
         print(screens.answer_json(answer))
     elif as_csv:
-        _print_lines(screens.answer_csv(answer))
+        print_lines(screens.answer_csv(answer))
     elif not found:
-        _print_lines(["no failed object is known"])
+        print_lines(["no failed object is known"])
     else:
         out.print(
             screens.answer_table(answer, f"{len(found):,} failed objects{' (and perhaps more)' if len(found) == limit else ''}")
         )
-        _print_lines(screens.advice_lines(found))
+        print_lines(screens.advice_lines(found))
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def query(
     *,
     settings: Settings,
@@ -379,27 +286,27 @@ def query(
 ) -> None:
     """Run one of the queries of docs/queries: what failed, how fast, how long, what it cost."""
     if name is None:
-        _print_lines(f"{one:<16} {queries.says(text)}" for one, text in queries.texts().items())
+        print_lines(f"{one:<16} {queries.says(text)}" for one, text in queries.texts().items())
         return
     text = queries.text_of(name)
     if show:
-        _print_lines([text.rstrip()])
+        print_lines([text.rstrip()])
         return
     wanted = queries.wants(text)
     if (prefix is not None) != ("prefix" in wanted):
         raise BadInput(f"query {name} {'needs' if 'prefix' in wanted else 'takes no'} --prefix")
-    with _opened(settings) as opened:
+    with opened_store(settings) as opened:
         answer = wiring.asked(opened).ask(text, {} if prefix is None else {"prefix": prefix})
     if as_json:
         print(screens.answer_json(answer))
     elif as_csv:
-        _print_lines(screens.answer_csv(answer))
+        print_lines(screens.answer_csv(answer))
     else:
         out.print(screens.answer_table(answer, queries.says(text)))
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def retry(
     *,
     settings: Settings,
@@ -413,18 +320,18 @@ def retry(
     if code and not errors:
         raise BadInput("--code goes with --errors")
     now = datetime.now(UTC)
-    with _opened(settings) as opened:
+    with opened_store(settings) as opened:
         if errors:
             done = list(chores.retry_errors(opened, now, code=code))
         else:
             done = chores.retry(opened, [Prefix(prefix) for prefix in prefixes or ()], now)
-    _report(done, "set to retry", dry_run=False)
+    report(done, "set to retry", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def route(
     *,
     settings: Settings,
@@ -435,15 +342,15 @@ def route(
     if not wanted or named not in (AUTO, *ROUTES):
         raise BadInput(f"route PREFIX… ROUTE: {named!r} is no route; there are {AUTO}, {', '.join(ROUTES)}")
     chosen = None if named == AUTO else Route(named)
-    with _opened(settings) as opened:
+    with opened_store(settings) as opened:
         done = chores.set_route(opened, [Prefix(prefix) for prefix in wanted], chosen, datetime.now(UTC))
-    _report(done, f"set to {named}", dry_run=False)
+    report(done, f"set to {named}", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def rerun(
     *,
     settings: Settings,
@@ -457,11 +364,11 @@ def rerun(
     pause = seconds_of(every) if every else 0.0
     wanted = [Prefix(prefix) for prefix in prefixes or ()]
     stop = Stop()
-    with _opened(settings) as opened, stop.on_signals():
+    with opened_store(settings) as opened, stop.on_signals():
         while True:
             now = datetime.now(UTC)
             done = list(chores.rerun_all(opened, now)) if every_prefix else chores.rerun(opened, wanted, now)
-            _report(done if not every else [one for one in done if one.done], "set to run again", dry_run=False)
+            report(done if not every else [one for one in done if one.done], "set to run again", dry_run=False)
             if not every:
                 break
             if stop.wait(pause):
@@ -471,24 +378,24 @@ def rerun(
 
 
 @app.command()
-@_command(*STORE_FLAGS)
+@command(*STORE_FLAGS)
 def cancel(
     *,
     settings: Settings,
     prefixes: Annotated[list[str], typer.Argument(help="Prefixes whose transfer is to end.")],
 ) -> None:
     """End the transfers of prefixes in the worker pool. They end in `error` (CANCELLED) and start again only by `retry`."""
-    with _opened(settings) as opened, wiring.pool_project(settings) as project:
+    with opened_store(settings) as opened, wiring.pool_project(settings) as project:
         done = chores.cancel(
             opened, [Prefix(prefix) for prefix in prefixes], lambda name: project.cancel(name, datetime.now(UTC))
         )
-    _report(done, "cancelled", dry_run=False)
+    report(done, "cancelled", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)
 
 
 @app.command("create-alerts")
-@_command("project", "stackdriver_project", "job_interval", "metrics_interval", "sleep_timeout")
+@command("project", "stackdriver_project", "job_interval", "metrics_interval", "sleep_timeout")
 def create_alerts(
     *,
     settings: Settings,
@@ -502,11 +409,11 @@ def create_alerts(
     would = "would be " if dry_run else ""
     policies = wiring.alert_policies(settings).apply(wiring.alerts_of(settings), notification_channel or (), dry_run=dry_run)
     for did in policies:
-        _print_lines([f"{'' if did.what == 'unchanged' else would}{did.what:<10} {did.alert.key:<16} {did.alert.title}"])
+        print_lines([f"{'' if did.what == 'unchanged' else would}{did.what:<10} {did.alert.key:<16} {did.alert.title}"])
 
 
 @app.command()
-@_command("health_file", "sleep_timeout")
+@command("health_file", "sleep_timeout")
 def health(
     *,
     settings: Settings,
@@ -519,22 +426,7 @@ def health(
         told = "does not exist" if age is None else f"was touched {age:,.0f} s ago, and {most:,.0f} s are too many"
         print(f"unhealthy: {settings.health_file} {told}", file=sys.stderr)
         raise typer.Exit(EXIT_ERRORS)
-    _print_lines([f"healthy: heard {age:,.0f} s ago"])
-
-
-def _report(done: list[chores.Done], verb: str, *, dry_run: bool) -> None:
-    for one in done:
-        if one.done:
-            _print_lines([f"{'would be ' if dry_run else ''}{verb}  {one.name}"])
-        else:
-            _print_lines([f"not {verb}  {one.name}: {one.why}"])
-    number = sum(one.done for one in done)
-    _print_lines([f"{number:,} {'would be ' if dry_run else ''}{verb}, {len(done) - number:,} left as they are"])
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
+    print_lines([f"healthy: heard {age:,.0f} s ago"])
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ Cloud Storage and Pub/Sub.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -300,8 +300,6 @@ def differences(stage: Stage, objects: Mapping[str, bytes]) -> list[str]:
 
 
 def _md5(blob: Any) -> bytes:
-    import base64  # noqa: PLC0415
-
     return base64.b64decode(blob.md5_hash)
 
 
@@ -328,9 +326,6 @@ def main() -> int:
             fill(stage, objects)
             print(f"{len(objects):,} objects under {storm.prefixes:,} prefixes; the storm begins", flush=True)
             result = rage(storm, stage, Path(name), objects)
-            lines = Counter(
-                json.loads(line)["message"] for line in (Path(name) / "workers.log").read_text().splitlines() if line[:1] == "{"
-            )
             after = delta(storm, stage, Path(name), objects) if with_delta else None
         finally:
             stage.stop()
@@ -341,7 +336,7 @@ def main() -> int:
     print(f"prefixes   {dict(result.statuses)}, {result.attempts:,} attempts")
     print(f"counters   {dict(result.counters)}: {settled:,} of {len(objects):,} settled")
     print(f"sink       {len(result.wrong):,} missing, surplus or different {result.wrong[:3] or ''}")
-    print(f"left over  {result.left:,} rows of the pool's ledger; workers said {dict(lines)}")
+    print(f"left over  {result.left:,} rows of the pool's ledger")
     if after is not None:
         wanted, read, written, wrong = after
         print(f"delta      {wanted:,} new or changed: {read:,} read, {written:,} written, {len(wrong):,} wrong at the sink")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
-STOP_S = 16.0
+STOP_S = 12.0
 AGAIN_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 WELL_S = 60.0
 """A worker that has lived so long is well: if it dies then, it is started again at once."""

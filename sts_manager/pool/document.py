@@ -113,7 +113,7 @@ def _errors(job: Job) -> tuple[ErrorBreakdown, ...]:
 
 
 def _document(job: Job, state: OperationState) -> str:
-    """The pool's own operation, for `operation_results`."""
+    """The pool's own operation, for `operation_results`. Errors stand where a transfer operation has them: queries look there."""
     return json.dumps(
         {
             "name": operation_of(job.name),
@@ -127,8 +127,13 @@ def _document(job: Job, state: OperationState) -> str:
             "verified": dict(job.verified),
             "shards": {"known": job.shards, "open": job.shards_open},
             "tasks": {"known": job.tasks, "open": job.tasks_open},
-            "errors": [
-                {"error": error, "count": number, "key": key, "details": details} for error, number, key, details in job.errors
+            "errorBreakdowns": [
+                {
+                    "errorCode": one.code,
+                    "errorCount": one.count,
+                    "errorLogEntries": [{"url": one.sample_url, "errorDetails": [one.sample_details]}],
+                }
+                for one in _errors(job)
             ],
             "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
         },

@@ -12,19 +12,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from cdn_worker.contract import (
-    CopyReport,
-    CopyTask,
-    ListFailed,
-    ListReport,
-    ListTask,
-    Parked,
-    Refused,
-    Report,
-    decoded_report,
-    decoded_task,
-    undone,
-)
+from cdn_worker.codec import decoded_report, decoded_task
+from cdn_worker.contract import CopyReport, CopyTask, ListFailed, ListReport, ListTask, Parked, Refused, Report, undone
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import FailedObject
@@ -38,7 +27,8 @@ log = logging.getLogger(__name__)
 REPORTS_AT_ONCE = 500
 WAIT_S = 0.2
 AWAY_S = 2.0
-LAST_S = 2.0
+LAST_S = 1.0
+"""With what the crew takes to drain, well within the seconds that the daemon has after a signal."""
 BOARD_S = 30.0
 POISON = "poison"
 FAILURES_MAX = 10_000

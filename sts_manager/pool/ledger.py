@@ -14,12 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cdn_worker.contract import (
     ROOT,
-    Child,
     CopyReport,
     Counts,
     Failure,
@@ -31,42 +30,24 @@ from cdn_worker.contract import (
 )
 from sts_manager.domain.errors import Fatal, StoreUnavailable
 from sts_manager.domain.model import KnownObject
-from sts_manager.domain.naming import Prefix
 from sts_manager.pool.document import Job
+from sts_manager.pool.ledger_rows import (
+    NOTHING_TO_TELL,
+    OVER_ON_BOARD,
+    SCHEMA,
+    TABLES,
+    TOLD,
+    VERDICTS,
+    count_in,
+    early_of,
+    early_text,
+    job_of_row,
+    known_of,
+    spec_text,
+    time_text,
+)
 
-SCHEMA = 1
 BUSY_S = 10.0
-OVER_ON_BOARD = 1000
-NOTHING_TO_TELL, TOLD = 1, 2
-VERDICTS = ("done", "skipped", "failed", "unmappable", "vanished")
-LEVELS = ("md5", "crc32c", "size")
-_TABLES = f"""
-CREATE TABLE IF NOT EXISTS job (
-  name TEXT PRIMARY KEY, prefix TEXT NOT NULL, spec TEXT NOT NULL, queue TEXT NOT NULL, state TEXT NOT NULL,
-  strays INTEGER NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0,
-  began_at TEXT NOT NULL, ended_at TEXT, error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '',
-  shards INTEGER NOT NULL DEFAULT 1, shards_open INTEGER NOT NULL DEFAULT 1,
-  tasks INTEGER NOT NULL DEFAULT 0, tasks_open INTEGER NOT NULL DEFAULT 0,
-  listed INTEGER NOT NULL DEFAULT 0, listed_bytes INTEGER NOT NULL DEFAULT 0,
-  carried INTEGER NOT NULL DEFAULT 0, carried_bytes INTEGER NOT NULL DEFAULT 0,
-  {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in VERDICTS)},
-  {", ".join(f"by_{one} INTEGER NOT NULL DEFAULT 0" for one in LEVELS)}
-);
-CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix, began_at);
-CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
-CREATE TABLE IF NOT EXISTS shard (job TEXT, shard TEXT, run TEXT, PRIMARY KEY (job, shard)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS early (id INTEGER PRIMARY KEY, job TEXT, shard TEXT, run TEXT, report TEXT, UNIQUE (job, shard, run));
-CREATE TABLE IF NOT EXISTS task (job TEXT, shard TEXT, run TEXT, sequence INTEGER, counts TEXT,
-  PRIMARY KEY (job, shard, run, sequence)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failure (job TEXT, shard TEXT, run TEXT, prefix TEXT, key TEXT, size INTEGER, etag TEXT, verdict TEXT,
-  error TEXT, details TEXT, at TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS object (job TEXT, shard TEXT, run TEXT, key TEXT, size INTEGER, etag TEXT, generation INTEGER,
-  crc32c TEXT, verified TEXT, verdict TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS object_by_key ON object (job, key);
-CREATE TABLE IF NOT EXISTS parked (task TEXT PRIMARY KEY, job TEXT, kind TEXT, body TEXT);
-CREATE INDEX IF NOT EXISTS parked_by_job ON parked (job);
-CREATE TABLE IF NOT EXISTS dead_letter (id INTEGER PRIMARY KEY, at TEXT, job TEXT, reason TEXT, body BLOB);
-"""
 
 
 @dataclass(slots=True)
@@ -90,7 +71,7 @@ class PoolLedger:
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA:
                 raise Fatal(f"the pool's ledger {path} was written by a newer version of this program")
-            self._connection.executescript(_TABLES)
+            self._connection.executescript(TABLES)
             self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the pool's ledger {path}: {error}") from error
@@ -136,7 +117,7 @@ class PoolLedger:
             made = connection.execute(
                 "INSERT OR IGNORE INTO job (name, prefix, spec, queue, state, began_at, carried, carried_bytes) "
                 "VALUES (?, ?, ?, ?, 'new', ?, ?, ?)",
-                (spec.job, prefix, plain, queue, _text(at), *carried),
+                (spec.job, prefix, plain, queue, time_text(at), *carried),
             )
             if made.rowcount:
                 connection.execute("INSERT INTO shard VALUES (?, ?, NULL)", (spec.job, ROOT))
@@ -194,7 +175,7 @@ class PoolLedger:
         connection.execute(
             "UPDATE job SET state = 'over', ended_at = ?, error_code = ?, error_message = ?, strays = strays + ? "
             "WHERE name = ? AND state <> 'over'",
-            (_text(at), code, message, 1 if code else 0, job),
+            (time_text(at), code, message, 1 if code else 0, job),
         )
         connection.execute(
             "UPDATE job SET strays = strays + (SELECT count(*) FROM early e WHERE e.job = name) WHERE name = ?", (job,)
@@ -231,24 +212,15 @@ class PoolLedger:
             connection.execute("UPDATE job SET told = ? WHERE name = ?", (TOLD if failures else NOTHING_TO_TELL, job))
 
     def known(self, most: int) -> list[KnownObject]:
-        """Lines of the object ledger that the store does not have yet: of jobs that are over."""
-        rows = self._read(
-            "SELECT object.*, job.prefix FROM object JOIN job ON job.name = object.job WHERE job.state = 'over' LIMIT ?", (most,)
-        )
-        return [
-            KnownObject(
-                prefix=Prefix(row["prefix"]),
-                key=row["key"],
-                size=row["size"],
-                etag=row["etag"],
-                generation=row["generation"],
-                crc32c=row["crc32c"],
-                verified=row["verified"],
-                verdict=row["verdict"],
-                job_name=row["job"],
-            )
-            for row in rows
-        ]
+        """Lines of the object ledger that the store does not have yet: of one job that is over."""
+        while over := self._read("SELECT name, prefix FROM job WHERE state = 'over' AND ledgered > 0 LIMIT 1"):
+            job, prefix = over[0]
+            rows = self._read("SELECT * FROM object WHERE job = ? LIMIT ?", (job, most))
+            if rows:
+                return known_of(rows, prefix)
+            with self._write() as connection:
+                connection.execute("UPDATE job SET ledgered = 0 WHERE name = ?", (job,))
+        return []
 
     def forget(self, objects: Sequence[KnownObject]) -> None:
         """The store has them now."""
@@ -300,11 +272,12 @@ class PoolLedger:
             connection.executemany(
                 "INSERT OR IGNORE INTO failure SELECT ?, ?, ?, prefix, ?, ?, ?, ?, ?, ?, ? FROM job WHERE name = ?",
                 [
-                    (*where[:3], one.key, one.size, one.etag, one.verdict, one.error, one.details, _text(at), report.job)
+                    (*where[:3], one.key, one.size, one.etag, one.verdict, one.error, one.details, time_text(at), report.job)
                     for one in report.failures
                 ],
             )
         if report.objects:
+            fold.added["ledgered"] += 1
             connection.executemany(
                 "INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
@@ -315,7 +288,7 @@ class PoolLedger:
         row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", where[:2]).fetchone()
         if row is not None and row["run"] == report.run:
             fold.added["tasks_open"] -= 1
-            _count(fold.added, counts)
+            count_in(fold.added, counts)
 
     def _listed(self, connection: sqlite3.Connection, report: ListReport, fold: _Fold) -> None:
         waiting = [report]
@@ -324,7 +297,7 @@ class PoolLedger:
             row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (one.job, one.shard)).fetchone()
             if row is None:
                 # Its parent has not been heard of: either that comes later, or it was a dead run that left it.
-                values = (one.job, one.shard, one.run, _early(one))
+                values = (one.job, one.shard, one.run, early_text(one))
                 connection.execute("INSERT OR IGNORE INTO early (job, shard, run, report) VALUES (?, ?, ?, ?)", values)
                 continue
             if row["run"] is not None:
@@ -343,17 +316,17 @@ class PoolLedger:
         fold.added["shards_open"] += len(report.children) - 1
         fold.added["listed"] += report.listed
         fold.added["listed_bytes"] += report.listed_bytes
-        _count(fold.added, report.counts)
+        count_in(fold.added, report.counts)
         for (text,) in known:
             objects, sizes, verified = json.loads(text)
-            _count(fold.added, Counts(objects=objects, bytes=sizes, verified=verified))
+            count_in(fold.added, Counts(objects=objects, bytes=sizes, verified=verified))
         early: list[ListReport] = []
         for child in report.children:
             connection.execute("INSERT OR IGNORE INTO shard VALUES (?, ?, NULL)", (report.job, child.shard))
             statement = "SELECT report FROM early WHERE job = ? AND shard = ? ORDER BY id LIMIT 1"
             found = connection.execute(statement, (report.job, child.shard)).fetchone()
             if found is not None:
-                early.append(_of_early(found["report"]))
+                early.append(early_of(found["report"]))
         return early
 
     def _add(self, connection: sqlite3.Connection, job: str, fold: _Fold, at: datetime) -> None:
@@ -376,7 +349,7 @@ class PoolLedger:
 
     def job(self, name: str) -> Job | None:
         rows = self._read("SELECT * FROM job WHERE name = ?", (name,))
-        return _job_of(rows[0], self._errors(rows[0])) if rows else None
+        return job_of_row(rows[0], self._errors(rows[0])) if rows else None
 
     def _errors(self, row: sqlite3.Row) -> list[tuple[str, int, str, str]]:
         """(error, how often, a key, its details) of what failed."""
@@ -395,7 +368,10 @@ class PoolLedger:
 
     def live(self) -> list[Job]:
         """The jobs that are not over."""
-        return [_job_of(row, self._errors(row)) for row in self._read("SELECT * FROM job WHERE state <> 'over' ORDER BY name")]
+        return [
+            job_of_row(row, self._errors(row))
+            for row in self._read("SELECT * FROM job WHERE state IN ('new', 'running', 'paused') ORDER BY name")
+        ]
 
     def failures(self, job: str) -> Iterator[Failure]:
         """The keys of a job that are not at the sink, in their order."""
@@ -433,79 +409,5 @@ class PoolLedger:
         """Keep a dead letter where a person can look at it."""
         with self._write() as connection:
             connection.execute(
-                "INSERT INTO dead_letter (at, job, reason, body) VALUES (?, ?, ?, ?)", (_text(at), job, reason, body)
+                "INSERT INTO dead_letter (at, job, reason, body) VALUES (?, ?, ?, ?)", (time_text(at), job, reason, body)
             )
-
-
-def spec_text(spec: JobSpec) -> str:
-    """A spec as it is recorded: the same text for the same spec."""
-    return json.dumps({name: getattr(spec, name) for name in sorted(JobSpec.__dataclass_fields__)}, default=str)
-
-
-def _count(added: Counter[str], counts: Counts) -> None:
-    for name, number in counts.objects.items():
-        added[name] += number
-    for name, number in counts.bytes.items():
-        added[f"{name}_bytes"] += number
-    for name, number in counts.verified.items():
-        if name in LEVELS:
-            added[f"by_{name}"] += number
-
-
-def _early(report: ListReport) -> str:
-    counts = report.counts
-    return json.dumps(
-        [
-            [report.job, report.shard, report.run, report.listed, report.listed_bytes, report.tasks],
-            [dict(counts.objects), dict(counts.bytes), dict(counts.verified)],
-            [[one.shard, one.after, one.until] for one in report.children],
-        ]
-    )
-
-
-def _of_early(text: str) -> ListReport:
-    (job, shard, run, listed, listed_bytes, tasks), (objects, sizes, verified), children = json.loads(text)
-    return ListReport(
-        job=job,
-        shard=shard,
-        run=run,
-        listed=listed,
-        listed_bytes=listed_bytes,
-        tasks=tasks,
-        counts=Counts(objects=objects, bytes=sizes, verified=verified),
-        children=tuple(Child(shard=one[0], after=one[1], until=one[2]) for one in children),
-    )
-
-
-def _job_of(row: sqlite3.Row, errors: list[tuple[str, int, str, str]]) -> Job:
-    return Job(
-        name=row["name"],
-        prefix=row["prefix"],
-        spec=row["spec"],
-        queue=row["queue"],
-        state=row["state"],
-        began_at=_time(row["began_at"]),
-        ended_at=_time(row["ended_at"]) if row["ended_at"] else None,
-        error_code=row["error_code"],
-        error_message=row["error_message"],
-        shards=row["shards"],
-        shards_open=row["shards_open"],
-        tasks=row["tasks"],
-        tasks_open=row["tasks_open"],
-        listed=row["listed"],
-        listed_bytes=row["listed_bytes"],
-        carried=row["carried"],
-        carried_bytes=row["carried_bytes"],
-        objects={one: row[one] for one in VERDICTS},
-        bytes={one: row[f"{one}_bytes"] for one in VERDICTS},
-        verified={one: row[f"by_{one}"] for one in LEVELS},
-        errors=tuple(errors),
-    )
-
-
-def _text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds")
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)

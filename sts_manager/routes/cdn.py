@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from cdn_worker.contract import JobSpec, ListTask, encoded
+from cdn_worker.codec import encoded
+from cdn_worker.contract import JobSpec, ListTask
 from cdn_worker.domain.replace import Replace
 from cdn_worker.ports import Queues, QueueUnavailable
 from sts_manager.domain.errors import NameTaken, Retryable
@@ -14,7 +15,8 @@ from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
 from sts_manager.domain.place import Place
 from sts_manager.pool.document import job_of, operation_of, snapshot
-from sts_manager.pool.ledger import PoolLedger, spec_text
+from sts_manager.pool.ledger import PoolLedger
+from sts_manager.pool.ledger_rows import spec_text
 from sts_manager.ports import Clock, Started
 
 REPLACE = {"": Replace.RECORDED, "DIFFERENT": Replace.DIFFERENT, "NEVER": Replace.NEVER, "ALWAYS": Replace.ALWAYS}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.contract import ROOT, ListReport, decoded_task
+from cdn_worker.codec import decoded_task
+from cdn_worker.contract import ROOT, ListReport
 from cdn_worker.queues.sqlite import sqlite_queues
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import NameDeleted

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from cdn_worker.contract import CopyTask, Item, JobSpec, encoded
+from cdn_worker.codec import encoded
+from cdn_worker.contract import CopyTask, Item, JobSpec
 from cdn_worker.queues.sqlite import sqlite_queues
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdn_worker.codec import decoded_report, decoded_task, encoded
 from cdn_worker.contract import (
     KEYS_MAX,
     MESSAGE_BYTES_MAX,
@@ -28,9 +29,6 @@ from cdn_worker.contract import (
     Parked,
     Refused,
     child_of,
-    decoded_report,
-    decoded_task,
-    encoded,
     undone,
 )
 from cdn_worker.domain.replace import Replace

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cdn_worker.codec import encoded
 from cdn_worker.contract import (
     ROOT,
     Child,
@@ -24,7 +25,6 @@ from cdn_worker.contract import (
     Parked,
     Report,
     child_of,
-    encoded,
 )
 from sts_manager.domain.errors import Fatal
 from sts_manager.domain.model import OperationState

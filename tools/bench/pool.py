@@ -19,7 +19,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdn_worker.contract import JobSpec, ListTask, encoded
+from cdn_worker.codec import encoded
+from cdn_worker.contract import JobSpec, ListTask
 from cdn_worker.queues.sqlite import sqlite_queues
 from sts_manager.clock import SystemClock
 from sts_manager.pool.keeper import PoolKeeper

@@ -1,0 +1,251 @@
+"""The parts of the pool that stand alone: the canary, the look before a copy, the post, health, the choice of a route."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from cdn_worker.contract import JobSpec
+from cdn_worker.copying.canary import MISMATCH, PERMISSION_DENIED, canary
+from cdn_worker.copying.steps import Command, Outcome, Renew, Task
+from cdn_worker.domain.http import Answer, Request
+from cdn_worker.domain.integrity import Verified
+from cdn_worker.domain.verdict import Verdict
+from cdn_worker.health import answered
+from cdn_worker.ports import Leased, QueueUnavailable
+from cdn_worker.post import Parcel, Post
+from cdn_worker.queues.memory import MemoryQueue, memory_queues
+from cdn_worker.worker import Figures
+from sts_manager.domain.choice import choose
+from sts_manager.domain.model import OperationState, Route
+from sts_manager.pool.document import Job, job_of, operation_of, snapshot
+from tests.stages import wait_for
+from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way
+
+TASK = Task("a/b", len(BODY), MD5)
+PART = got(b"t", status=206, Content_Range=f"bytes 0-0/{len(BODY)}")
+
+
+def sung(answers: Sequence[Answer], task: Task = TASK) -> tuple[tuple[str, str] | None, list[Command]]:
+    """Play the canary with these answers to its requests."""
+    steps, left = canary(task, way(), "https://d.example/"), list(answers)
+    commands: list[Command] = []
+    outcome: Outcome = None
+    while True:
+        try:
+            command = steps.send(outcome)
+        except StopIteration as stop:
+            assert not left, "it ended early"
+            return stop.value, commands
+        commands.append(command)
+        outcome = left.pop(0) if isinstance(command, Request) else None
+
+
+def test_a_canary_that_comes_back_says_nothing() -> None:
+    wrong, commands = sung([PART])
+    assert wrong is None
+    (request,) = commands
+    assert isinstance(request, Request)
+    assert "Range: bytes=0-0" in request.headers
+
+
+def test_a_canary_for_an_empty_object_asks_for_the_whole() -> None:
+    wrong, commands = sung([got(b"", etag="e")], Task("a", 0, "e"))
+    assert wrong is None
+    assert not any("Range" in line for one in commands if isinstance(one, Request) for line in one.headers)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_what_passes_is_left_to_the_copying(status: int) -> None:
+    assert sung([got(status=status)])[0] is None
+
+
+def test_a_refusal_is_believed_after_a_fresh_signature_failed_too() -> None:
+    wrong, commands = sung([got(status=403)] * 3)
+    assert wrong is not None
+    assert wrong[0] == PERMISSION_DENIED
+    assert sum(isinstance(one, Renew) for one in commands) == 2
+    assert sung([got(status=403), PART])[0] is None
+
+
+def test_a_distribution_of_another_bucket_is_told_with_what_to_look_at() -> None:
+    wrong, _ = sung([got(status=404), got()] * 2 + [got(status=404), got()])
+    assert wrong is not None
+    assert wrong[0] == MISMATCH
+    assert "status 404 for 'a/b'" in wrong[1]
+    assert "origin" in wrong[1]
+    other, _ = sung([got(b"x", etag="other"), got()] * 3)
+    assert other is not None
+    assert 'ETag "other"' in other[1]
+
+
+def test_an_object_that_was_deleted_or_changed_meanwhile_is_no_mismatch() -> None:
+    assert sung([got(status=404), got(status=404)])[0] is None
+    assert sung([got(status=412), got(etag="newer")])[0] is None
+
+
+def test_who_looks_first_reads_nothing_that_is_there() -> None:
+    there = resource(metadata={"x-goog-source-etag": MD5})
+    verdict, commands = played(TASK._replace(look=True), [there])
+    assert (verdict.verdict, verdict.generation, verdict.verified) == (Verdict.SKIPPED, 7, Verified.SIZE)
+    assert len(commands) == 1
+
+
+def test_who_looks_first_and_finds_nothing_or_another_object_goes_on() -> None:
+    verdict, _ = played(TASK._replace(look=True), [Answer(404), got(), stored()])
+    assert verdict.verdict is Verdict.DONE
+    other = resource(body=b"another", metadata={"x-goog-source-etag": "other"})
+    verdict, commands = played(TASK._replace(look=True, generation=7), [other, got(), stored(generation=8)])
+    assert (verdict.verdict, verdict.generation) == (Verdict.DONE, 8)
+    assert any("x-goog-if-generation-match: 7" in one.headers for one in commands if isinstance(one, Request))
+
+
+class Flaky(MemoryQueue):
+    """Unavailable while told so; counts what is published."""
+
+    away = False
+
+    def publish(self, bodies: Sequence[bytes]) -> None:
+        if self.away:
+            raise QueueUnavailable("down for a test")
+        super().publish(bodies)
+
+
+def test_nothing_is_acknowledged_before_what_follows_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdn_worker.post.AWAY_S", 0.01)
+    reports = Flaky()
+    queues = replace(memory_queues(), reports=reports)
+    said: list[str] = []
+    post = Post(queues, failed=said.append)
+    queues.copies.publish([b"task"])
+    post.start()
+    post.want(lists=0, copies=5)
+    wait_for(lambda: bool(post._held))
+    (claim,) = post.claimed()
+    reports.away = True
+    post.send(Parcel(reports=[b"report"], done=[claim]))
+    wait_for(lambda: said == ["down for a test"])
+    assert post._held, "it is still ours"
+    reports.away = False
+    wait_for(lambda: not post._held)
+    assert said == ["down for a test", ""], "told when it went, and when it was back"
+    assert [one.body for one in reports.lease(5)] == [b"report"]
+    post.close(1)
+
+
+def test_listings_wait_until_there_is_nothing_to_copy() -> None:
+    queues = memory_queues()
+    queues.lists.publish([b"list"])
+    queues.copies.publish([b"copy"] * 3)
+    post = Post(queues)
+    post.start()
+    post.want(lists=1, copies=2)
+    wait_for(lambda: len(post._held) == 2)
+    assert [one.lists for one in post.claimed()] == [False, False]
+    post.want(lists=1, copies=2)
+    wait_for(lambda: len(post._held) == 4)
+    assert [one.lists for one in post.claimed()] == [False, True]
+    post.close(1)
+
+
+def test_leases_are_extended_while_they_are_held() -> None:
+    extended = threading.Event()
+
+    class Watched(MemoryQueue):
+        def extend(self, leases: Sequence[Leased]) -> None:
+            if leases:
+                extended.set()
+
+    queues = replace(memory_queues(), copies=Watched(), lease_s=0.2)
+    queues.copies.publish([b"x"])
+    post = Post(queues)
+    post.start()
+    post.want(lists=0, copies=1)
+    assert extended.wait(20)
+    post.close(1)
+
+
+def test_health() -> None:
+    well = Figures()
+    assert answered("/healthz", well)[0] == answered("/readyz", well)[0] == 200
+    assert answered("/readyz", Figures(draining=True)) == (503, b"draining\n")
+    assert answered("/readyz", Figures(queue_away="no such topic")) == (503, b"no such topic\n")
+    assert answered("/healthz", Figures(queue_away="x", draining=True))[0] == 200, "it is not to be replaced for that"
+    stuck = Figures(turned_at=time.monotonic() - 1000)
+    assert answered("/healthz", stuck)[0] == answered("/readyz", stuck)[0] == 503
+    assert answered("/", well)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("asked", "from_s3", "cdn_url", "route", "why"),
+    [
+        ("auto", True, "https://d/", Route.CDN, "a distribution is given"),
+        ("auto", True, "", Route.STS_S3, "no distribution is given"),
+        ("auto", False, "", Route.STS_GCS, "only the Storage Transfer Service reads"),
+        ("sts-s3", True, "https://d/", Route.STS_S3, "--route sts-s3 says so"),
+        ("cdn", True, "", Route.CDN, "--route cdn says so"),
+    ],
+)
+def test_the_route_is_chosen_for_a_reason(asked: str, from_s3: bool, cdn_url: str, route: Route, why: str) -> None:
+    choice = choose(asked, from_s3=from_s3, cdn_url=cdn_url)
+    assert choice.route is route
+    assert why in choice.why
+
+
+def job(state: str = "over", code: str = "", errors: tuple[tuple[str, int, str, str], ...] = (), **objects: int) -> Job:
+    counts = {"done": 0, "skipped": 0, "failed": 0, "unmappable": 0, "vanished": 0} | objects
+    return Job(
+        name="transferJobs/stsm-m-x-a1",
+        prefix="p/",
+        spec="",
+        queue="q",
+        state=state,
+        began_at=datetime(2026, 11, 21, tzinfo=UTC),
+        ended_at=None,
+        error_code=code,
+        error_message="why",
+        shards=1,
+        shards_open=0,
+        tasks=1,
+        tasks_open=0,
+        listed=sum(counts.values()),
+        listed_bytes=10 * sum(counts.values()),
+        carried=0,
+        carried_bytes=0,
+        objects=counts,
+        bytes={name: 10 * number for name, number in counts.items()},
+        verified={},
+        errors=errors,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "permanent"),
+    [
+        (job("new"), OperationState.QUEUED, False),
+        (job("running"), OperationState.IN_PROGRESS, False),
+        (job("paused"), OperationState.PAUSED, False),
+        (job(done=3, skipped=1), OperationState.SUCCESS, False),
+        (job(code="CANCELLED"), OperationState.ABORTED, False),
+        (job(code="NOT_FOUND"), OperationState.FAILED, False),
+        (job(done=1, failed=1, errors=(("source_busy", 1, "k", "503"),)), OperationState.FAILED, False),
+        (job(done=1, failed=1, errors=(("exists", 1, "k", "d"),)), OperationState.FAILED, True),
+        (job(failed=1, unmappable=1, errors=(("name", 1, "k", "d"), ("forbidden", 1, "l", "403"))), OperationState.FAILED, False),
+        (job(vanished=1, errors=(("vanished", 1, "k", "gone"),)), OperationState.FAILED, False),
+    ],
+)
+def test_a_job_as_an_operation(given: Job, state: OperationState, permanent: bool) -> None:
+    seen = snapshot(given)
+    assert (seen.state, seen.permanent) == (state, permanent)
+    assert seen.counters.objects_found + seen.counters.objects_skipped == given.listed
+    assert job_of(operation_of(given.name)) == given.name
+
+
+def test_a_spec_of_another_prefix_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="not under 'in/'"):
+        JobSpec(job="j", prefix="out/", source_root="in/", source_bucket="abc", sink_bucket="def")
