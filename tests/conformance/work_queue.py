@@ -123,7 +123,7 @@ def test_what_is_delivered_in_vain_too_often_is_buried_with_a_reason(bench: Benc
 
     wait_for(is_dead)
     assert [one.body for one in dead] == [b"poison"]
-    assert deliveries >= DELIVERIES_MAX
+    assert DELIVERIES_MAX <= deliveries <= 2 * DELIVERIES_MAX
     assert drained(bench)
 
 

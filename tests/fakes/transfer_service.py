@@ -26,6 +26,7 @@ class FakeTransferService:
         self.states: dict[OperationName, OperationSnapshot] = {}
         self.prefix_of: dict[OperationName, Prefix] = {}
         self.fail_start: Exception | None = None
+        self.fail_poll: Exception | None = None
         self.resumed: list[OperationName] = []
         self.paused: list[OperationName] = []
         self.polls = 0
@@ -51,6 +52,8 @@ class FakeTransferService:
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
         self.polls += 1
+        if self.fail_poll is not None:
+            raise self.fail_poll
         return {name: self.states[name] for name in names if name in self.states}
 
     def pause(self, name: OperationName) -> None:
