@@ -163,6 +163,9 @@ def run(
     allow_source: Annotated[list[str] | None, typer.Option(help="A bucket that tasks may name; any when not given.")] = None,
     allow_destination: Annotated[list[str] | None, typer.Option(help="The same of destinations.")] = None,
     health_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz, /metrics; 0: none.")] = 0,
+    state: Annotated[
+        Path | None, typer.Option(help="A file of this worker's own: large objects go on where they were after a restart.")
+    ] = None,
     object_ledger: Annotated[bool, typer.Option("--object-ledger", help="Report every object, not only failures.")] = False,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     s3_endpoint: Annotated[str, typer.Option(help="Else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or the region's.")] = "",
@@ -190,6 +193,7 @@ def run(
             ledger=object_ledger,
             sources=frozenset(allow_source or ()),
             sinks=frozenset(allow_destination or ()),
+            state=state,
         )
         with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
             for told in queues.warnings:

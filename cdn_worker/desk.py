@@ -9,7 +9,7 @@ from functools import partial
 
 from cdn_worker.contract import JobSpec
 from cdn_worker.copying.canary import canary
-from cdn_worker.copying.steps import Task
+from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.pages import Filter
@@ -24,7 +24,10 @@ from cdn_worker.wiring import s3_of, sink_of, way_of
 
 
 class Desk:
-    """One job's. `verdicts` gets those of its lane, with their tickets. Raises BadInput when there are no credentials."""
+    """One job's. `verdicts` gets those of its lane, with their tickets; `noted` how far large objects are, and where they go.
+
+    Raises BadInput when there are no credentials.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Desk:
         processes: Processes,
         *,
         verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
+        noted: Callable[[str, Task, Resume], None],
         said: Callable[[str], None],
     ) -> None:
         self.spec, self._say = spec, said
@@ -52,12 +56,23 @@ class Desk:
         self._way = way_of(self._setup)
         self.player = Player(engine, renew=lambda: self._renew(self._access.version))
         self._use_here(self._access)
-        self.lane = processes.open(self._setup, self._access, verdicts=verdicts, renew=self._renew)
+        self.lane = processes.open(
+            self._setup,
+            self._access,
+            verdicts=verdicts,
+            noted=lambda task, resume: noted(self.place(task.key), task, resume),
+            renew=self._renew,
+        )
         self.tasks = 0
         self.used_at = time.monotonic()
         self.wrong: tuple[str, str] | None = None
         self._canaries = 0
         self.tried = not self._setup.cdn_url
+
+    def place(self, key: str) -> str:
+        """Where a key's object goes, and as what: an upload that was begun for something else is none of its."""
+        name = f"{self.spec.sink_bucket}/{self._setup.mapping.sink_name(key)}"
+        return " ".join(filter(None, (name, self.spec.storage_class, self.spec.kms_key)))
 
     def ground(self) -> Ground:
         spec = self.spec

@@ -64,6 +64,7 @@ class Post:
         self._lock = threading.Lock()
         self._more = threading.Event()
         self._ended = threading.Event()
+        self._no_more = threading.Event()
         self._away: set[str] = set()
         self._asked_at = 0.0
         self.board: Mapping[str, JobState] = {}
@@ -83,6 +84,11 @@ class Post:
         """How many messages may be claimed from now on, beyond those that are claimed."""
         with self._lock:
             self._wanted = {True: lists, False: copies}
+
+    def claim_no_more(self) -> None:
+        """From now on. A claim that is under way would take what is given back meanwhile: what it gets is given back again."""
+        self._no_more.set()
+        self.want(lists=0, copies=0)
 
     def claimed(self) -> list[Claim]:
         """What was claimed since."""
@@ -114,7 +120,7 @@ class Post:
 
     def close(self, seconds: float) -> None:
         """Send what is left, at most so long, and end."""
-        self.want(lists=0, copies=0)
+        self.claim_no_more()
         until = time.monotonic() + seconds
         while self.unsent and time.monotonic() < until:
             time.sleep(0.01)
@@ -152,6 +158,9 @@ class Post:
             return 0
         try:
             leases = self._queue(lists=lists).lease(most, WAIT_S)
+            if self._no_more.is_set():
+                self._queue(lists=lists).release(leases)
+                return 0
         except QueueUnavailable as error:
             self._is_away("claim", str(error))
             self._ended.wait(AWAY_S)

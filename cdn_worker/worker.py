@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cdn_worker.codec import decoded_task, encoded
 from cdn_worker.contract import (
@@ -21,11 +22,12 @@ from cdn_worker.contract import (
     failures_of,
     ledgered,
 )
-from cdn_worker.copying.steps import Task
+from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.desk import Desk
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine
+from cdn_worker.journal import Journal
 from cdn_worker.listing import Listing, Sizes
 from cdn_worker.messages import Begin
 from cdn_worker.ports import JobState, Queues
@@ -80,6 +82,7 @@ class Pool:
     """How a worker works. ledger: every object is reported.
 
     sources, sinks   the buckets that tasks may name; any, where none is given
+    state            a file of how far large objects are, for this worker when it is started again; none: they begin anew
     """
 
     reach: Reach
@@ -88,6 +91,7 @@ class Pool:
     ledger: bool = False
     sources: frozenset[str] = frozenset()
     sinks: frozenset[str] = frozenset()
+    state: Path | None = None
 
     def check(self, spec: JobSpec) -> None:
         """Raises Refused for a task that this worker is not for."""
@@ -113,6 +117,7 @@ class Worker:
         self._specs: dict[str, JobSpec] = {}
         self._copying: dict[int, Copying] = {}
         self._listings: list[Listing] = []
+        self._journal = None if pool.state is None else Journal(pool.state, f"the pool at {pool.reach.sink_endpoint}")
         self._sign_at = 0.0
         self._refuse_until = 0.0
 
@@ -128,6 +133,8 @@ class Worker:
             self._processes.close()
             self._post.close(END_S - DRAIN_S)
             self._engine.close()
+            if self._journal is not None:
+                self._journal.close(complete=False)
 
     # The loop
 
@@ -159,7 +166,7 @@ class Worker:
     def _drain(self) -> None:
         """No new claims; what is at work gets some seconds."""
         self.figures.draining = True
-        self._post.want(lists=0, copies=0)
+        self._post.claim_no_more()
         log.info("draining", extra={"fields": {"objects": len(self._copying), "listings": len(self._listings)}})
         until = time.monotonic() + DRAIN_S
         while (self._copying or self._listings) and time.monotonic() < until:
@@ -229,13 +236,16 @@ class Worker:
         copying = Copying(claim, task, desk, len(task.items))
         again = claim.lease.attempt > 1
         for item in task.items:
-            asked = Task(item.key, item.size, item.etag, item.modified, item.generation, look=again)
+            resume = None if self._journal is None else self._journal.resume(desk.place(item.key), item.etag, item.size)
+            asked = Task(item.key, item.size, item.etag, item.modified, item.generation, resume, look=again)
             self._copying[self._processes.add(desk.lane, asked)] = copying
 
     def _desk(self, spec: JobSpec) -> Desk:
         desk = self._desks.get(spec.job)
         if desk is None:
-            desk = Desk(spec, self._pool.reach, self._engine, self._processes, verdicts=self._verdicts, said=self._say)
+            desk = Desk(
+                spec, self._pool.reach, self._engine, self._processes, verdicts=self._verdicts, noted=self._noted, said=self._say
+            )
             self._desks[spec.job] = desk
             self._specs[spec.job] = spec
         return desk
@@ -245,6 +255,8 @@ class Worker:
         for ticket, verdict in verdicts:
             copying = self._copying.pop(ticket)
             copying.verdicts.append(verdict)
+            if self._journal is not None:
+                self._journal.ended(copying.desk.place(verdict.key))
             copying.left -= 1
             figures.objects[verdict.verdict.value] += 1
             figures.bytes[verdict.verdict.value] += verdict.size
@@ -252,6 +264,14 @@ class Worker:
                 figures.errors[verdict.error] += 1
             if not copying.left:
                 self._copied(copying)
+
+    def _noted(self, place: str, task: Task, resume: Resume) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.note(task._replace(key=place), resume)
+        except OSError as error:
+            self._say(f"how far large objects are cannot be written down: {error.strerror}")
 
     def _copied(self, copying: Copying) -> None:
         task, verdicts = copying.task, copying.verdicts

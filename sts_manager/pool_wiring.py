@@ -85,6 +85,7 @@ def worker_order(settings: Settings) -> Order | None:
         *(("--substitute", pair) for pair in settings.cdn_substitute.split(";")),
     ):
         words += [flag, value] if value else []
+    words += ["--state", str(beside_store(settings, "worker").with_suffix(".resume"))]
     words += ["--object-ledger"] if settings.object_ledger else []
     words += ["--cdn-digest", settings.cdn_digest, "--cdn-signature-life", str(settings.cdn_signature_life)]
     return Order(words=words)

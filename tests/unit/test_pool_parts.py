@@ -153,6 +153,19 @@ def test_listings_wait_until_there_is_nothing_to_copy() -> None:
     post.close(1)
 
 
+def test_who_drains_does_not_claim_again_what_it_gave_back() -> None:
+    queues = memory_queues()
+    post = Post(queues)
+    post.start()
+    post.want(lists=0, copies=5)
+    wait_for(lambda: post._asked_at > 0)  # a claim is under way, and waits
+    post.claim_no_more()
+    queues.copies.publish([b"given back"])
+    post.close(5)
+    assert queues.copies.backlog() == 1
+    assert post.claimed() == []
+
+
 def test_leases_are_extended_while_they_are_held() -> None:
     extended = threading.Event()
 
