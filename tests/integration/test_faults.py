@@ -103,11 +103,13 @@ def test_a_fault_of_the_cdn_that_stays(stage: Stage, fault: str, size: str) -> N
         expected = "truncated"
     if (fault, size) == ("TOO_LONG", "large"):
         expected = "too_long"
-    # Of several ranges at once one may lose its connection to the surplus of another before its own is seen.
-    allowed = {expected, "truncated"} if (fault, size) == ("TOO_LONG", "large") else {expected}
+    # Of several ranges at once one may lose its connection to the surplus of another before its own is seen; or all that was
+    # asked for gets through before any surplus is, and then the object is there and proved, as `check` has seen.
+    allowed = {expected, "truncated", ""} if (fault, size) == ("TOO_LONG", "large") else {expected}
     assert ends
     assert ends <= allowed
-    assert at_sink(stage) == {}, "nothing unproved is left at the sink"
+    done = {key: wanted[key] for key, one in copies.verdicts.items() if not one.error}
+    assert at_sink(stage) == done, "nothing unproved is left at the sink"
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
