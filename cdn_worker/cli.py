@@ -38,6 +38,24 @@ app = typer.Typer(
 )
 
 
+# The flags that `copy` and `run` share.
+CdnKeyPairId = Annotated[str, typer.Option(help="The id of the CDN's public key; without it URLs are not signed.")]
+CdnPrivateKeyFile = Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")]
+CdnPrivateKeySecret = Annotated[str, typer.Option(help="Or in Secret Manager: projects/P/secrets/S[/versions/V].")]
+CdnDigest = Annotated[Digest, typer.Option(help="The hash under the signature.")]
+CdnSignatureLife = Annotated[int, typer.Option(help="Seconds; renewed in time by itself.")]
+Substitute = Annotated[list[str] | None, typer.Option(help="OLD=NEW in the path of the CDN's URL; may be repeated.")]
+Processes = Annotated[int, typer.Option(min=0, help="Copying loops, a process each; 0: one for each core.")]
+Connections = Annotated[int, typer.Option(min=1, help="Most requests at once, for each process and side.")]
+BufferMib = Annotated[int, typer.Option(min=16, help="MiB that one process may hold in buffers.")]
+Http2 = Annotated[bool, typer.Option("--http2", help="Offer HTTP/2 over TLS.")]
+S3Endpoint = Annotated[str, typer.Option(help="Else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or the region's.")]
+S3Region = Annotated[str, typer.Option(help="Of the source bucket; else AWS_REGION, or us-east-1.")]
+AwsProfile = Annotated[str, typer.Option(help="A profile of ~/.aws; else AWS's usual chain.")]
+NoSignRequest = Annotated[bool, typer.Option("--no-sign-request", help="The source bucket is public.")]
+GcsEndpoint = Annotated[str, typer.Option(help="Else STORAGE_EMULATOR_HOST, or Cloud Storage.")]
+
+
 @app.callback()
 def _root() -> None:
     pass
@@ -88,20 +106,20 @@ def copy(
     cdn_url: Annotated[
         str, typer.Option(help="Read through a CDN: what stands before a key. Else from S3, by signed requests.")
     ] = "",
-    cdn_key_pair_id: Annotated[str, typer.Option(help="The id of the CDN's public key; without it URLs are not signed.")] = "",
-    cdn_private_key_file: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
-    cdn_private_key_secret: Annotated[str, typer.Option(help="Or in Secret Manager: projects/P/secrets/S[/versions/V].")] = "",
-    cdn_digest: Annotated[Digest, typer.Option(help="The hash under the signature.")] = Digest.SHA1,
-    cdn_signature_life: Annotated[int, typer.Option(help="Seconds; renewed in time by itself.")] = 7 * 24 * 3600,
-    substitute: Annotated[list[str] | None, typer.Option(help="OLD=NEW in the path of the CDN's URL; may be repeated.")] = None,
+    cdn_key_pair_id: CdnKeyPairId = "",
+    cdn_private_key_file: CdnPrivateKeyFile = None,
+    cdn_private_key_secret: CdnPrivateKeySecret = "",
+    cdn_digest: CdnDigest = Digest.SHA1,
+    cdn_signature_life: CdnSignatureLife = 7 * 24 * 3600,
+    substitute: Substitute = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List and compare; say what would be copied; change nothing.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace objects at the destination that differ.")] = False,
     verdicts: Annotated[Path, typer.Option(help="What became of each key: .ndjson, or .parquet.")] = Path("verdicts.ndjson"),
-    processes: Annotated[int, typer.Option(min=0, help="Copying loops, a process each; 0: one for each core.")] = 0,
-    connections: Annotated[int, typer.Option(min=1, help="Most requests at once, for each process and side.")] = 512,
-    buffer_mib: Annotated[int, typer.Option(min=16, help="MiB that one process may hold in buffers.")] = 256,
+    processes: Processes = 0,
+    connections: Connections = 512,
+    buffer_mib: BufferMib = 256,
     listing_lanes: Annotated[int, typer.Option(min=1, help="Ranges of keys that are listed at once.")] = 8,
     storage_class: Annotated[str, typer.Option(help="Of the new objects; else the bucket's default.")] = "",
     kms_key: Annotated[str, typer.Option(help="Cloud KMS key of the new objects: projects/…/cryptoKeys/K.")] = "",
@@ -111,12 +129,12 @@ def copy(
     multipart_etags: Annotated[
         bool, typer.Option(help="Recompute the ETags of objects uploaded in parts; costs an MD5 of their bytes.")
     ] = True,
-    http2: Annotated[bool, typer.Option("--http2", help="Offer HTTP/2 over TLS.")] = False,
-    s3_endpoint: Annotated[str, typer.Option(help="Else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or the region's.")] = "",
-    s3_region: Annotated[str, typer.Option(help="Of the source bucket; else AWS_REGION, or us-east-1.")] = "",
-    aws_profile: Annotated[str, typer.Option(help="A profile of ~/.aws; else AWS's usual chain.")] = "",
-    no_sign_request: Annotated[bool, typer.Option("--no-sign-request", help="The source bucket is public.")] = False,
-    gcs_endpoint: Annotated[str, typer.Option(help="Else STORAGE_EMULATOR_HOST, or Cloud Storage.")] = "",
+    http2: Http2 = False,
+    s3_endpoint: S3Endpoint = "",
+    s3_region: S3Region = "",
+    aws_profile: AwsProfile = "",
+    no_sign_request: NoSignRequest = False,
+    gcs_endpoint: GcsEndpoint = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only errors and the summary.")] = False,
 ) -> None:
     """Copy every object under a prefix, and prove each: exit code 0 only if all of them are at the destination.
@@ -144,21 +162,22 @@ def run(
     cdn_url: Annotated[
         str, typer.Option(help="Read through a CDN: what stands before a key; {bucket} in it is the source's bucket.")
     ] = "",
-    cdn_key_pair_id: Annotated[str, typer.Option(help="The id of the CDN's public key; without it URLs are not signed.")] = "",
-    cdn_private_key_file: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
-    cdn_private_key_secret: Annotated[str, typer.Option(help="Or in Secret Manager: projects/P/secrets/S[/versions/V].")] = "",
-    cdn_digest: Annotated[Digest, typer.Option(help="The hash under the signature.")] = Digest.SHA1,
-    cdn_signature_life: Annotated[int, typer.Option(help="Seconds; renewed in time by itself.")] = 7 * 24 * 3600,
-    substitute: Annotated[list[str] | None, typer.Option(help="OLD=NEW in the path of the CDN's URL; may be repeated.")] = None,
-    processes: Annotated[int, typer.Option(min=0, help="Copying loops, a process each; 0: one for each core.")] = 0,
-    connections: Annotated[int, typer.Option(min=1, help="Most requests at once, for each process and side.")] = 512,
-    buffer_mib: Annotated[int, typer.Option(min=16, help="MiB that one process may hold in buffers.")] = 256,
-    http2: Annotated[bool, typer.Option("--http2", help="Offer HTTP/2 over TLS.")] = False,
-    keys_per_task: Annotated[int, typer.Option(min=1, max=5000, help="Objects in one copy task, at most.")] = 50,
+    cdn_key_pair_id: CdnKeyPairId = "",
+    cdn_private_key_file: CdnPrivateKeyFile = None,
+    cdn_private_key_secret: CdnPrivateKeySecret = "",
+    cdn_digest: CdnDigest = Digest.SHA1,
+    cdn_signature_life: CdnSignatureLife = 7 * 24 * 3600,
+    substitute: Substitute = None,
+    processes: Processes = 0,
+    connections: Connections = 512,
+    buffer_mib: BufferMib = 256,
+    http2: Http2 = False,
+    keys_per_task: Annotated[int, typer.Option(min=1, max=1000, help="Objects in one copy task, at most.")] = 50,
     mib_per_task: Annotated[int, typer.Option(min=1, help="MiB in one copy task, unless a single object is larger.")] = 64,
     pages_per_task: Annotated[int, typer.Option(min=1, help="Pages of 1,000 keys that one list task reads.")] = 20,
     lease: Annotated[
-        float, typer.Option(min=1, help="Seconds until a dead worker's tasks go to another one; Pub/Sub's own with it.")
+        float,
+        typer.Option(min=1, help="Seconds until a dead worker's tasks go to another one; with Pub/Sub its subscriptions say."),
     ] = 60,
     allow_source: Annotated[list[str] | None, typer.Option(help="A bucket that tasks may name; any when not given.")] = None,
     allow_destination: Annotated[list[str] | None, typer.Option(help="The same of destinations.")] = None,
@@ -167,16 +186,16 @@ def run(
         Path | None, typer.Option(help="A file of this worker's own: large objects go on where they were after a restart.")
     ] = None,
     object_ledger: Annotated[bool, typer.Option("--object-ledger", help="Report every object, not only failures.")] = False,
-    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
-    s3_endpoint: Annotated[str, typer.Option(help="Else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or the region's.")] = "",
-    s3_region: Annotated[str, typer.Option(help="Of the source bucket; else AWS_REGION, or us-east-1.")] = "",
-    aws_profile: Annotated[str, typer.Option(help="A profile of ~/.aws; else AWS's usual chain.")] = "",
-    no_sign_request: Annotated[bool, typer.Option("--no-sign-request", help="The source bucket is public.")] = False,
-    gcs_endpoint: Annotated[str, typer.Option(help="Else STORAGE_EMULATOR_HOST, or Cloud Storage.")] = "",
+    parent: Annotated[int, typer.Option(hidden=True)] = 0,
+    s3_endpoint: S3Endpoint = "",
+    s3_region: S3Region = "",
+    aws_profile: AwsProfile = "",
+    no_sign_request: NoSignRequest = False,
+    gcs_endpoint: GcsEndpoint = "",
 ) -> None:
     """Work for `sts-manager run`: take tasks from the queue, list and copy, report; until told to stop (SIGTERM).
 
-    Any number may run, here and on other machines; any may die at any time. It drains within 20 seconds.
+    Any number may run, here and on other machines; any may die at any time. It drains within 15 seconds.
     """
     values = {name: value for name, value in locals().items() if name in ReachFlags.__dataclass_fields__}
     values["substitute"] = tuple(substitute or ())
@@ -198,7 +217,7 @@ def run(
         with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
             for told in queues.warnings:
                 print(f"warning: {told}", file=sys.stderr)
-            serve(pool, queues, health_port=health_port, with_parent=with_parent)
+            serve(pool, queues, health_port=health_port, parent=parent)
 
 
 @app.command("prepare-queue")

@@ -6,6 +6,7 @@ Whatever does not fit is refused with a reason and never acted upon: a queue is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ from cdn_worker.contract import (
 )
 from cdn_worker.domain.replace import Replace
 from cdn_worker.domain.verdict import Verdict
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def encoded(message: Task | Report) -> bytes:
@@ -118,6 +121,8 @@ def _decoded(body: bytes) -> Task | Report:
         raise Refused(f"it is not JSON: {str(error)[:100]}") from None
     if not isinstance(plain, dict):
         raise Refused("it is not a JSON object")
+    if _SURROGATE.search(body) and not _is_unicode(plain):
+        raise Refused("it holds half of a surrogate pair, which is no character")
     job = _job_named(plain)
     version = plain.get("v")
     if type(version) is int and version > VERSION:
@@ -134,6 +139,14 @@ def _decoded(body: bytes) -> Task | Report:
         raise Refused(f"its field {error.args[0]!r} is missing", job) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise Refused(str(error)[:500], job) from None
+
+
+def _is_unicode(plain: object) -> bool:
+    try:
+        json.dumps(plain, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _job_named(plain: Mapping[str, Any]) -> str:
@@ -309,7 +322,6 @@ def _list_failed(plain: Mapping[str, Any]) -> ListFailed:
         shard=_id(plain, "shard"),
         code=_text(plain, "code", 64),
         why=_text(plain, "why"),
-        denied=plain["denied"] is True,
     )
 
 

@@ -199,13 +199,12 @@ class ListReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFailed:
-    """A shard cannot be listed; `code` is constant, `why` is for a person. denied: it would meet every prefix alike."""
+    """A shard cannot be listed; `code` is constant, `why` is for a person."""
 
     job: str
     shard: str
     code: str
     why: str
-    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

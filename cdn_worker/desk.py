@@ -20,7 +20,7 @@ from cdn_worker.player import Player
 from cdn_worker.ports import Access
 from cdn_worker.processes import Processes
 from cdn_worker.reach import Reach
-from cdn_worker.wiring import s3_of, sink_of, way_of
+from cdn_worker.wiring import s3_of, way_of
 
 
 class Desk:
@@ -52,8 +52,7 @@ class Desk:
         )
         self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
         self._access = self._keyring.access()
-        self.source, self.sink = s3_of(self._setup), sink_of(self._setup)
-        self._way = way_of(self._setup)
+        self._bucket, self._way = s3_of(self._setup), way_of(self._setup)
         self.player = Player(engine, renew=lambda: self._renew(self._access.version))
         self._use_here(self._access)
         self.lane = processes.open(
@@ -66,7 +65,7 @@ class Desk:
         self.tasks = 0
         self.used_at = time.monotonic()
         self.wrong: tuple[str, str] | None = None
-        self._canaries = 0
+        self._trying = False
         self.tried = not self._setup.cdn_url
 
     def place(self, key: str) -> str:
@@ -82,9 +81,9 @@ class Desk:
             before=datetime.fromisoformat(spec.before) if spec.before else None,
         )
         return Ground(
-            source=self.source,
-            bucket=self.source,
-            sink=self.sink,
+            source=self._bucket,
+            bucket=self._bucket,
+            sink=self._way.sink,
             mapping=self._setup.mapping,
             prefix=spec.prefix,
             filter=filters,
@@ -94,9 +93,9 @@ class Desk:
 
     def try_with(self, task: Task) -> None:
         """Fetch a byte of this through the CDN, once for each job: `tried` is set then, and `wrong` if it cannot be done."""
-        if self.tried or self._canaries:
+        if self.tried or self._trying:
             return
-        self._canaries += 1
+        self._trying = True
         self.player.play(canary(task, self._way, self._setup.cdn_url), self._told)
 
     def _told(self, wrong: tuple[str, str] | None) -> None:
@@ -126,7 +125,5 @@ class Desk:
         self._engine.after(0, self.player.go_on)
 
     def _use_here(self, access: Access) -> None:
-        self.source.use(access)
-        self.sink.use(access)
-        self._way.source.use(access)
-        self._way.sink.use(access)
+        for side in (self._bucket, self._way.source, self._way.sink):
+            side.use(access)

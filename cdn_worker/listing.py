@@ -21,7 +21,6 @@ from cdn_worker.contract import (
     failures_of,
     ledgered,
 )
-from cdn_worker.copying.canary import MISMATCH
 from cdn_worker.copying.steps import Task
 from cdn_worker.desk import Desk
 from cdn_worker.domain.ranges import KeyRange
@@ -31,7 +30,6 @@ from cdn_worker.post import Claim, Parcel
 
 REPORTED_TOGETHER = 500
 CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND"}
-DENIED = ("PERMISSION_DENIED", "NOT_FOUND", MISMATCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +71,6 @@ class Listing:
             self._planner.begin_keys(self.task.keys)
         else:
             self._planner.begin(KeyRange(self.task.after, self.task.until))
-
-    def stop(self) -> None:
-        """Come to an end soon; what has been listed will not count."""
-        self._planner.stop()
 
     @property
     def listed(self) -> int:
@@ -186,5 +180,5 @@ class Listing:
             self._send(Parcel(given_back=[self.claim]))
             return
         named = CODES.get(code, code)
-        failed = ListFailed(job=self.task.spec.job, shard=self.task.shard, code=named, why=why[:4000], denied=named in DENIED)
+        failed = ListFailed(job=self.task.spec.job, shard=self.task.shard, code=named, why=why[:4000])
         self._send(Parcel(reports=[encoded(failed)], done=[self.claim]))

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cdn_worker.domain.errors import CdnWorkerError
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,10 @@ class Parcel:
     let_go: list[Claim] = field(default_factory=list)
 
 
+class PostBroken(CdnWorkerError):
+    """What speaks with the queues is gone."""
+
+
 class Post:
     """`failed` is told once when a queue goes away, and once when it is back (with an empty text)."""
 
@@ -70,7 +75,7 @@ class Post:
         self.board: Mapping[str, JobState] = {}
         self.looked = threading.Event()
         self._threads = [
-            threading.Thread(target=one, daemon=True)
+            threading.Thread(target=one, name=f"post{one.__name__}", daemon=True)
             for one in (self._claims_copies, self._claims_lists, self._sends, self._keeps)
         ]
 
@@ -115,8 +120,15 @@ class Post:
     @property
     def oldest_s(self) -> float:
         """How long the claim that was held longest has been held."""
+        now = time.monotonic()
         with self._lock:
-            return time.monotonic() - min((one.at for one in self._held.values()), default=time.monotonic())
+            return now - min((one.at for one in self._held.values()), default=now)
+
+    def check(self) -> None:
+        """Raises PostBroken when a thread has ended by a defect: whoever relies on it must not go on as if it were there."""
+        for thread in self._threads:
+            if not thread.is_alive() and not self._ended.is_set():
+                raise PostBroken(f"the thread {thread.name} has ended by a defect, which stands above; the worker ends with it")
 
     def close(self, seconds: float) -> None:
         """Send what is left, at most so long, and end."""

@@ -16,10 +16,9 @@ log = logging.getLogger(__name__)
 SECOND_SIGNAL_EXIT = 130
 
 
-def serve(pool: Pool, queues: Queues, *, health_port: int = 0, with_parent: bool = False) -> None:
-    """Run a worker until SIGTERM or SIGINT; a second signal ends it at once. with_parent: also until its parent has ended."""
+def serve(pool: Pool, queues: Queues, *, health_port: int = 0, parent: int = 0) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second signal ends it at once. parent: also until this process has ended."""
     signals: list[int] = []
-    parent = os.getppid()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if signals:
@@ -28,7 +27,7 @@ def serve(pool: Pool, queues: Queues, *, health_port: int = 0, with_parent: bool
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    worker = Worker(pool, queues, stopping=lambda: bool(signals) or (with_parent and os.getppid() != parent))
+    worker = Worker(pool, queues, stopping=lambda: bool(signals or (parent and os.getppid() != parent)))
     health = Health(lambda: worker.figures, health_port) if health_port else None
     log.info("worker_began", extra={"fields": {"processes": pool.processes, "cdn": pool.reach.cdn_url or "none: S3 itself"}})
     try:

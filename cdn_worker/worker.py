@@ -122,7 +122,7 @@ class Worker:
         self._refuse_until = 0.0
 
     def run(self) -> None:
-        """Until told to stop; then what is at work may end, and what is not done by then goes back. Raises LoopsDie, BadInput."""
+        """Until told to stop; then what is at work may end, and the rest goes back. Raises LoopsDie, PostBroken."""
         self._post.start()
         try:
             while not self._stopping():
@@ -148,6 +148,7 @@ class Worker:
         now = time.monotonic()
         if now >= self._sign_at:
             self._sign_at = now + SIGN_S
+            self._post.check()
             self._look_after_desks(now)
         figures = self.figures
         figures.in_flight, figures.restarts = len(self._copying), self._processes.restarts

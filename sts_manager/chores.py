@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -10,7 +10,6 @@ from types import MappingProxyType
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import (
     LIVE,
-    Change,
     Chosen,
     Hold,
     JobStatus,
@@ -122,68 +121,60 @@ def _kept_because(
 
 def retry(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]:
     """Let prefixes that ended in error (or wait for a later try) start again, with a fresh count of attempts."""
+    return _change_each(store, wanted, at, (JobStatus.ERROR, JobStatus.WAITING), _fresh)
+
+
+def retry_errors(store: JobStore, at: datetime, *, code: str | None) -> Iterator[Done]:
+    """`retry` for every prefix in error, or for those with one error code."""
+    rows = (job for job in store.with_status(JobStatus.ERROR) if code is None or job.error_code == code)
+    return _change_all(store, rows, at, _fresh)
+
+
+def rerun(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]:
+    """Let prefixes that are done go again: only what is new or has changed since is transferred."""
+    return _change_each(store, wanted, at, (JobStatus.DONE,), _fresh)
+
+
+def rerun_all(store: JobStore, at: datetime) -> Iterator[Done]:
+    """`rerun` for every prefix that is done."""
+    return _change_all(store, store.with_status(JobStatus.DONE), at, _fresh)
+
+
+def set_route(store: JobStore, wanted: Sequence[Prefix], route: Route | None, at: datetime) -> list[Done]:
+    """Give prefixes a route of their own, or (None) the daemon's. A prefix on its way keeps the route that it is on."""
+    idle = tuple(status for status in JobStatus if status not in LIVE)
+    return _change_each(store, wanted, at, idle, lambda job: replace(job, route=route))
+
+
+def _change_each(
+    store: JobStore,
+    wanted: Sequence[Prefix],
+    at: datetime,
+    statuses: Collection[JobStatus],
+    change: Callable[[PrefixJob], PrefixJob],
+) -> list[Done]:
+    """Change the rows of prefixes that are in one of these statuses, one after the other."""
     out = []
     for prefix in wanted:
         job = store.job(prefix)
         if job is None:
             out.append(Done(name=prefix, done=False, why="no such prefix in the table"))
-        elif job.status not in (JobStatus.ERROR, JobStatus.WAITING):
+        elif job.status not in statuses:
             out.append(Done(name=prefix, done=False, why=f"it is {job.status.value}"))
         else:
-            stale = store.record(Batch(changes=(_fresh(job, at),), at=at))
-            out.append(Done(name=prefix, done=not stale, why=CHANGED_MEANWHILE if stale else ""))
+            out += _change_all(store, [job], at, change)
     return out
 
 
-def retry_errors(store: JobStore, at: datetime, *, code: str | None) -> Iterator[Done]:
-    """`retry` for every prefix in error, or for those with one error code."""
-    rows = [job for job in store.with_status(JobStatus.ERROR) if code is None or job.error_code == code]
-    for some in chunks(rows, ROWS_AT_ONCE):
-        stale = store.record(Batch(changes=tuple(_fresh(job, at) for job in some), at=at))
+def _change_all(
+    store: JobStore, rows: Iterable[PrefixJob], at: datetime, change: Callable[[PrefixJob], PrefixJob]
+) -> Iterator[Done]:
+    # The rows are read to their end first: a change takes them out of what is being read.
+    for some in chunks(list(rows), ROWS_AT_ONCE):
+        stale = store.record(Batch(changes=tuple(changed(job, change(job), at) for job in some), at=at))
         for job in some:
             why = CHANGED_MEANWHILE if job.prefix in stale else ""
             yield Done(name=job.prefix, done=not why, why=why)
-
-
-def rerun(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]:
-    """Let prefixes that are done go again: only what is new or has changed since is transferred."""
-    out = []
-    for prefix in wanted:
-        job = store.job(prefix)
-        if job is None or job.status is not JobStatus.DONE:
-            why = "no such prefix in the table" if job is None else f"it is {job.status.value}"
-            out.append(Done(name=prefix, done=False, why=why))
-        else:
-            stale = store.record(Batch(changes=(_fresh(job, at),), at=at))
-            out.append(Done(name=prefix, done=not stale, why=CHANGED_MEANWHILE if stale else ""))
-    return out
-
-
-def rerun_all(store: JobStore, at: datetime) -> Iterator[Done]:
-    """`rerun` for every prefix that is done."""
-    for some in chunks(list(store.with_status(JobStatus.DONE)), ROWS_AT_ONCE):
-        stale = store.record(Batch(changes=tuple(_fresh(job, at) for job in some), at=at))
-        for job in some:
-            why = CHANGED_MEANWHILE if job.prefix in stale else ""
-            yield Done(name=job.prefix, done=not why, why=why)
-
-
-def set_route(store: JobStore, wanted: Sequence[Prefix], route: Route | None, at: datetime) -> list[Done]:
-    """Give prefixes a route of their own, or (None) the daemon's. A prefix on its way keeps the route that it is on."""
-    out = []
-    for prefix in wanted:
-        job = store.job(prefix)
-        if job is None or job.status in LIVE:
-            why = (
-                "no such prefix in the table"
-                if job is None
-                else f"it is {job.status.value} on route {job.route}; cancel it first"
-            )
-            out.append(Done(name=prefix, done=False, why=why))
-            continue
-        stale = store.record(Batch(changes=(changed(job, replace(job, route=route), at),), at=at))
-        out.append(Done(name=prefix, done=not stale, why=CHANGED_MEANWHILE if stale else ""))
-    return out
 
 
 def cancel(store: JobStore, wanted: Sequence[Prefix], end: Callable[[OperationName], None]) -> list[Done]:
@@ -200,8 +191,9 @@ def cancel(store: JobStore, wanted: Sequence[Prefix], end: Callable[[OperationNa
     return out
 
 
-def _fresh(job: PrefixJob, at: datetime) -> Change:
-    after = replace(
+def _fresh(job: PrefixJob) -> PrefixJob:
+    """Waiting again, with a fresh count of attempts."""
+    return replace(
         job,
         status=JobStatus.WAITING,
         operation_name=None,
@@ -214,7 +206,6 @@ def _fresh(job: PrefixJob, at: datetime) -> Change:
         missing_count=0,
         missing_since=None,
     )
-    return changed(job, after, at)
 
 
 def _active(store: JobStore, project: TransferProject, *, all_in_project: bool) -> list[tuple[str, OperationSnapshot]]:

@@ -84,6 +84,7 @@ def _run_once(settings: Settings, opened: JobStore, stop: Stop, pool: Pool) -> N
     if holder is not None:
         raise Fatal(f"{holder.who} runs on this store since {holder.since:%Y-%m-%d %H:%M:%SZ}; stop it first, or leave it to it")
     try:
+        pool.catch_up()
         result = reconciler.run_pass(dispatch=True)
         reconciler.settle_outcomes()
     finally:

@@ -17,11 +17,11 @@ from cdn_worker.domain.errors import BadInput as WorkerBadInput
 from cdn_worker.ports import Queues
 from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
-from sts_manager.domain.errors import BadInput, Permanent, Retryable
+from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable
 from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
 from sts_manager.domain.place import Scheme, places_of
-from sts_manager.pool.crew import Crew, Order
+from sts_manager.pool.crew import Crew
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Started
@@ -71,11 +71,11 @@ def pool_settings(settings: Settings, order: StartJob) -> PoolSettings:
     )
 
 
-def worker_order(settings: Settings) -> Order | None:
-    """How the daemon starts its worker; None with --workers 0."""
+def worker_words(settings: Settings) -> list[str]:
+    """How the daemon starts its worker: what follows `cdn-worker run`; nothing with --workers 0."""
     count = os.cpu_count() or 1 if settings.workers is None else settings.workers
     if not count:
-        return None
+        return []
     words = ["--queue", queue_address(settings), "--processes", str(count), "--lease", f"{settings.queue_lease:g}"]
     for flag, value in (
         ("--cdn-url", settings.cdn_url),
@@ -88,7 +88,7 @@ def worker_order(settings: Settings) -> Order | None:
     words += ["--state", str(beside_store(settings, "worker").with_suffix(".resume"))]
     words += ["--object-ledger"] if settings.object_ledger else []
     words += ["--cdn-digest", settings.cdn_digest, "--cdn-signature-life", str(settings.cdn_signature_life)]
-    return Order(words=words)
+    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +110,14 @@ class Pool:
 
     def __enter__(self) -> Self:
         self._leading = ExitStack()
-        if self._parts is None and ledger_path(self._settings).exists():
-            self._made()
-        if self._parts is not None and self._parts.ledger.busy():
-            self._keep()  # an earlier run left prefixes in it, or something to tell
+        try:
+            if self._parts is None and ledger_path(self._settings).exists():
+                self._made()
+            if self._parts is not None and self._parts.ledger.busy():
+                self._keep()  # an earlier run left prefixes in it, or something to tell
+        except (BadInput, StoreUnavailable) as error:
+            # Each prefix of the pool asks for it again; the others need not wait for that.
+            log.error("pool_away", extra={"fields": {"cause": str(error), "effect": "prefixes on route cdn wait"}})
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -140,6 +144,12 @@ class Pool:
         if self._settings.bigquery is None:
             return Told(store=self._own_store)
         return Told(store=self._own_store, objects_at_once=LOAD_ROWS, objects_every_s=LOAD_EVERY_S)
+
+    def catch_up(self) -> None:
+        """For one pass without threads or workers: take in what was reported, post what changed. Nothing where no pool is."""
+        if self._parts is not None or ledger_path(self._settings).exists():
+            parts = self._made()
+            PoolKeeper(parts.queues, parts.ledger, SystemClock(), told=self._told()).catch_up()
 
     def open(self) -> None:
         """Open queue and ledger now, so that what is wrong with them is told before anything begins. Raises BadInput."""
@@ -187,7 +197,7 @@ class Pool:
         if self._leading is None or self._kept:
             return
         parts = self._made()
-        order = worker_order(self._settings)
-        crew = None if order is None else Crew(order)
+        words = worker_words(self._settings)
+        crew = Crew(words) if words else None
         self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told()))
         self._kept = True

@@ -175,7 +175,10 @@ class GcsBoard:
                 text = self._blob.download_as_bytes(timeout=DEADLINE_S)
             except exceptions.NotFound:
                 return {}  # nothing was ever posted
-            return {str(job): JobState(state) for job, state in json.loads(text).items()}
+            states = json.loads(text)
+            if not isinstance(states, dict):
+                raise ValueError("it is not the board that a daemon posts")
+            return {str(job): JobState(state) for job, state in states.items()}
 
     def close(self) -> None:
         self._client.close()

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
 from cdn_worker.queues.memory import DELIVERIES_MAX, delivered_in_vain
+from cdn_worker.queues.sqlite_file import SqliteFile
 
 SCHEMA = 1
-BUSY_MS = 10_000
+BUSY_S = 10.0
 LOOK_S = 0.05
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TABLES = """
@@ -37,66 +36,26 @@ WHERE id IN (SELECT id FROM message WHERE queue = ? AND due <= ? ORDER BY due, i
 """
 
 
-class SqliteFile:
-    """The file: one connection, shared by the queues in it and by threads. Raises BadInput for a file that cannot be used."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        try:
-            self._connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.executescript(_TABLES)
-            self._make()
-        except sqlite3.Error as error:
-            raise BadInput(f"the queue {path} cannot be opened: {error}") from error
-        self.id = str(self._connection.execute("SELECT value FROM about WHERE key = 'id'").fetchone()[0])
-
-    def _make(self) -> None:
-        with self.transaction() as connection:
-            boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-            connection.execute("INSERT OR IGNORE INTO about VALUES ('schema', ?)", (str(SCHEMA),))
-            connection.execute("INSERT OR IGNORE INTO about VALUES ('id', ?)", (secrets.token_hex(8),))
-            connection.execute("INSERT OR IGNORE INTO about VALUES ('boot', ?)", (boot,))
-            known = dict(connection.execute("SELECT key, value FROM about"))
+def opened(path: Path) -> tuple[SqliteFile, str]:
+    """The file with its tables, and its id. Raises BadInput for one that cannot be used."""
+    try:
+        file = SqliteFile(path, "the queue", QueueUnavailable, busy_s=BUSY_S)
+        file.script(_TABLES)
+        boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+        with file.transaction() as connection:
+            first = {"schema": str(SCHEMA), "id": secrets.token_hex(8), "boot": boot}
+            connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", first.items())
+            known = dict(connection.execute("SELECT key, value FROM about").fetchall())
             if int(known["schema"]) > SCHEMA:
-                raise BadInput(f"the queue {self.path} was written by a newer version of this program")
+                raise BadInput(
+                    f"the queue {path} was written by a newer version of this program: upgrade it, or use another queue"
+                )
             if known["boot"] != boot:
                 connection.execute("UPDATE message SET due = 0")
                 connection.execute("UPDATE about SET value = ? WHERE key = 'boot'", (boot,))
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A writing transaction. Raises QueueUnavailable."""
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._abandon()
-                raise QueueUnavailable(f"the queue {self.path}: {error}") from error
-
-    def _abandon(self) -> None:
-        """After a COMMIT that failed (a full disk) the transaction may still be open."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
-    def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
-            try:
-                return self._connection.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise QueueUnavailable(f"the queue {self.path}: {error}") from error
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+    except QueueUnavailable as error:
+        raise BadInput(f"{error}; is its folder there and writable, and is it a queue's file?") from error
+    return file, str(known["id"])
 
 
 class SqliteQueue:
@@ -199,10 +158,10 @@ class SqliteBoard:
 
 def sqlite_queues(path: Path, *, lease_s: float = 60.0, deliveries_max: int = DELIVERIES_MAX) -> Queues:
     """The queues of a file, which is made if it is not there. Raises BadInput when it cannot be."""
-    file = SqliteFile(path)
+    file, name = opened(path)
 
-    def queue(name: str, dead: str = "dead") -> SqliteQueue:
-        return SqliteQueue(file, name, lease_s=lease_s, dead=dead, deliveries_max=deliveries_max)
+    def queue(which: str, dead: str = "dead") -> SqliteQueue:
+        return SqliteQueue(file, which, lease_s=lease_s, dead=dead, deliveries_max=deliveries_max)
 
     return Queues(
         lists=queue("list"),
@@ -211,5 +170,5 @@ def sqlite_queues(path: Path, *, lease_s: float = 60.0, deliveries_max: int = DE
         dead=queue("dead", dead=""),
         board=SqliteBoard(file),
         lease_s=lease_s,
-        id=file.id,
+        id=name,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +18,14 @@ WELL_S = 60.0
 """A worker that has lived so long is well: if it dies then, it is started again at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """How a worker is started: the words after `cdn-worker run`, and its environment beyond ours."""
-
-    words: Sequence[str]
-
-
 class Crew:
-    """One worker program with several copying processes. Safe to stop from another thread."""
+    """One worker program with several copying processes. Safe to stop from another thread.
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
+    words   what follows `cdn-worker run`
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._deaths = 0
@@ -49,7 +45,7 @@ class Crew:
                 self._mourned(code)
                 return
             self._began = time.monotonic()
-            command = [sys.executable, "-m", "cdn_worker", "run", "--with-parent", *self._order.words]
+            command = [sys.executable, "-m", "cdn_worker", "run", "--parent", str(os.getpid()), *self._words]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
 
     def _mourned(self, code: int) -> None:

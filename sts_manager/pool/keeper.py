@@ -88,6 +88,14 @@ class PoolKeeper:
             self._put_at = 0.0
             self._guarded(self._tell_the_rest)
 
+    def catch_up(self) -> None:
+        """All of it once, in this thread. Raises QueueUnavailable, StoreUnavailable."""
+        self.steer()
+        while self.fold_reports() or self.mourn():
+            pass
+        if self._told is not None:
+            self._tell_the_rest()
+
     def _keep(self, turn: Callable[[], bool]) -> None:
         while not self._ending.is_set():
             if not self._guarded(turn):
@@ -104,6 +112,10 @@ class PoolKeeper:
                 fields = {"cause": str(error), "part": name, "effect": "nothing is lost: it waits until this is over"}
                 log.error("pool_away", extra={"fields": fields})
             self._away[name] = str(error)
+            self._ending.wait(AWAY_S)
+            return False
+        except Exception:  # a defect of ours: the thread must not end by it unseen, and with it the folding of all reports
+            log.exception("pool_defect", extra={"fields": {"part": name, "effect": "it is tried again; please report this"}})
             self._ending.wait(AWAY_S)
             return False
         if name in self._away:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cdn_worker.contract import (
+    KEYS_MAX,
     ROOT,
     CopyReport,
     Counts,
@@ -28,6 +27,7 @@ from cdn_worker.contract import (
     Parked,
     Report,
 )
+from cdn_worker.queues.sqlite_file import SqliteFile
 from sts_manager.domain.errors import Fatal, StoreUnavailable
 from sts_manager.domain.model import KnownObject
 from sts_manager.pool.document import Job
@@ -47,7 +47,7 @@ from sts_manager.pool.ledger_rows import (
     time_text,
 )
 
-BUSY_S = 10.0
+REPLAY_KEYS_MAX, REPLAY_BYTES_MAX = KEYS_MAX, 1 << 20
 
 
 @dataclass(slots=True)
@@ -62,46 +62,16 @@ class PoolLedger:
     """Safe to use from several threads and processes. Raises StoreUnavailable; Fatal for a file of a newer version."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        try:
-            self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA:
-                raise Fatal(f"the pool's ledger {path} was written by a newer version of this program")
-            self._connection.executescript(TABLES)
-            self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the pool's ledger {path}: {error}") from error
+        self._file = SqliteFile(path, "the pool's ledger", StoreUnavailable)
+        self._write, self._read = self._file.transaction, self._file.read
+        version = self._read("PRAGMA user_version")[0][0]
+        if version > SCHEMA:
+            self.close()
+            raise Fatal(f"the pool's ledger {path} was written by a newer version of this program: upgrade it")
+        self._file.script(f"{TABLES}\nPRAGMA user_version = {SCHEMA};")
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise StoreUnavailable(f"the pool's ledger {self.path}: {error}") from error
-
-    def _read(self, statement: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
-        with self._lock:
-            try:
-                return self._connection.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise StoreUnavailable(f"the pool's ledger {self.path}: {error}") from error
+        self._file.close()
 
     # A job's life
 
@@ -141,6 +111,10 @@ class PoolLedger:
             return None
         if not row["failed"] or row["unmappable"] or row["vanished"]:
             return None
+        statement = "SELECT count(*), sum(length(CAST(key AS BLOB))) FROM failure WHERE job = ?"
+        keys, size = connection.execute(statement, (row["name"],)).fetchone()
+        if keys > REPLAY_KEYS_MAX or (size or 0) > REPLAY_BYTES_MAX:
+            return None  # more than one message holds: a listing finds them as well
         same = {**json.loads(row["spec"]), "job": ""} == {**json.loads(spec), "job": ""}
         return row if same else None
 
@@ -150,8 +124,8 @@ class PoolLedger:
         if not rows or not rows[0]["carried"]:
             return ()
         row = rows[0]
-        with self._lock:
-            before = self._replayable(self._connection, row["prefix"], row["spec"], job)
+        with self._write() as connection:
+            before = self._replayable(connection, row["prefix"], row["spec"], job)
         return () if before is None else tuple(one.key for one in self.failures(before["name"]))
 
     def published(self, job: str) -> None:

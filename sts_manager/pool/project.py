@@ -48,7 +48,9 @@ class WithPool:
     def cancel(self, name: OperationName, at: datetime) -> None:
         """End an operation of the pool. Raises NotFound for any other."""
         if not name.startswith(STEM) or self._ledger.job(job_of(name)) is None:
-            raise NotFound(f"{name} is not an operation of the worker pool")
+            raise NotFound(
+                f"{name} is not an operation of the worker pool; one of the transfer service is cancelled in the Cloud console"
+            )
         self._ledger.end(job_of(name), CANCELLED, "cancelled by command; `retry` starts it again", at)
 
     def delete_job(self, name: str) -> None:

@@ -22,6 +22,7 @@ from google.cloud import bigquery
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.stores.bigquery_sql import Columns, Names
 
+_HOW = bigquery.WriteDisposition
 T = TypeVar("T")
 Row = Mapping[str, Any]
 
@@ -142,7 +143,7 @@ class Warehouse:
         """Fill a table anew with newline-delimited JSON, in one load job. append_as: add to it, once, under this job's name."""
         config = bigquery.LoadJobConfig(
             source_format=bigquery.SourceFormat.NEWLINE_DELIMITED_JSON,
-            write_disposition=getattr(bigquery.WriteDisposition, "WRITE_APPEND" if append_as else "WRITE_TRUNCATE"),
+            write_disposition=_HOW.WRITE_APPEND if append_as else _HOW.WRITE_TRUNCATE,
             schema=[bigquery.SchemaField(name, kind) for name, kind in columns.items()],
         )
 

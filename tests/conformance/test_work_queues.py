@@ -100,7 +100,7 @@ def test_leases_end_with_the_machine(tmp_path: Path) -> None:
 def test_a_queue_that_is_locked_for_long_is_unavailable_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdn_worker.queues.sqlite.BUSY_MS", 50)
+    monkeypatch.setattr("cdn_worker.queues.sqlite.BUSY_S", 0.05)
     path = tmp_path / "queue.db"
     with closing(sqlite_queues(path)) as queues:
         with closing(sqlite3.connect(path)) as other:

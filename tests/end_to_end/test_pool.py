@@ -175,6 +175,21 @@ def test_the_object_ledger_has_a_line_for_every_object(stage: Stage, tmp_path: P
     assert pool.ledger("SELECT * FROM object") == []
 
 
+def test_passes_one_by_one_take_in_what_workers_elsewhere_reported(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path, ["a/"])
+    once = ["run", *pool.flags, "--workers", "0", "--once"]
+    assert pool.shell.run(*once).code == 0
+    with pool.workers.started(*pool.worker):
+        wait_for(lambda: not waiting(pool), seconds=30)
+
+        def done() -> bool:
+            assert pool.shell.run(*once).code == 0
+            return bool(pool.rows() == {"a/": "done"})
+
+        wait_for(done, seconds=30)
+
+
 def test_a_cancelled_prefix_ends_and_stays_so_until_it_is_retried(stage: Stage, tmp_path: Path) -> None:
     fill(stage, OBJECTS)
     pool = Pool(stage, tmp_path, ["a/"])
@@ -311,7 +326,7 @@ def asked(port: str, path: str) -> str:
             ["run", "--queue", "pubsub://stage-project/pool?board=gs://control/b"],
             "there is no subscription projects/stage-project",
         ),
-        (["run", "--queue", "sqlite:///nowhere/queue.db"], "cannot be opened"),
+        (["run", "--queue", "sqlite:///nowhere/queue.db"], "is its folder there and writable"),
         (["run", "--queue", "sqlite:///q.db", "--cdn-key-pair-id", "K1"], "--cdn-url names it"),
         (["prepare-queue", "--queue", "pubsub://UPPER/x"], "it is written pubsub://PROJECT/NAME?board="),
     ],

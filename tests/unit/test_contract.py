@@ -63,7 +63,7 @@ REPORTS = [
     ListReport(
         job="j", shard="s", run="r", listed=9, listed_bytes=99, tasks=3, children=(Child(shard="c", after="", until=None),)
     ),
-    ListFailed(job="j", shard="s", code="NOT_FOUND", why="no such bucket", denied=True),
+    ListFailed(job="j", shard="s", code="NOT_FOUND", why="no such bucket"),
     Parked(job="j", task="j/s/r/1", kind="copy", body=encoded(COPY).decode()),
 ]
 
@@ -106,6 +106,7 @@ def spec_changed(**fields: Any) -> bytes:
 
 ITEM = ["in/p/a", 1, "e", "", 0]
 HOSTILE = {
+    "half a character": (encoded(COPY).replace(b'in/p/a"', b'in/p/\\ud800"', 1), "surrogate"),
     "empty": (b"", "not JSON"),
     "truncated": (encoded(COPY)[:-9], "not JSON"),
     "not UTF-8": (b"\xff\xfe\xfd", "not JSON"),

@@ -215,8 +215,20 @@ def test_all_is_listed_anew_when_the_failed_keys_are_not_all_there_is(ledger: Po
     assert ledger.replay(spec.job) == ()
 
 
+def test_more_failed_keys_than_a_message_holds_are_found_by_a_listing(
+    ledger: PoolLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sts_manager.pool.ledger.REPLAY_KEYS_MAX", 1)
+    begun(ledger).fold([listed("r", 1, 5), copied("r", 0, done=3, failed=2)], NOW)
+    spec = replace(SPEC, job="transferJobs/stsm-m-x-a2")
+    begun(ledger, spec, NOW + timedelta(minutes=1))
+    job = ledger.job(spec.job)
+    assert job is not None
+    assert (ledger.replay(spec.job), job.carried) == ((), 0), "and nothing is carried over that the listing counts again"
+
+
 def test_a_listing_that_failed_ends_the_job_unless_the_shard_was_listed(ledger: PoolLedger) -> None:
-    failed = ListFailed(job=JOB, shard=ROOT, code="PERMISSION_DENIED", why="s3:ListBucket", denied=True)
+    failed = ListFailed(job=JOB, shard=ROOT, code="PERMISSION_DENIED", why="s3:ListBucket")
     begun(ledger).fold([listed("r", 1, 2), failed], NOW)
     assert state(ledger) is OperationState.IN_PROGRESS, "another run had listed it"
     other = replace(SPEC, job="transferJobs/stsm-m-y-a1", prefix="q/")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from cdn_worker.contract import JobSpec
+from cdn_worker.codec import encoded
+from cdn_worker.contract import ROOT, JobSpec, ListReport, Report
 from cdn_worker.copying.canary import MISMATCH, PERMISSION_DENIED, canary
 from cdn_worker.copying.steps import Command, Outcome, Renew, Task
 from cdn_worker.domain.http import Answer, Request
@@ -18,12 +21,16 @@ from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import Verdict
 from cdn_worker.health import answered
 from cdn_worker.ports import Leased, QueueUnavailable
-from cdn_worker.post import Parcel, Post
+from cdn_worker.post import Parcel, Post, PostBroken
 from cdn_worker.queues.memory import MemoryQueue, memory_queues
+from cdn_worker.queues.sqlite_file import SqliteFile
 from cdn_worker.worker import Figures
+from sts_manager.clock import SystemClock
 from sts_manager.domain.choice import choose
 from sts_manager.domain.model import OperationState, Route
 from sts_manager.pool.document import Job, job_of, operation_of, snapshot
+from sts_manager.pool.keeper import PoolKeeper
+from sts_manager.pool.ledger import PoolLedger
 from tests.stages import wait_for
 from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way
 
@@ -181,6 +188,61 @@ def test_leases_are_extended_while_they_are_held() -> None:
     post.want(lists=0, copies=1)
     assert extended.wait(20)
     post.close(1)
+
+
+def test_a_thread_that_died_by_a_defect_is_not_taken_for_one_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
+
+    class Broken(MemoryQueue):
+        def publish(self, bodies: Sequence[bytes]) -> None:
+            if bodies:
+                raise RuntimeError("a defect")
+
+    post = Post(replace(memory_queues(), reports=Broken()))
+    post.start()
+    post.check()
+    post.send(Parcel(reports=[b"x"]))
+    wait_for(lambda: any(not one.is_alive() for one in post._threads))
+    with pytest.raises(PostBroken, match="_sends"):
+        post.check()
+    post.close(0.1)
+
+
+def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sts_manager.pool.keeper.AWAY_S", 0.01)
+    queues = memory_queues()
+    spec = JobSpec(job="transferJobs/stsm-m-x-a1", prefix="p/", source_bucket="abc", sink_bucket="def")
+    with closing(PoolLedger(tmp_path / "pool.db")) as ledger:
+        ledger.begin(spec, "p/", "q", datetime.now(UTC))
+        fold, calls = ledger.fold, []
+
+        def failing(reports: Sequence[Report], at: datetime) -> None:
+            calls.append(len(reports))
+            if len(calls) == 1:
+                raise ZeroDivisionError("a defect")
+            fold(reports, at)
+
+        monkeypatch.setattr(ledger, "fold", failing)
+        report = encoded(ListReport(job=spec.job, shard=ROOT, run="r", listed=0, listed_bytes=0, tasks=0))
+        with PoolKeeper(queues, ledger, SystemClock()):
+            queues.reports.publish([report])
+            wait_for(lambda: "pool_defect" in caplog.text)
+            queues.reports.publish([report])  # as the queue delivers it again when its lease has ended
+            wait_for(lambda: (found := ledger.job(spec.job)) is not None and found.state == "over")
+
+
+def test_the_cause_of_a_failed_transaction_is_not_hidden_by_its_end(tmp_path: Path) -> None:
+    with closing(SqliteFile(tmp_path / "x.db", "the queue", QueueUnavailable)) as file:
+        file.script("CREATE TABLE t (a BLOB)")
+        file.read("PRAGMA max_page_count = 4")  # full: SQLite rolls back by itself then
+        with pytest.raises(QueueUnavailable, match="disk is full"), file.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+        with suppress(ZeroDivisionError), file.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+            raise ZeroDivisionError
+        assert file.read("SELECT count(*) FROM t")[0][0] == 0
 
 
 def test_health() -> None:

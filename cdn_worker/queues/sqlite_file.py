@@ -1,0 +1,64 @@
+"""One SQLite file behind one connection: transactions, and errors in the words of whoever uses it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BUSY_S = 10.0
+
+
+class SqliteFile:
+    """Safe to use from several threads; other processes may have the same file open.
+
+    what          as an operator knows it, for messages
+    unavailable   makes the error of a file that cannot be read or written at the moment
+    """
+
+    def __init__(self, path: Path, what: str, unavailable: Callable[[str], Exception], *, busy_s: float = BUSY_S) -> None:
+        self.path = path
+        self._shown, self._unavailable = f"{what} {path}", unavailable
+        self._lock = threading.Lock()
+        with self._translated():
+            self._connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+
+    def script(self, text: str) -> None:
+        """Run statements that make tables."""
+        with self._lock, self._translated():
+            self._connection.executescript(text)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A writing transaction: all of it, or nothing."""
+        connection = self._connection
+        with self._lock, self._translated():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                # SQLite itself rolls back after some errors (a full disk): another ROLLBACK would hide the cause.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self._lock, self._translated():
+            return self._connection.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._unavailable(f"{self._shown}: {error}") from error
