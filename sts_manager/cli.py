@@ -61,7 +61,7 @@ def run(
     """Run the daemon: start, watch, resume and retry transfers until told to stop (SIGTERM)."""
     if settings.stackdriver_project and not settings.publish_heartbeat:
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
-    log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_of(settings)}})
+    log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_told(settings)}})
     stop = Stop()
     with opened_store(settings) as opened, stop.on_signals(), closing(Pool(settings, lambda: wiring.store_of(settings))) as pool:
         if dry_run:

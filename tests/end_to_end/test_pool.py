@@ -190,6 +190,20 @@ def test_passes_one_by_one_take_in_what_workers_elsewhere_reported(stage: Stage,
         wait_for(done, seconds=30)
 
 
+def test_the_pool_alone_needs_no_project(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    pool = Pool(stage, tmp_path, ["a/"])
+    unnamed = {
+        name: value
+        for name, value in stage.environment.items()
+        if name not in ("GOOGLE_CLOUD_PROJECT", "STORAGE_TRANSFER_EMULATOR_HOST")
+    }
+    ended = Shell(tmp_path, unnamed).run("run", *pool.flags, "--workers", "1", "--until-done")
+    assert ended.code == 0, ended.err
+    refused = Shell(tmp_path, unnamed).run("run", *BUCKETS, "--route", "sts-s3", "--until-done")
+    assert (refused.code, "no project given" in refused.err) == (2, True)
+
+
 def test_a_cancelled_prefix_ends_and_stays_so_until_it_is_retried(stage: Stage, tmp_path: Path) -> None:
     fill(stage, OBJECTS)
     pool = Pool(stage, tmp_path, ["a/"])
