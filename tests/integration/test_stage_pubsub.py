@@ -52,7 +52,10 @@ def clients(stage: Stage) -> Iterator[Clients]:
         made.publisher.create_topic(name=TOPIC)
         made.publisher.create_topic(name=DEAD)
         policy = types.DeadLetterPolicy(dead_letter_topic=DEAD, max_delivery_attempts=5)
-        made.subscriber.create_subscription(types.Subscription(name=SUBSCRIPTION, topic=TOPIC, dead_letter_policy=policy))
+        made.subscriber.create_subscription(
+            # a deadline longer than any test: on a machine that stands still for 10 s (the default) messages come again
+            types.Subscription(name=SUBSCRIPTION, topic=TOPIC, dead_letter_policy=policy, ack_deadline_seconds=600)
+        )
         yield made
 
 
