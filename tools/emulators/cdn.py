@@ -75,6 +75,7 @@ class Cdn:
             KEY_PAIR_ID: rsa_key.public_key(),
             f"{KEY_PAIR_ID}EC": ec_key.public_key(),
         }
+        self.files: dict[str, bytes] = {}  # what the distribution serves to anybody, by path: robots.txt
         self._server = RawServer(self._handle)
 
     @property
@@ -96,6 +97,8 @@ class Cdn:
             if fault.error in STATUSES:
                 return _refused(*STATUSES[fault.error], retry_after=fault.error == "TOO_MANY_REQUESTS")
         path, _, query = request.target.partition("?")
+        if path in self.files:
+            return _answer(request, Found(self.files[path], {"Content-Type": "text/plain"}, '"file"'))
         try:
             if not self._ledger.setting("cdn.public"):
                 self._check(path, query)
@@ -141,6 +144,8 @@ class Cdn:
 
     def _fetch(self, path: str) -> Found:
         bucket, _, key = path.lstrip("/").partition("/")
+        if not key:
+            raise Forbidden("AccessDenied")
         answer = self._s3.get_object(Bucket=unquote(bucket), Key=unquote(key))
         kept = ("Content-Type", "Content-Encoding", "Content-Disposition", "Content-Language", "Cache-Control", "Last-Modified")
         raw = answer["ResponseMetadata"]["HTTPHeaders"]

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
+    "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
     "s3.verify_signatures": True,
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict

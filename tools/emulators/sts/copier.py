@@ -61,6 +61,8 @@ class Work:
     @property
     def source_path(self) -> str:
         spec = self.spec
+        if "http_data_source" in spec:
+            return ""
         return str(spec.aws_s3_data_source.path if "aws_s3_data_source" in spec else spec.gcs_data_source.path)
 
     def close(self) -> None:
@@ -190,6 +192,8 @@ class Copier:
 def _listing(work: Work, source: Source) -> Iterator[Listed]:
     """The source objects of an operation; what is counted as found is decided when each one's turn comes."""
     conditions = work.spec.object_conditions
+    if "http_data_source" in work.spec:
+        conditions = sts.ObjectConditions()  # they have no effect on a URL list
     includes = list(conditions.include_prefixes) or [""]
     for include in includes:
         for listed in source.list(work.source_path + include):

@@ -7,7 +7,7 @@ import http.client
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 import boto3
@@ -112,13 +112,30 @@ class S3Source:
         self._client.close()
 
 
+def gcs_client(endpoint: str) -> storage.Client:
+    return storage.Client(
+        project="stage",
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+        client_options={"api_endpoint": endpoint},
+    )
+
+
+def read_object(endpoint: str, url: str, what: str) -> bytes:
+    """The bytes of `gs://bucket/name`. Raises EndError that names what it was to be."""
+    bucket, _, name = url.removeprefix("gs://").partition("/")
+    client = gcs_client(endpoint)
+    try:
+        found: bytes = client.bucket(bucket).blob(name).download_as_bytes()
+    except GoogleAPIError as error:
+        raise EndError("NOT_FOUND", f"the {what} {url} cannot be read") from error
+    finally:
+        client.close()
+    return found
+
+
 class GcsSource:
     def __init__(self, endpoint: str, bucket: str) -> None:
-        client = storage.Client(
-            project="stage",
-            credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
-            client_options={"api_endpoint": endpoint},
-        )
+        client = gcs_client(endpoint)
         self._name = bucket
         self._client, self._bucket = client, client.bucket(bucket)
 
@@ -161,7 +178,14 @@ class GcsSource:
         self._client.close()
 
 
-Source = S3Source | GcsSource
+class Source(Protocol):
+    """Where an operation reads."""
+
+    def check(self) -> None: ...
+    def list(self, prefix: str) -> Iterator[Listed]: ...
+    def fetch(self, listed: Listed) -> Fetched: ...
+    def url(self, key: str) -> str: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

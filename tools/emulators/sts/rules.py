@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from google.cloud import storage_transfer_v1 as sts
 
@@ -14,6 +15,7 @@ from tools.emulators.rpc import invalid
 
 JOB_NAME = re.compile(r"(?=.{1,128}$)transferJobs/(?!OPI)[A-Za-z0-9\-._~]*[A-Za-z0-9]")
 ROLE_ARN = re.compile(r"arn:aws:iam::\d{12}:role/.+")
+MANIFEST = re.compile(r"gs://[a-z0-9][a-z0-9._-]+/.+")
 SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
 PREFIXES_MAX = 1000
 PREFIX_BYTES_MAX = 1024
@@ -42,9 +44,12 @@ def check_spec(spec: sts.TransferSpec) -> None:
         _check_place("gcs_data_source", source.bucket_name, source.path)
         if (source.bucket_name, source.path) == (spec.gcs_data_sink.bucket_name, spec.gcs_data_sink.path):
             raise invalid("source and sink are the same")
+    elif "http_data_source" in spec:
+        _check_list_url(spec.http_data_source.list_url)
     else:
         raise invalid("TransferSpec needs exactly one data source")
     _check_conditions(spec.object_conditions)
+    _check_manifest(spec)
     options = spec.transfer_options
     if options.delete_objects_unique_in_sink and options.delete_objects_from_source_after_transfer:
         raise invalid("delete_objects_unique_in_sink and delete_objects_from_source_after_transfer exclude each other")
@@ -74,6 +79,25 @@ def _check_s3(source: sts.AwsS3Data) -> None:
         raise invalid("cloudfront_domain must begin with https://")
     if source.cloudfront_domain and source.managed_private_network:
         raise invalid("cloudfront_domain and managed_private_network exclude each other")
+
+
+def _check_list_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "gs") or not parts.netloc or not parts.path.strip("/"):
+        raise invalid(f"http_data_source.list_url must be an http(s) or gs:// URL of a list: {url!r}")
+
+
+def _check_manifest(spec: sts.TransferSpec) -> None:
+    if "transfer_manifest" not in spec:
+        return
+    if not MANIFEST.fullmatch(spec.transfer_manifest.location):
+        raise invalid(f"transfer_manifest.location must look like gs://bucket/name.csv: {spec.transfer_manifest.location!r}")
+    if "http_data_source" in spec:
+        raise invalid("transfer_manifest and http_data_source exclude each other")
+    if spec.transfer_options.delete_objects_unique_in_sink:
+        raise invalid("transfer_manifest and delete_objects_unique_in_sink exclude each other")
+    if spec.object_conditions.include_prefixes or spec.object_conditions.exclude_prefixes:
+        raise invalid("transfer_manifest and prefix conditions exclude each other")
 
 
 def _check_conditions(conditions: sts.ObjectConditions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import threading
 import time
@@ -21,6 +22,8 @@ from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
 from tools.emulators.sts.copier import Copier, Status, Work
 from tools.emulators.sts.ends import EndError, GcsSink, GcsSource, S3Source, Source
+from tools.emulators.sts.http_list import HttpSource
+from tools.emulators.sts.manifest import ManifestSource
 from tools.emulators.sts.rules import Filter, check_job, check_spec
 
 ACTIVE = (Status.IN_PROGRESS, Status.PAUSED, Status.QUEUED, Status.SUSPENDING)
@@ -282,8 +285,19 @@ class TransferService:
     def _ends(self, spec: sts.TransferSpec) -> tuple[Source, GcsSink]:
         sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name)
         if "gcs_data_source" in spec:
-            return GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name), sink
-        return S3Source(self.places.s3, spec.aws_s3_data_source.bucket_name, self._keys(spec.aws_s3_data_source)), sink
+            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name)), sink
+        if "http_data_source" in spec:
+            naming = functools.partial(self.ledger.setting, "sts.url_list_names")
+            return HttpSource(spec.http_data_source.list_url, self.places.gcs, naming), sink
+        source = S3Source(self.places.s3, spec.aws_s3_data_source.bucket_name, self._keys(spec.aws_s3_data_source))
+        return self._chosen(spec, source), sink
+
+    def _chosen(self, spec: sts.TransferSpec, source: Source) -> Source:
+        """The source itself, or just what a manifest names of it."""
+        if "transfer_manifest" not in spec:
+            return source
+        data = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source
+        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs)
 
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:
@@ -355,7 +369,7 @@ def _without_secret(spec: sts.TransferSpec) -> sts.TransferSpec:
 
 def _job_meets(job: sts.TransferJob, wanted: Filter) -> bool:
     spec = job.transfer_spec
-    source: Any = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source
+    source: Any = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source  # of a URL list: none
     return (
         (not wanted.job_names or job.name in wanted.job_names)
         and (not wanted.job_statuses or JobState(job.status).name in wanted.job_statuses)

@@ -1,0 +1,47 @@
+"""A transfer manifest: a CSV file in Cloud Storage that names the objects to move, relative to the source's path."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from tools.emulators.sts.ends import EndError, Fetched, Listed, Source, read_object
+
+MISSING = "missing"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ManifestSource:
+    """Of another source just what a manifest names. A name that is not there is an object that failed."""
+
+    def __init__(self, source: Source, location: str, path: str, gcs: str) -> None:
+        self._source, self._location, self._path, self._gcs = source, location, path, gcs
+
+    def check(self) -> None:
+        self._source.check()
+
+    def list(self, prefix: str) -> Iterator[Listed]:  # noqa: ARG002 - a source has it
+        for name in self._names():
+            key = self._path + name
+            found = next((one for one in self._source.list(key) if one.key == key), None)
+            # What is not there is found out when its turn comes, and counted then.
+            yield found or Listed(key, 0, MISSING, EPOCH)
+
+    def fetch(self, listed: Listed) -> Fetched:
+        if listed.etag == MISSING:
+            raise EndError("NOT_FOUND", "the manifest names an object that is not there")
+        return self._source.fetch(listed)
+
+    def url(self, key: str) -> str:
+        return self._source.url(key)
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _names(self) -> Iterator[str]:
+        text = read_object(self._gcs, self._location, "manifest").decode("utf-8", "replace")
+        for row in csv.reader(io.StringIO(text, newline="")):
+            if row:
+                yield row[0]
