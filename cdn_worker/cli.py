@@ -20,10 +20,11 @@ from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.keypairs import signer_from_file
 from cdn_worker.listing import Sizes
+from cdn_worker.lists.lister import Sizes as ListSizes
 from cdn_worker.queues.places import open_queues, prepare_queues
 from cdn_worker.reach_settings import ReachFlags, check_cdn_url, keyed, reach_of
 from cdn_worker.screen import Screen, closing, sized, spent
-from cdn_worker.service import serve
+from cdn_worker.service import list_for, serve
 from cdn_worker.worker import Pool
 
 EXIT_NOT_ALL = 1
@@ -218,6 +219,37 @@ def run(
             for told in queues.warnings:
                 print(f"warning: {told}", file=sys.stderr)
             serve(pool, queues, health_port=health_port, parent=parent)
+
+
+@app.command("lists", hidden=True)
+def lists(
+    ledger: Annotated[Path, typer.Option(help="The ledger of URL lists that the daemon keeps.")],
+    cdn_url: Annotated[str, typer.Option(help="What stands before a key; {bucket} in it is the source's bucket.")] = "",
+    cdn_key_pair_id: CdnKeyPairId = "",
+    cdn_private_key_file: CdnPrivateKeyFile = None,
+    cdn_private_key_secret: CdnPrivateKeySecret = "",
+    cdn_digest: CdnDigest = Digest.SHA1,
+    cdn_signature_life: CdnSignatureLife = 7 * 24 * 3600,
+    substitute: Substitute = None,
+    list_rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Objects in one list.")] = 100_000,
+    connections: Connections = 128,
+    parent: Annotated[int, typer.Option(hidden=True)] = 0,
+    s3_endpoint: S3Endpoint = "",
+    s3_region: S3Region = "",
+    aws_profile: AwsProfile = "",
+    no_sign_request: NoSignRequest = False,
+    gcs_endpoint: GcsEndpoint = "",
+) -> None:
+    """Started by `sts-manager run` for route sts-url-list: writes the lists, and gives objects their own names afterwards."""
+    values = {name: value for name, value in locals().items() if name in ReachFlags.__dataclass_fields__}
+    values["substitute"] = tuple(substitute or ())
+    logs.configure("cdn_worker")
+    with _told():
+        flags = ReachFlags(**values)
+        reach = keyed(reach_of(flags, os.environ), flags)
+        # At a stage on this machine the service reads from this machine, too.
+        sizes = ListSizes(rows=list_rows, loopback="STORAGE_TRANSFER_EMULATOR_HOST" in os.environ)
+        list_for(ledger, reach, sizes, parent=parent)
 
 
 @app.command("prepare-queue")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from cdn_worker.copying.steps import BUSY_MAX, Command, Ended, Outcome, Renew, Resume, Task, Tries, Wait
+from cdn_worker.copying.steps import Command, Ended, Outcome, Resume, Task, Tries, Wait, patient
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored, alike
 from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
@@ -24,7 +25,6 @@ OBJECT_BYTES_MAX = 5 << 40
 CUT_AFTER_PAGES = 3
 HALVINGS = 6
 HOLD_S = 0.02
-REFUSED_MAX = 3
 
 Planned = Task | KeyVerdict
 Walk = Generator[Command, Outcome, None]
@@ -169,11 +169,11 @@ class Planner:
     def _each(self, keys: Sequence[str]) -> Walk:
         ground = self._ground
         for key in keys:
-            request = ground.bucket.page(prefix=key, keys_max=1)
+            request = partial(ground.bucket.page, prefix=key, keys_max=1)
             answer = yield from _patient(request, ground, ground.source.explained)
             entries = [one for one in ground.bucket.page_of(answer).entries if one.key == key]
             for listed in ground.filter.wanted(entries):
-                stat = ground.sink.stat(ground.mapping.sink_name(key))
+                stat = partial(ground.sink.stat, ground.mapping.sink_name(key))
                 found = yield from _patient(stat, ground, ground.sink.refusal, absent=True)
                 stored = ground.sink.stored(found) if found.status == 200 else None
                 self.listed += 1
@@ -185,7 +185,8 @@ class Planner:
         there = _SinkCursor(ground)
         token, pages, after = "", 0, keys.after
         while not self._stopped:
-            request = ground.bucket.page(prefix=ground.prefix, after=after, token=token, keys_max=ground.keys_max)
+            page_of = partial(ground.bucket.page, prefix=ground.prefix, keys_max=ground.keys_max)
+            request = partial(page_of, after=after, token=token)
             answer = yield from _patient(request, ground, ground.source.explained)
             page = ground.bucket.page_of(answer)
             entries = page.entries
@@ -262,7 +263,7 @@ class Planner:
 
     def _has_keys(self, keys: KeyRange) -> Generator[Command, Outcome, bool]:
         ground = self._ground
-        request = ground.bucket.page(prefix=ground.prefix, after=keys.after, keys_max=1)
+        request = partial(ground.bucket.page, prefix=ground.prefix, after=keys.after, keys_max=1)
         found = ground.bucket.page_of((yield from _patient(request, ground, ground.source.explained))).entries
         return bool(found) and found[0].key in keys
 
@@ -288,7 +289,8 @@ class _SinkCursor:
             self._span = (mapping.sink_name(wanted[0].key), f"{mapping.sink_name(keys.until or '')}\0" if inside else "")
         start, end = self._span
         while not self._ended and (not self._objects or self._objects[-1].name <= last):
-            request = ground.sink.page(prefix=mapping.sink_name(ground.prefix), start=start, end=end, token=self._token)
+            under = mapping.sink_name(ground.prefix)
+            request = partial(ground.sink.page, prefix=under, start=start, end=end, token=self._token)
             page = ground.sink.page_of((yield from _patient(request, ground, ground.sink.refusal)))
             beyond = page.objects[-1:] if page.objects and page.objects[-1].name <= last else []
             self._objects = [one for one in self._objects if one.name in names]
@@ -311,21 +313,7 @@ class _SinkCursor:
 
 
 def _patient(
-    request: Request, ground: Ground, explained: Callable[[Answer], str], *, absent: bool = False
+    request: Callable[[], Request], ground: Ground, explained: Callable[[Answer], str], *, absent: bool = False
 ) -> Generator[Command, Outcome, Answer]:
     """One page, however often it must be asked for. absent: 404 is an answer too. Raises Ended with what the service said."""
-    tries = Tries(ground.backoff_s)
-    while True:
-        answer = yield request
-        assert isinstance(answer, Answer)
-        if answer.fault is None and (answer.status == 200 or (absent and answer.status == 404)):
-            return answer
-        told = explained(answer)
-        if answer.fault is not None or answer.status in (408, 429) or answer.status >= 500:
-            yield tries.again("listing_busy", told, BUSY_MAX, answer.retry_after() if answer.status else 0.0)
-        elif answer.status in (401, 403):
-            pause = tries.again("listing_refused", told, REFUSED_MAX)
-            yield Renew()
-            yield pause
-        else:
-            raise Ended("listing_missing" if answer.status == 404 else "listing", told)
+    return patient(request, Tries(ground.backoff_s), explained, of="listing", also=(404,) if absent else ())

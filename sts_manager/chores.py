@@ -21,7 +21,7 @@ from sts_manager.domain.model import (
     changed,
 )
 from sts_manager.domain.naming import JobName as TransferJobName
-from sts_manager.domain.naming import OperationName, Prefix, chunks, is_ours
+from sts_manager.domain.naming import OperationName, Prefix, chunks, is_ours, whole_of
 from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, TransferProject
 
 ROWS_AT_ONCE = 1000
@@ -85,10 +85,10 @@ def remove_successful_one_time_jobs(
     """Delete transfer jobs that ran once and succeeded wholly. Never one that has not run, recurs, or is still needed."""
     jobs = [job for job in project.transfer_jobs() if all_in_project or is_ours(job.name)]
     latest = project.operations([job.latest_operation for job in jobs if job.latest_operation is not None])
-    names = [TransferJobName(job.name) for job in jobs if is_ours(job.name)]
+    names = {TransferJobName(whole_of(job.name)) for job in jobs if is_ours(job.name)}
     rows = store.jobs_named(names)
     for job in jobs:
-        row = rows.get(TransferJobName(job.name)) if is_ours(job.name) else None
+        row = rows.get(TransferJobName(whole_of(job.name))) if is_ours(job.name) else None
         why = _kept_because(job, latest, row, all_in_project=all_in_project)
         if why:
             yield Done(name=job.name, done=False, why=why)

@@ -24,7 +24,6 @@ from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.domain.model import Hold, JobStatus, Route, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
-from sts_manager.pool_wiring import Pool
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import ROUTES, PrefixFile, read_prefixes
 from sts_manager.reconciler import PassResult
@@ -63,28 +62,28 @@ def run(
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_told(settings)}})
     stop = Stop()
-    with opened_store(settings) as opened, stop.on_signals(), closing(Pool(settings, lambda: wiring.store_of(settings))) as pool:
+    with opened_store(settings) as opened, stop.on_signals(), closing(wiring.OwnRoutes(settings)) as own:
         if dry_run:
             choice = wiring.chosen(settings)
             print_lines([f"route    {choice.route.value}: {choice.why}; a row's own route wins"])
-            result = wiring.reconciler_of(settings, opened, None, stop, pool).run_pass(dispatch=True, dry_run=True)
+            result = wiring.reconciler_of(settings, opened, None, stop, own).run_pass(dispatch=True, dry_run=True)
             print_lines([*screens.plan_lines(result.plan), *([result.degraded] if result.degraded else [])])
             return
         if wiring.chosen(settings).route is Route.CDN:
-            pool.open()
+            own.pool.open()
         if once:
-            _run_once(settings, opened, stop, pool)
+            _run_once(settings, opened, stop, own)
         else:
-            _run_daemon(settings, opened, stop, pool, until_done=until_done)
+            _run_daemon(settings, opened, stop, own, until_done=until_done)
 
 
-def _run_once(settings: Settings, opened: JobStore, stop: Stop, pool: Pool) -> None:
-    _, reconciler, lease = wiring.daemon_of(settings, opened, stop, pool)
+def _run_once(settings: Settings, opened: JobStore, stop: Stop, own: wiring.OwnRoutes) -> None:
+    _, reconciler, lease = wiring.daemon_of(settings, opened, stop, own)
     holder = lease.acquire()
     if holder is not None:
         raise Fatal(f"{holder.who} runs on this store since {holder.since:%Y-%m-%d %H:%M:%SZ}; stop it first, or leave it to it")
     try:
-        pool.catch_up()
+        own.catch_up()
         result = reconciler.run_pass(dispatch=True)
         reconciler.settle_outcomes()
     finally:
@@ -97,8 +96,8 @@ def _run_once(settings: Settings, opened: JobStore, stop: Stop, pool: Pool) -> N
         raise Fatal(result.degraded or f"{len(refused):,} of {result.acted:,} steps were refused; nothing is lost, run again")
 
 
-def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, pool: Pool, *, until_done: bool) -> None:
-    daemon, _, _ = wiring.daemon_of(settings, opened, stop, pool, until_done=until_done, watch=_progress)
+def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.OwnRoutes, *, until_done: bool) -> None:
+    daemon, _, _ = wiring.daemon_of(settings, opened, stop, own, until_done=until_done, watch=_progress)
     ending = daemon.run()
     log.info("ended", extra={"fields": {"because": ending.value}})
     if ending is Ending.ERRORS:
@@ -336,7 +335,7 @@ def retry(
 def route(
     *,
     settings: Settings,
-    prefixes: Annotated[list[str], typer.Argument(help="Prefixes, then the route: auto, sts-s3, sts-gcs or cdn.")],
+    prefixes: Annotated[list[str], typer.Argument(help="Prefixes, then the route: auto, sts-s3, sts-gcs, sts-url-list or cdn.")],
 ) -> None:
     """Give prefixes a route of their own (PREFIX… ROUTE), from their next start on; `auto` gives them the daemon's again."""
     *wanted, named = prefixes
@@ -385,11 +384,9 @@ def cancel(
     settings: Settings,
     prefixes: Annotated[list[str], typer.Argument(help="Prefixes whose transfer is to end.")],
 ) -> None:
-    """End the transfers of prefixes in the worker pool. They end in `error` (CANCELLED) and start again only by `retry`."""
-    with opened_store(settings) as opened, wiring.pool_project(settings) as project:
-        done = chores.cancel(
-            opened, [Prefix(prefix) for prefix in prefixes], lambda name: project.cancel(name, datetime.now(UTC))
-        )
+    """End the transfers of prefixes, by whichever route. They end in `error` (CANCELLED) and start again only by `retry`."""
+    with opened_store(settings) as opened, wiring.transfer_project(settings) as project:
+        done = chores.cancel(opened, [Prefix(prefix) for prefix in prefixes], project.cancel)
     report(done, "cancelled", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)

@@ -38,7 +38,7 @@ def switch_of(name: str) -> Any:
     )
 
 
-STORE_FLAGS = ("store", "job_table", "job_history_table", "dataset", "dataset_location", "project", "pool_ledger")
+STORE_FLAGS = ("store", "job_table", "job_history_table", "dataset", "dataset_location", "project", "pool_ledger", "list_ledger")
 """What every command takes that opens the store."""
 
 CONFIG = typer.Option("--config-path", help="JSON file with these flags (no leading dashes).")

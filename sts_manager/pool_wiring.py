@@ -11,35 +11,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import sqlalchemy as sa
-
 from cdn_worker.domain.errors import BadInput as WorkerBadInput
 from cdn_worker.ports import Queues
 from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
+from sts_manager.crew import Crew
+from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable
 from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
-from sts_manager.domain.place import Scheme, places_of
-from sts_manager.pool.crew import Crew
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Started
-from sts_manager.routes.cdn import CdnRoute, PoolSettings
+from sts_manager.routes.cdn import CdnRoute
 from sts_manager.settings import Settings
 
 LOAD_ROWS, LOAD_EVERY_S = 200_000, 90.0
 log = logging.getLogger(__name__)
-
-
-def beside_store(settings: Settings, suffix: str) -> Path:
-    """A file of ours: beside a SQLite store and called after it, else in the current folder."""
-    if settings.bigquery is None:
-        url = sa.make_url(settings.store)
-        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-            store = Path(url.database)
-            return store.with_name(f"{store.stem}_{suffix}.db")
-    return Path(f"sts_manager_{suffix}.db")
 
 
 def queue_address(settings: Settings) -> str:
@@ -50,44 +38,15 @@ def ledger_path(settings: Settings) -> Path:
     return Path(settings.pool_ledger) if settings.pool_ledger else beside_store(settings, "pool")
 
 
-def pool_settings(settings: Settings, order: StartJob) -> PoolSettings:
-    """What is asked of the pool for a prefix. Raises Permanent for a source that its workers cannot read."""
-    source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
-    if source.scheme is not Scheme.S3:
-        raise Permanent(f"route cdn reads S3, but {order.prefix!r} comes from {source}", code="ROUTE_UNFIT")
-    if settings.cdn_url and "{bucket}" not in settings.cdn_url and source.bucket != settings.source.bucket:
-        raise Permanent(
-            f"{order.prefix!r} comes from {source}, and --cdn-url {settings.cdn_url} is before {settings.source}: write "
-            "{bucket} where the bucket's name stands in it, or give the row another route",
-            code="ROUTE_UNFIT",
-        )
-    return PoolSettings(
-        source=source,
-        sink=sink,
-        overwrite_when="ALWAYS" if settings.overwrite_dest_objects else settings.overwrite_when,
-        storage_class="" if settings.storage_class == "PRESERVE" else settings.storage_class,
-        since=settings.modified_since,
-        before=settings.modified_before,
-    )
-
-
 def worker_words(settings: Settings) -> list[str]:
-    """How the daemon starts its worker: what follows `cdn-worker run`; nothing with --workers 0."""
+    """How the daemon starts its worker: what follows `cdn-worker`; nothing with --workers 0."""
     count = os.cpu_count() or 1 if settings.workers is None else settings.workers
     if not count:
         return []
-    words = ["--queue", queue_address(settings), "--processes", str(count), "--lease", f"{settings.queue_lease:g}"]
-    for flag, value in (
-        ("--cdn-url", settings.cdn_url),
-        ("--cdn-key-pair-id", settings.cdn_key_pair_id),
-        ("--cdn-private-key-file", settings.cdn_private_key_file),
-        ("--cdn-private-key-secret", settings.cdn_private_key_secret),
-        *(("--substitute", pair) for pair in settings.cdn_substitute.split(";")),
-    ):
-        words += [flag, value] if value else []
+    words = ["run", "--queue", queue_address(settings), "--processes", str(count), "--lease", f"{settings.queue_lease:g}"]
+    words += cdn_words(settings)
     words += ["--state", str(beside_store(settings, "worker").with_suffix(".resume"))]
     words += ["--object-ledger"] if settings.object_ledger else []
-    words += ["--cdn-digest", settings.cdn_digest, "--cdn-signature-life", str(settings.cdn_signature_life)]
     return words
 
 
@@ -158,7 +117,7 @@ class Pool:
     # The route
 
     def start(self, order: StartJob) -> Started:
-        pool_settings(self._settings, order)  # before anything is made for it
+        pool_settings(self._settings, order, "cdn")  # before anything is made for it
         try:
             self._keep()
             return self._made().route.start(order)
@@ -188,7 +147,7 @@ class Pool:
                 log.warning("queue", extra={"fields": {"cause": told}})
             ledger = PoolLedger(ledger_path(self._settings))
             clock = SystemClock()
-            route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order), clock)
+            route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order, "cdn"), clock)
             self._parts = _Parts(queues, ledger, route)
         return self._parts
 

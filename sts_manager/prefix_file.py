@@ -20,7 +20,7 @@ from sts_manager.domain.place import Scheme, place
 
 FAULTS_SHOWN = 20
 KEYS = ("prefix", "route", "source", "destination")
-ROUTES = tuple(route.value for route in Route if route is not Route.STS_URL_LIST)
+ROUTES = tuple(route.value for route in Route)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,11 @@ class Settings(BaseModel):
     dataset: str = Field("data_migration", description="BigQuery dataset, with --store bigquery.")
     dataset_location: str = Field("US", description="Location of the BigQuery dataset.")
     project: str = Field("", description="Google Cloud project of the transfer jobs; inferred when not given.")
-    route: Literal["auto", "sts-s3", "sts-gcs", "cdn"] = Field(
+    route: Literal["auto", "sts-s3", "sts-gcs", "sts-url-list", "cdn"] = Field(
         "auto",
         description="How prefixes travel unless their row says otherwise: auto (cdn when --cdn-url is given, else "
-        "the Storage Transfer Service), sts-s3, sts-gcs, cdn (the built-in worker pool).",
+        "the Storage Transfer Service), sts-s3, sts-gcs, sts-url-list (the service reads through the CDN, from lists of URLs), "
+        "cdn (the built-in worker pool).",
     )
     source_bucket: str = Field("migration-source", description="s3://bucket/path, gs://bucket/path, or a GCS bucket's name.")
     destination_bucket: str = Field("migration-destination", description="gs://bucket/path, or a GCS bucket's name.")
@@ -103,6 +104,15 @@ class Settings(BaseModel):
         7 * 24 * 3600, ge=300, description="Seconds that a signature lasts; renewed in time by itself."
     )
     cdn_substitute: str = Field("", description="OLD=NEW pairs, separated by ';', put in place in the path of the CDN's URL.")
+    list_ledger: str = Field("", description="SQLite file of route sts-url-list's state; beside the store by default.")
+    url_list_rows: int = Field(
+        100_000, ge=1, le=1_000_000, description="Objects in one URL list (of at most 128 MB): one transfer job each."
+    )
+    url_list_metadata: Literal["all", "etag"] = Field(
+        "all",
+        description="What route sts-url-list restores of what a URL list loses: all (user metadata and content headers, by one "
+        "HEAD an object at S3), or etag (only where the object came from).",
+    )
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
 
     @property
@@ -248,6 +258,7 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
     _check_store(settings, origins, named)
     _check_places(settings, named)
     _check_s3(settings, named)
+    _check_route(settings, named)
     _check_cdn(settings, named)
 
 
@@ -306,14 +317,20 @@ def _check_s3(settings: Settings, named: Any) -> None:
         raise BadInput(f"{named('s3_cloudfront_domain')} and {named('s3_managed_private_network')} exclude each other")
 
 
-def _check_cdn(settings: Settings, named: Any) -> None:
+def _check_route(settings: Settings, named: Any) -> None:
     s3 = settings.source.scheme is Scheme.S3
-    if settings.route in ("cdn", "sts-s3") and not s3:
+    if settings.route in ("cdn", "sts-s3", "sts-url-list") and not s3:
         raise BadInput(f"{named('route')} is {settings.route}, which reads S3, but {named('source_bucket')} is {settings.source}")
     if settings.route == "sts-gcs" and s3:
         raise BadInput(f"{named('route')} is sts-gcs, but {named('source_bucket')} is {settings.source}")
     if settings.queue and not settings.queue.startswith(("sqlite:///", "pubsub://")):
         raise BadInput(f"{named('queue')}: {settings.queue!r} is written sqlite:///FILE or pubsub://PROJECT/NAME")
+    if settings.route == "sts-url-list" and not settings.cdn_url:
+        raise BadInput(f"{named('route')} is sts-url-list: the lists hold URLs of a CDN, and --cdn-url is missing")
+
+
+def _check_cdn(settings: Settings, named: Any) -> None:
+    s3 = settings.source.scheme is Scheme.S3
     keys = [key for key in ("cdn_private_key_file", "cdn_private_key_secret") if getattr(settings, key)]
     if not settings.cdn_url:
         given = [*keys, *(key for key in ("cdn_key_pair_id", "cdn_substitute") if getattr(settings, key))]

@@ -5,25 +5,31 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import google.auth
 import sqlalchemy as sa
 from google.auth import exceptions as auth_exceptions
 
+from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.choice import Choice, choose
-from sts_manager.domain.errors import BadInput, Fatal
+from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
+from sts_manager.list_wiring import UrlLists, list_ledger_path
 from sts_manager.metrics.alerts import Alert, alerts
 from sts_manager.metrics.cloud_monitoring import AlertPolicies, CloudMonitoring, Origin
 from sts_manager.metrics.log import LogSink
+from sts_manager.own_operations import Beside, OwnOperations
 from sts_manager.pool.ledger import PoolLedger
-from sts_manager.pool.project import WithPool
+from sts_manager.pool.operations import PoolOperations
 from sts_manager.pool_wiring import Pool, ledger_path
 from sts_manager.ports import JobStore, Routes, TransferProject, TransferRoute
 from sts_manager.pulse import Pulse
@@ -38,6 +44,7 @@ from sts_manager.stores.bigquery import BigQueryStore
 from sts_manager.stores.bigquery_sql import Names
 from sts_manager.stores.lease import StoreLease
 from sts_manager.stores.sql import SqlStore, open_store
+from sts_manager.url_lists.document import ListOperations
 
 STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
@@ -132,29 +139,18 @@ def client_of(settings: Settings) -> StsClient:
 
 @contextmanager
 def transfer_project(settings: Settings) -> Iterator[TransferProject]:
-    """The transfer service, with the operations of the pool beside it where there is a pool."""
-    path = ledger_path(settings)
-    if not path.exists():
-        yield StsProject(client_of(settings))
-        return
-    ledger = PoolLedger(path)
-    try:
-        yield WithPool(lambda: StsProject(client_of(settings)), ledger)
-    finally:
-        ledger.close()
-
-
-@contextmanager
-def pool_project(settings: Settings) -> Iterator[WithPool]:
-    """The operations of the pool. Raises BadInput where no prefix ever went that way."""
-    path = ledger_path(settings)
-    if not path.exists():
-        raise BadInput(f"there is no pool ledger at {path}: no prefix of this store travels by route cdn (or give --pool-ledger)")
-    ledger = PoolLedger(path)
-    try:
-        yield WithPool(lambda: StsProject(client_of(settings)), ledger)
-    finally:
-        ledger.close()
+    """The transfer service, with the operations that this program runs itself beside it where there are any."""
+    with ExitStack() as opened:
+        own: list[OwnOperations] = []
+        if (path := ledger_path(settings)).exists():
+            pool = PoolLedger(path)
+            opened.callback(pool.close)
+            own.append(PoolOperations(pool, CLOCK))
+        if (path := list_ledger_path(settings)).exists():
+            lists = ListLedger(path, StoreUnavailable)
+            opened.callback(lists.close)
+            own.append(ListOperations(lists))
+        yield Beside(lambda: StsProject(client_of(settings)), own)
 
 
 def s3_access(settings: Settings, environment: Mapping[str, str]) -> S3Access | None:
@@ -205,16 +201,51 @@ def route_of(settings: Settings) -> Route:
     return chosen(settings).route
 
 
-def routes_of(settings: Settings, pool: Pool) -> Routes:
+class OwnRoutes:
+    """The routes that this program runs itself: kept going while this daemon leads (as a context).
+
+    client   the transfer service's, made when it is first asked for: one for all routes, as quotas are a project's
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.client = cache(partial(client_of, settings))
+        open_own = partial(store_of, settings)  # the daemon's is not to be used by two threads
+        self.pool = Pool(settings, open_own)
+        self.lists = UrlLists(settings, open_own, self.client)
+        self._leading: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as entered:
+            for one in (self.pool, self.lists):
+                entered.enter_context(one)
+            self._leading = entered.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._leading is not None:
+            self._leading.__exit__(kind, error, trace)
+        self._leading = None
+
+    def catch_up(self) -> None:
+        """For one pass without threads."""
+        self.pool.catch_up()
+        self.lists.catch_up()
+
+    def close(self) -> None:
+        self.pool.close()
+        self.lists.close()
+
+
+def routes_of(settings: Settings, own: OwnRoutes) -> Routes:
     """Both STS routes are one adapter: what differs is in the job's spec, which a started row has behind it."""
     route: TransferRoute
     try:
-        route = StsRoute(client_of(settings), transfer_settings(settings))
+        route = StsRoute(own.client(), transfer_settings(settings))
     except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
         route = NoRoute(str(error))  # nobody asked for it; a row that does is told why
-    return {Route.STS_S3: route, Route.STS_GCS: route, Route.CDN: pool}
+    return {Route.STS_S3: route, Route.STS_GCS: route, Route.STS_URL_LIST: own.lists, Route.CDN: own.pool}
 
 
 def policy_of(settings: Settings, migration: str) -> Policy:
@@ -246,7 +277,7 @@ def bound_migration(settings: Settings, store: JobStore) -> str:
     return control.migration
 
 
-def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None, stop: Stop, pool: Pool) -> Reconciler:
+def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None, stop: Stop, own: OwnRoutes) -> Reconciler:
     def fence() -> int:
         assert lease is not None
         return lease.fence
@@ -255,7 +286,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
     migration = store.control().migration if lease is None else bound_migration(settings, store)
     return Reconciler(
         store,
-        routes_of(settings, pool),
+        routes_of(settings, own),
         policy_of(settings, migration),
         CLOCK,
         interval_s=settings.metrics_interval,
@@ -339,13 +370,13 @@ def daemon_of(
     settings: Settings,
     store: JobStore,
     stop: Stop,
-    pool: Pool,
+    own: OwnRoutes,
     *,
     until_done: bool = False,
     watch: Callable[[PassResult], None] = lambda _result: None,
 ) -> tuple[Daemon, Reconciler, StoreLease]:
     lease = lease_of(settings, store)
-    reconciler = reconciler_of(settings, store, lease, stop, pool)
+    reconciler = reconciler_of(settings, store, lease, stop, own)
     pulse = pulse_of(settings, store)
     intervals = Intervals(job_s=settings.job_interval, metrics_s=settings.metrics_interval, sleep_s=settings.sleep_timeout)
     healthy = toucher(settings.health_file)
@@ -359,6 +390,6 @@ def daemon_of(
         watch=watch,
         pulse=pulse,
         healthy=healthy,
-        duty=pool,
+        duty=own,
     )
     return daemon, reconciler, lease

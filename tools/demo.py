@@ -3,8 +3,8 @@
 It starts the rehearsal stage as a process of its own, fills the S3 bucket with Python's own standard library, a few large
 objects and a few hard names, runs the commands a user would run, and compares every object from outside. With
 `STORE=bigquery` the job table is in BigQuery and the heartbeat goes to Cloud Monitoring, both of the stage. `ROUTE=cdn` sends the
-prefixes down the built-in worker pool, through CloudFront; `QUEUE=pubsub` has its tasks in Pub/Sub. `ROUTE=copy` is
-`tools/demo_copy.py`.
+prefixes down the built-in worker pool, through CloudFront; `QUEUE=pubsub` has its tasks in Pub/Sub. `ROUTE=sts-url-list` has the
+service fetch from CloudFront, by lists of URLs. `ROUTE=copy` is `tools/demo_copy.py`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ THREADS = 8
 OBJECTS_MAX = 2_400
 SOURCE_BYTES_MAX = 1024 * 1024
 STORES = ("sqlite", "bigquery")
-ROUTES = ("sts-s3", "cdn")
+ROUTES = ("sts-s3", "sts-url-list", "cdn")
 QUEUES = ("sqlite", "pubsub")
 HEARTBEAT = (
     "status/waiting",
@@ -101,7 +101,8 @@ def main(store_kind: str, route: str, queue: str) -> int:
             client = storage.Client(project="demo", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
             client.bucket(CONTROL).create()
             run(folder, "prepare-queue", "--queue", pubsub_address(), program="cdn-worker")
-        words = [*(pool_words(queue) if route == "cdn" else []), *(["--publish-heartbeat"] if in_bigquery else [])]
+        words = list_words() if route == "sts-url-list" else pool_words(queue) if route == "cdn" else []
+        words += ["--publish-heartbeat"] if in_bigquery else []
         code = migrate(folder, len(prefixes), len(objects), words)
         took = time.monotonic() - migrating
         title("4. What the operator sees")
@@ -214,11 +215,21 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "LOGLEVEL": os.environ.get("LOGLEVEL", "INFO")}
 
 
+def cdn_words() -> list[str]:
+    """The flags that name CloudFront, and the key with which its URLs are signed."""
+    words = ["--cdn-url", f"http://{os.environ['CDN_EMULATOR_HOST']}/{SOURCE}/"]
+    words += ["--cdn-key-pair-id", os.environ["CDN_KEY_PAIR_ID"]]
+    return [*words, "--cdn-private-key-file", os.environ["CDN_PRIVATE_KEY_FILE"]]
+
+
+def list_words() -> list[str]:
+    """The flags that have the service fetch from CloudFront, by lists of URLs."""
+    return [*cdn_words(), "--route", "sts-url-list"]
+
+
 def pool_words(queue: str) -> list[str]:
     """The flags that send prefixes down the worker pool, through CloudFront."""
-    words = ["--cdn-url", f"http://{os.environ['CDN_EMULATOR_HOST']}/{SOURCE}/", "--workers", "2"]
-    words += ["--cdn-key-pair-id", os.environ["CDN_KEY_PAIR_ID"]]
-    words += ["--cdn-private-key-file", os.environ["CDN_PRIVATE_KEY_FILE"]]
+    words = [*cdn_words(), "--workers", "2"]
     words += ["--queue", pubsub_address()] if queue == "pubsub" else []
     return words
 
@@ -256,6 +267,7 @@ def show(line: str, prefixes: int, objects: int) -> None:
             | "prefix_done"
             | "ended"
             | "worker_began"
+            | "lister_began"
             | "draining"
             | "drained"
         ):
@@ -275,7 +287,7 @@ def compare(objects: dict[str, bytes]) -> list[str]:
     def same(name: str) -> bool:
         etag = hashlib.md5(objects[name], usedforsecurity=False).hexdigest()
         data: bytes = blobs[name].download_as_bytes(raw_download=True)
-        return data == objects[name] and blobs[name].metadata["x-goog-source-etag"] == etag
+        return data == objects[name] and (blobs[name].metadata or {}).get("x-goog-source-etag") == etag
 
     names = sorted(set(blobs) & set(objects))
     with ThreadPoolExecutor(THREADS) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ CHANGED_MAX = 3
 MISSING_MAX = 3
 BROKEN_MAX = 5
 BUSY_MAX = 10
+REFUSED_MAX = 3
 BACKOFF_S_MAX = 60.0
 
 
@@ -163,6 +164,29 @@ class Tries:
         if retry_after_s > 0:
             return Wait(retry_after_s, exact=True)
         return Wait(min(BACKOFF_S_MAX, self._backoff_s * (1 << (count - 1))))
+
+
+def patient(
+    request: Callable[[], Request], tries: Tries, explained: Callable[[Answer], str], *, of: str, also: Collection[int] = ()
+) -> Asking:
+    """One answer of status 200 (or one of `also`), however often it must be asked for. Raises Ended: `of` is its code's stem.
+
+    request   makes it: anew for each try, as the access that is in it may have been renewed
+    """
+    while True:
+        answer = yield request()
+        assert isinstance(answer, Answer)
+        if answer.fault is None and (answer.status == 200 or answer.status in also):
+            return answer
+        told = explained(answer)
+        if answer.fault is not None or answer.status in (408, 429) or answer.status >= 500:
+            yield tries.again(f"{of}_busy", told, BUSY_MAX, answer.retry_after() if answer.status else 0.0)
+        elif answer.status in (401, 403):
+            pause = tries.again(f"{of}_refused", told, REFUSED_MAX)
+            yield Renew()
+            yield pause
+        else:
+            raise Ended(f"{of}_missing" if answer.status == 404 else of, told)
 
 
 def wrong(answer: Answer, task: Task, span: tuple[int, int] | None) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.domain.http import Answer, Host, Request
+from cdn_worker.domain.http import DEADLINE_S, Answer, Host, Request
 from cdn_worker.domain.integrity import Stored, goog_hashes
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.metadata import SOURCE_ETAG, Attributes
@@ -22,6 +22,7 @@ from cdn_worker.ports import Access, SinkObject, SinkPage
 
 CALL_S = 60.0
 PAGE_BYTES_MAX = 64 << 20
+JSON = "content-type: application/json; charset=UTF-8"
 FIELDS = "name,size,generation,crc32c,md5Hash,metadata"
 _DOTS = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 _JSON_CONTENT = {
@@ -71,8 +72,7 @@ class GcsSink:
         return Request(Host.SINK, "PUT", self._put_at + encoded(name), headers, body)
 
     def begin(self, name: str, attributes: Attributes, size: int, md5: bytes | None, generation: int) -> Request:
-        resource: dict[str, Any] = {_JSON_CONTENT[key]: value for key, value in attributes.content.items()}
-        resource["metadata"] = dict(attributes.custom)
+        resource = _resource(attributes)
         if self._storage_class:
             resource["storageClass"] = self._storage_class
         if md5 is not None:
@@ -83,7 +83,7 @@ class GcsSink:
         )
         if self._kms_key:
             url += f"&kmsKeyName={quote(self._kms_key, safe='')}"
-        headers = [*self._auth, "content-type: application/json; charset=UTF-8", f"x-upload-content-length: {size}"]
+        headers = [*self._auth, JSON, f"x-upload-content-length: {size}"]
         return Request(Host.SINK, "POST", url, headers, json.dumps(resource).encode(), deadline_s=CALL_S)
 
     def session_of(self, answer: Answer) -> str | None:
@@ -125,6 +125,29 @@ class GcsSink:
     def delete(self, name: str, generation: int) -> Request:
         return Request(Host.SINK, "DELETE", f"{self._object(name)}?generation={generation}", self._auth, deadline_s=CALL_S)
 
+    def patch(self, name: str, attributes: Attributes, generation: int) -> Request:
+        """Give a stored object attributes, if it still is that generation."""
+        body = json.dumps(_resource(attributes)).encode()
+        url = f"{self._object(name)}?ifGenerationMatch={generation}&fields={quote(FIELDS)}"
+        return Request(Host.SINK, "PATCH", url, [*self._auth, JSON], body, deadline_s=CALL_S)
+
+    def move(self, name: str, to: str, *, source_generation: int, generation: int) -> Request:
+        """Rename within the bucket (objects.move). `generation`: what must be at the new name, 0 for nothing."""
+        return self._carried("moveTo", name, to, source_generation, generation)
+
+    def rewrite(self, name: str, to: str, *, source_generation: int, generation: int, token: str = "") -> Request:
+        """Copy within the bucket; an answer that is not `done` has a `rewriteToken` to go on with."""
+        more = f"&rewriteToken={quote(token, safe='')}" if token else ""
+        made = self._carried("rewriteTo", name, to, source_generation, generation, f"b/{quote(self.bucket, safe='')}/", more)
+        return made._replace(deadline_s=DEADLINE_S)
+
+    def _carried(
+        self, verb: str, name: str, to: str, source_generation: int, generation: int, bucket: str = "", more: str = ""
+    ) -> Request:
+        url = f"{self._object(name)}/{verb}/{bucket}o/{quote(to, safe='')}"
+        url += f"?ifSourceGenerationMatch={source_generation}&ifGenerationMatch={generation}{more}"
+        return Request(Host.SINK, "POST", url, [*self._auth, JSON], b"", deadline_s=CALL_S)
+
     def refusal(self, answer: Answer) -> str:
         said = f"gs://{self.bucket} answered {answer.status}" if answer.status else f"gs://{self.bucket} did not answer"
         body = answer.body
@@ -158,6 +181,11 @@ class GcsSink:
 
     def _object(self, name: str) -> str:
         return f"{self._bucket()}/o/{quote(name, safe='')}"
+
+
+def _resource(attributes: Attributes) -> dict[str, Any]:
+    resource: dict[str, Any] = {_JSON_CONTENT[key]: value for key, value in attributes.content.items()}
+    return resource | {"metadata": dict(attributes.custom)}
 
 
 def _stored(item: dict[str, Any]) -> Stored:

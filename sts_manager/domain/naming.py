@@ -111,6 +111,12 @@ def is_ours(name: str) -> bool:
     return name.startswith(JOB_NAME_STEM)
 
 
+def whole_of(name: str) -> str:
+    """The transfer job that one of ours is a part of (route sts-url-list: `…-p0`, `…-p1`, …); else itself."""
+    whole, mark, number = name.rpartition("-p")
+    return whole if mark and number.isdigit() and is_ours(name) else name
+
+
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Split `items` into runs of at most `size`."""
     for start in range(0, len(items), size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,10 +14,10 @@ from typing import Self
 from cdn_worker.codec import decoded_report, decoded_task
 from cdn_worker.contract import CopyReport, CopyTask, ListFailed, ListReport, ListTask, Parked, Refused, Report, undone
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
-from sts_manager.domain.errors import StoreUnavailable
+from sts_manager.crew import Crew
 from sts_manager.domain.model import FailedObject
 from sts_manager.domain.naming import Prefix
-from sts_manager.pool.crew import Crew
+from sts_manager.keeping import Keeping
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import Clock, JobStore
 
@@ -26,7 +25,6 @@ log = logging.getLogger(__name__)
 
 REPORTS_AT_ONCE = 500
 WAIT_S = 0.2
-AWAY_S = 2.0
 LAST_S = 1.0
 """With what the crew takes to drain, well within the seconds that the daemon has after a signal."""
 BOARD_S = 30.0
@@ -60,17 +58,13 @@ class PoolKeeper:
     ) -> None:
         self._queues, self._ledger, self._clock, self._crew, self._told = queues, ledger, clock, crew, told
         self._put_at = 0.0
-        self._ending = threading.Event()
-        self._threads: list[threading.Thread] = []
+        turns = (self.steer, self.fold_reports, self.mourn, *((self.tell,) if self._told is not None else ()))
+        self._keeping = Keeping("pool", turns, rest_s=WAIT_S)
         self._posted: Mapping[str, str] | None = None
         self._posted_at = 0.0
-        self._away: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        for turn in (self.steer, self.fold_reports, self.mourn, *((self.tell,) if self._told is not None else ())):
-            thread = threading.Thread(target=self._keep, args=(turn,), name=f"pool-{turn.__name__}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._keeping.begin()
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
@@ -81,12 +75,10 @@ class PoolKeeper:
         with suppress(QueueUnavailable):
             while self._queues.reports.backlog() and time.monotonic() < until:
                 time.sleep(WAIT_S / 4)
-        self._ending.set()
-        for thread in self._threads:
-            thread.join(timeout=LAST_S)
+        self._keeping.end(LAST_S)
         if self._told is not None:
             self._put_at = 0.0
-            self._guarded(self._tell_the_rest)
+            self._keeping.guarded(self._tell_the_rest)
 
     def catch_up(self) -> None:
         """All of it once, in this thread. Raises QueueUnavailable, StoreUnavailable."""
@@ -96,35 +88,9 @@ class PoolKeeper:
         if self._told is not None:
             self._tell_the_rest()
 
-    def _keep(self, turn: Callable[[], bool]) -> None:
-        while not self._ending.is_set():
-            if not self._guarded(turn):
-                self._ending.wait(WAIT_S)
-
-    def _guarded(self, turn: Callable[[], bool]) -> bool:
-        name = turn.__name__
-        try:
-            busy = turn()
-        except (QueueUnavailable, StoreUnavailable) as error:
-            if self._ending.is_set():
-                return False
-            if name not in self._away:
-                fields = {"cause": str(error), "part": name, "effect": "nothing is lost: it waits until this is over"}
-                log.error("pool_away", extra={"fields": fields})
-            self._away[name] = str(error)
-            self._ending.wait(AWAY_S)
-            return False
-        except Exception:  # a defect of ours: the thread must not end by it unseen, and with it the folding of all reports
-            log.exception("pool_defect", extra={"fields": {"part": name, "effect": "it is tried again; please report this"}})
-            self._ending.wait(AWAY_S)
-            return False
-        if name in self._away:
-            log.info("pool_back", extra={"fields": {"was": self._away.pop(name), "part": name}})
-        return busy
-
     def steer(self) -> bool:
         """Post the board, publish what was parked, mind the workers. Raises QueueUnavailable, StoreUnavailable."""
-        if self._crew is not None and not self._ending.is_set():
+        if self._crew is not None and not self._keeping.ending:
             self._crew.tend()
         self._post_board()
         self._unpark()

@@ -119,6 +119,11 @@ class StsClient:
             request = sts.ResumeTransferOperationRequest(name=name)
             self.client.resume_transfer_operation(request, timeout=self.deadline_s, retry=None)
 
+    def cancel(self, name: OperationName) -> None:
+        with self._call("pause", "cancel_operation"):
+            request = operations_pb2.CancelOperationRequest(name=name)
+            self.client.cancel_operation(request, timeout=self.deadline_s, retry=None)
+
     def jobs(self) -> Iterator[sts.TransferJob]:
         """All jobs of the project that are not deleted."""
         token = ""
@@ -169,14 +174,8 @@ class StsRoute:
         self._client, self._settings = client, settings
 
     def start(self, order: StartJob) -> Started:
-        if order.adopt_only:
-            return self._adopt(order, may_run=False)
         job = self._job(order)
-        try:
-            self._client.create(job)
-        except _AlreadyExists:
-            return self._adopt(order, may_run=True)
-        return Started(operation_name=self._client.run(order.job_name))
+        return adopted(self._client, job, may_run=False) if order.adopt_only else begun(self._client, job)
 
     def _job(self, order: StartJob) -> sts.TransferJob:
         try:
@@ -197,30 +196,40 @@ class StsRoute:
     def resume(self, name: OperationName) -> None:
         self._client.resume(name)
 
-    def _adopt(self, order: StartJob, *, may_run: bool) -> Started:
-        """Take over the job of this name if it is the one we would have made; run it only if it never ran."""
-        try:
-            found = self._client.get(order.job_name)
-        except NotFound as error:
-            if may_run:
-                raise NameDeleted(f"{order.job_name} was deleted; the service keeps its name for about 30 days") from error
-            return Started(operation_name=None)
-        if found.status == sts.TransferJob.Status.DELETED:
-            raise NameDeleted(f"{order.job_name} was deleted; the service keeps its name for about 30 days")
-        wanted = self._job(order)
-        if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
-            raise NameTaken(
-                f"{order.job_name} exists with another {' and '.join(different)}; this run would move other objects than that "
-                "job does. Run with the settings it was made with, or delete the job and `retry` the prefix"
-            )
-        if found.latest_operation_name:
-            return Started(operation_name=OperationName(found.latest_operation_name), adopted=True)
-        # The job's own record may lag behind: the list of operations is asked too before anything is run.
-        for _, seen in self._client.operations(jobNames=[str(order.job_name)]):
-            return Started(operation_name=seen.name, adopted=True)
-        if not may_run:
-            return Started(operation_name=None)
-        return Started(operation_name=self._client.run(order.job_name), adopted=True)
+
+def begun(client: StsClient, job: sts.TransferJob) -> Started:
+    """Create a job and run it once, however often this is asked. Raises as `TransferRoute.start` does."""
+    try:
+        client.create(job)
+    except _AlreadyExists:
+        return adopted(client, job, may_run=True)
+    return Started(operation_name=client.run(JobName(job.name)))
+
+
+def adopted(client: StsClient, wanted: sts.TransferJob, *, may_run: bool) -> Started:
+    """Take over the job of this name if it is the one we would have made; run it only if it never ran."""
+    name = JobName(wanted.name)
+    try:
+        found = client.get(name)
+    except NotFound as error:
+        if may_run:
+            raise NameDeleted(f"{name} was deleted; the service keeps its name for about 30 days") from error
+        return Started(operation_name=None)
+    if found.status == sts.TransferJob.Status.DELETED:
+        raise NameDeleted(f"{name} was deleted; the service keeps its name for about 30 days")
+    if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
+        raise NameTaken(
+            f"{name} exists with another {' and '.join(different)}; this run would move other objects than that "
+            "job does. Run with the settings it was made with, or delete the job and `retry` the prefix"
+        )
+    if found.latest_operation_name:
+        return Started(operation_name=OperationName(found.latest_operation_name), adopted=True)
+    # The job's own record may lag behind: the list of operations is asked too before anything is run.
+    for _, seen in client.operations(jobNames=[str(name)]):
+        return Started(operation_name=seen.name, adopted=True)
+    if not may_run:
+        return Started(operation_name=None)
+    return Started(operation_name=client.run(name), adopted=True)
 
 
 class StsProject:
@@ -257,6 +266,9 @@ class StsProject:
 
     def resume(self, name: OperationName) -> None:
         self._client.resume(name)
+
+    def cancel(self, name: OperationName) -> None:
+        self._client.cancel(name)
 
     def delete_job(self, name: str) -> None:
         self._client.delete(name)
@@ -309,23 +321,31 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
     )
 
 
+def without_query(url: str) -> str:
+    """A web address without its query; any other text as it is."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+
+
 def _results(operation: sts.TransferOperation) -> str:
     """The whole operation as JSON, without any key the service might one day give out."""
     value: dict[str, Any] = json.loads(sts.TransferOperation.to_json(operation, indent=None))
     source = value.get("transferSpec", {}).get("awsS3DataSource")
     if isinstance(source, dict):
         source.pop("awsAccessKey", None)
+    for entry in (one for summary in value.get("errorBreakdowns", ()) for one in summary.get("errorLogEntries", ())):
+        entry["url"] = without_query(entry.get("url", ""))
     return json.dumps(value, separators=(",", ":"))
 
 
 def _breakdown(summary: sts.ErrorSummary) -> ErrorBreakdown:
     entry = next(iter(summary.error_log_entries), None)
+    # A URL of a list may have been signed: what follows the '?' is nobody's business.
     number = int(summary.error_code)
     known = number in code_pb2.Code.values()
     return ErrorBreakdown(
         code=code_pb2.Code.Name(number) if known else f"CODE_{number}",
         count=summary.error_count,
-        sample_url="" if entry is None else entry.url,
+        sample_url="" if entry is None else without_query(entry.url),
         sample_details="" if entry is None else "; ".join(entry.error_details),
     )
 

@@ -74,6 +74,36 @@ def transfer_job(order: StartJob, settings: TransferSettings) -> sts.TransferJob
     return job
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedTransfer:
+    """One URL list, and where its objects land: a path of its own, under which each is called after its host."""
+
+    name: str
+    description: str
+    location: str
+    bucket: str
+    path: str
+    storage_class: str = ""
+
+
+def list_job(listed: ListedTransfer, project: str) -> sts.TransferJob:
+    """The job for one URL list."""
+    options = sts.TransferOptions()
+    if listed.storage_class:
+        options.metadata_options = sts.MetadataOptions(storage_class=f"STORAGE_CLASS_{listed.storage_class}")
+    return sts.TransferJob(
+        name=listed.name,
+        description=_shortened(listed.description),
+        project_id=project,
+        status=sts.TransferJob.Status.ENABLED,
+        transfer_spec=sts.TransferSpec(
+            http_data_source=sts.HttpData(list_url=listed.location),
+            gcs_data_sink=sts.GcsData(bucket_name=listed.bucket, path=listed.path),
+            transfer_options=options,
+        ),
+    )
+
+
 def transfer_spec(order: StartJob, settings: TransferSettings) -> sts.TransferSpec:
     """What is moved from where to where. Prefixes are relative to the source's path."""
     source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
@@ -128,6 +158,7 @@ def differences(wanted: sts.TransferSpec, found: sts.TransferSpec) -> Iterator[s
         "source": (_source(wanted), _source(found)),
         "sink": (_location(wanted.gcs_data_sink), _location(found.gcs_data_sink)),
         "object_conditions": (wanted.object_conditions, found.object_conditions),
+        "manifest": (wanted.transfer_manifest.location, found.transfer_manifest.location),
         "transfer_options": (wanted.transfer_options, found.transfer_options),
     }
     for name, (ours, theirs) in pairs.items():
@@ -140,6 +171,8 @@ def _source(spec: sts.TransferSpec) -> tuple[str, str, str]:
         return ("s3", *_location(spec.aws_s3_data_source))
     if "gcs_data_source" in spec:
         return ("gs", *_location(spec.gcs_data_source))
+    if "http_data_source" in spec:
+        return ("a URL list", spec.http_data_source.list_url, "")
     return ("another kind of source", "", "")
 
 

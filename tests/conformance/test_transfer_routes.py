@@ -10,17 +10,20 @@ import pytest
 
 from cdn_worker.codec import decoded_task
 from cdn_worker.contract import ROOT, ListReport
+from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.queues.sqlite import sqlite_queues
 from sts_manager.clock import SystemClock
-from sts_manager.domain.errors import NameDeleted
+from sts_manager.domain.errors import NameDeleted, StoreUnavailable
 from sts_manager.domain.model import OperationState
 from sts_manager.domain.naming import JobName, OperationName
 from sts_manager.domain.place import place
 from sts_manager.pool.document import job_of
 from sts_manager.pool.ledger import PoolLedger
-from sts_manager.routes.cdn import CdnRoute, PoolSettings
+from sts_manager.routes.cdn import CdnRoute, PoolSettings, spec_of
 from sts_manager.routes.sts import StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.routes.url_list import UrlListRoute
+from sts_manager.url_lists.document import job_of as list_job_of
 from tests.conformance.transfer_route import *  # noqa: F403
 from tests.conformance.transfer_route import Bench, order
 from tests.fakes.transfer_service import FakeTransferService
@@ -91,12 +94,37 @@ class PoolBench:
         self.ledger.close()
 
 
-@pytest.fixture(params=["fake", "stage", "pool"])
+class ListBench:
+    """The route of URL lists and its ledger, with the stage's service; what a lister does is done by the test."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        fill(stage, {"p/1": b"x"})
+        client = connect(PROJECT, stage.environment["STORAGE_TRANSFER_EMULATOR_HOST"], SystemClock())
+        self.ledger = ListLedger(folder / "lists.db", StoreUnavailable)
+        settings = PoolSettings(source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}/in"))
+        self.route = UrlListRoute(client, self.ledger, lambda asked: spec_of(asked, settings), SystemClock())
+
+    def runs(self, name: JobName) -> int:
+        return int(self.ledger.job(name) is not None)
+
+    def settle(self, name: OperationName, state: OperationState) -> None:
+        if state is OperationState.SUCCESS:
+            self.ledger.end(list_job_of(name), SystemClock().now())
+        assert self.route.operations([name])[name].state is state
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+@pytest.fixture(params=["fake", "stage", "pool", "lists"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "fake":
         yield FakeBench()
     elif request.param == "stage":
         yield StageBench(request.getfixturevalue("stage"))
+    elif request.param == "lists":
+        with closing(ListBench(request.getfixturevalue("stage"), tmp_path)) as lists:
+            yield lists
     else:
         with closing(PoolBench(tmp_path)) as pool:
             yield pool

@@ -183,6 +183,9 @@ class Project:
     def resume(self, name: OperationName) -> None:
         self._service.resume(name)
 
+    def cancel(self, name: OperationName) -> None:
+        self._service.set(name, OperationState.ABORTED)
+
     def delete_job(self, name: str) -> None:
         self.deleted.append(name)
 

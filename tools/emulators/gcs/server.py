@@ -21,6 +21,7 @@ SOFT_ERRORS = {
     "TOO_MANY_REQUESTS": 429,
     "INTERNAL": 500,
     "UNAVAILABLE": 503,
+    "UNIMPLEMENTED": 501,
 }
 CORRUPT = "CORRUPT"
 """The bytes are changed on their way, and stored: only a comparison of hashes can tell."""

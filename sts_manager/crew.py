@@ -1,4 +1,4 @@
-"""The worker processes that a daemon starts beside itself: one `cdn-worker run`, started again when it dies."""
+"""A program of the data plane that a daemon starts beside itself, and starts again when it dies."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ WELL_S = 60.0
 
 
 class Crew:
-    """One worker program with several copying processes. Safe to stop from another thread.
+    """One program of the data plane. Safe to stop from another thread.
 
-    words   what follows `cdn-worker run`
+    words    what follows `cdn-worker`: its command and flags
+    effect   what it means when it dies, for the log
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = words
+    def __init__(self, words: Sequence[str], effect: str = "its tasks go to the next one when their leases end") -> None:
+        self._words, self._effect = words, effect
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._deaths = 0
@@ -45,7 +46,7 @@ class Crew:
                 self._mourned(code)
                 return
             self._began = time.monotonic()
-            command = [sys.executable, "-m", "cdn_worker", "run", "--parent", str(os.getpid()), *self._words]
+            command = [sys.executable, "-m", "cdn_worker", *self._words, "--parent", str(os.getpid())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
 
     def _mourned(self, code: int) -> None:
@@ -53,7 +54,7 @@ class Crew:
         self._deaths = 0 if lived > WELL_S else self._deaths + 1
         wait = AGAIN_S[min(self._deaths, len(AGAIN_S)) - 1] if self._deaths else 0.0
         fields = {"code": code, "lived_s": round(lived), "again_in_s": wait}
-        log.error("worker_died", extra={"fields": {**fields, "effect": "its tasks go to the next one when their leases end"}})
+        log.error("worker_died", extra={"fields": {**fields, "effect": self._effect}})
         self._process, self._next = None, time.monotonic() + wait
 
     def stop(self) -> None:

@@ -1,0 +1,498 @@
+"""What the route of URL lists has to do and has done: a SQLite file between the manager, which transfers, and `cdn-worker lists`.
+
+A job goes through states, and each has one of the two at work: `listing` (the lister), `canary` (the manager), `looking` (the
+lister), `sending` (the manager), `moving` (the lister), `over`. Everything that a state has done is committed before the next one
+begins, and each can be begun anew: a process may die anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from cdn_worker.codec import decoded_task, encoded
+from cdn_worker.contract import Failure, JobSpec, ListTask
+from cdn_worker.domain.integrity import Verified
+from cdn_worker.domain.url_list import STAGE, Naming
+from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
+from cdn_worker.queues.sqlite_file import SqliteFile
+
+SCHEMA = 1
+ROWS_AT_ONCE = 5000
+CLASHING = -1
+"""The part of an object whose path is another one's, too: it is none."""
+CANCELLED = "CANCELLED"
+
+
+class State(StrEnum):
+    """Where a job is; see above."""
+
+    LISTING = "listing"
+    CANARY = "canary"
+    LOOKING = "looking"
+    SENDING = "sending"
+    MOVING = "moving"
+    OVER = "over"
+
+
+THE_LISTERS = (State.LISTING, State.LOOKING, State.MOVING)
+COUNTS = ("listed", "skipped", "todo", "moved", "failed")
+"""Objects of a listing: already there, to be transferred, under their own names; not to be had."""
+TABLES = f"""
+CREATE TABLE IF NOT EXISTS job (
+  name TEXT PRIMARY KEY, prefix TEXT NOT NULL, spec TEXT NOT NULL, full_metadata INTEGER NOT NULL, state TEXT NOT NULL,
+  paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, began_at TEXT NOT NULL, ended_at TEXT,
+  base TEXT NOT NULL DEFAULT '', naming TEXT NOT NULL DEFAULT '',
+  error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0,
+  {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in COUNTS)},
+  by_md5 INTEGER NOT NULL DEFAULT 0, by_size INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
+CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix);
+CREATE TABLE IF NOT EXISTS part (
+  job TEXT, number INTEGER, rows INTEGER, bytes INTEGER, location TEXT, operation TEXT NOT NULL DEFAULT '',
+  state TEXT NOT NULL DEFAULT 'ready', paused INTEGER NOT NULL DEFAULT 0,
+  resumable INTEGER NOT NULL DEFAULT 0, copied INTEGER NOT NULL DEFAULT 0,
+  copied_bytes INTEGER NOT NULL DEFAULT 0, missing INTEGER NOT NULL DEFAULT 0, missing_since TEXT,
+  errors TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS object (
+  job TEXT, url TEXT, key TEXT, size INTEGER, etag TEXT, modified TEXT, generation INTEGER, part INTEGER,
+  PRIMARY KEY (job, url)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failure (
+  job TEXT, key TEXT, size INTEGER, etag TEXT, verdict TEXT, error TEXT, details TEXT, PRIMARY KEY (job, key)
+) WITHOUT ROWID;
+"""
+
+
+class Row(NamedTuple):
+    """One object that is to be transferred.
+
+    url          without its signature, but with a '?' at its end where there will be one: lists are sorted with it
+    generation   of what it may replace at the sink; 0 for nothing
+    """
+
+    url: str
+    key: str
+    size: int
+    etag: str
+    modified: str
+    generation: int
+
+
+class Moved(NamedTuple):
+    """One object that is under its own name now, and how far that was proved."""
+
+    row: Row
+    verified: Verified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One list, and the transfer of it.
+
+    state       ready, started, SUCCESS, FAILED, ABORTED
+    paused      it was seen paused at the service; resumable: and we may resume it, as the pause was ours or a command said so
+    errors      (code, count, details)
+    """
+
+    job: str
+    number: int
+    rows: int
+    bytes: int
+    location: str
+    operation: str
+    state: str
+    paused: bool
+    resumable: bool
+    copied: int
+    copied_bytes: int
+    missing: int
+    missing_since: datetime | None
+    errors: tuple[tuple[str, int, str], ...]
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in ("ready", "started")
+
+    @property
+    def transfer_job(self) -> str:
+        return f"{self.job}-p{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attempt at one prefix. full_metadata: what the list loses is restored from S3, an object at a time.
+
+    base      what stands before the path of each key, as its host's objects are named
+    counts    of objects and bytes, by COUNTS
+    """
+
+    name: str
+    prefix: str
+    spec: JobSpec
+    full_metadata: bool
+    state: State
+    paused: bool
+    cancelled: bool
+    began_at: datetime
+    ended_at: datetime | None
+    base: str
+    naming: Naming | None
+    error_code: str
+    error_message: str
+    objects: dict[str, int]
+    bytes: dict[str, int]
+    verified: dict[str, int]
+
+    @property
+    def stage(self) -> str:
+        """The path in the destination bucket under which this attempt keeps its lists, and its objects land."""
+        return stage_of(self.name)
+
+    @property
+    def landing(self) -> str:
+        return f"{self.stage}in/"
+
+
+def stage_of(job: str) -> str:
+    return f"{STAGE}{job.rpartition('/')[2]}/"
+
+
+def spec_text(spec: JobSpec) -> str:
+    """A spec as it is recorded: the same text for the same spec."""
+    return encoded(ListTask(spec=spec)).decode()
+
+
+class ListLedger:
+    """Safe to use from several threads and processes. unavailable: makes the error of a file that cannot be had at the moment."""
+
+    def __init__(self, path: Path, unavailable: Callable[[str], Exception]) -> None:
+        self.path = path
+        self._file = SqliteFile(path, "the ledger of URL lists", unavailable)
+        self._write, self._read = self._file.transaction, self._file.read
+        version = self._read("PRAGMA user_version")[0][0]
+        if version > SCHEMA:
+            self.close()
+            raise unavailable(f"the ledger of URL lists {path} was written by a newer version of this program: upgrade it")
+        self._file.script(f"{TABLES}\nPRAGMA user_version = {SCHEMA};")
+
+    def close(self) -> None:
+        self._file.close()
+
+    # A job's life
+
+    def begin(self, spec: JobSpec, prefix: str, at: datetime, *, full_metadata: bool) -> Job:
+        """Record a job, or find it as it was recorded before."""
+        with self._write() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO job (name, prefix, spec, full_metadata, state, began_at) VALUES (?, ?, ?, ?, ?, ?)",
+                (spec.job, prefix, spec_text(spec), full_metadata, State.LISTING, at.isoformat()),
+            )
+        found = self.job(spec.job)
+        assert found is not None
+        return found
+
+    def job(self, name: str) -> Job | None:
+        return next(iter(self._jobs("name = ?", (name,))), None)
+
+    def live(self) -> list[Job]:
+        return self._jobs("state <> ?", (State.OVER,))
+
+    def work(self) -> list[Job]:
+        """What a lister has to do."""
+        marks = ",".join("?" * len(THE_LISTERS))
+        return [one for one in self._jobs(f"state IN ({marks})", THE_LISTERS) if not one.paused or one.state is State.MOVING]
+
+    def busy(self) -> bool:
+        """Whether there is anything to do, or to tell."""
+        return bool(self._read("SELECT 1 FROM job WHERE state <> ? OR told = 0 LIMIT 1", (State.OVER,)))
+
+    def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
+        return [_job(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
+
+    def enter(self, job: str, state: State, *, was: State, code: str = "", message: str = "") -> None:
+        """Go on with the next state, if the job is still in the one that it was; an error that is there already stays."""
+        with self._write() as connection:
+            connection.execute(
+                "UPDATE job SET state = ?, error_code = iif(error_code = '', ?, error_code), "
+                "error_message = iif(error_code = '', ?, error_message) WHERE name = ? AND state = ?",
+                (state, code, message[:4000], job, was),
+            )
+
+    def name_by(self, job: str, naming: Naming) -> None:
+        """What the canary told."""
+        with self._write() as connection:
+            connection.execute("UPDATE job SET naming = ? WHERE name = ?", (naming, job))
+
+    def end(self, job: str, at: datetime) -> None:
+        """It is over: what is still to be transferred has failed, and why is told by its part."""
+        with self._write() as connection:
+            for part, errors in connection.execute("SELECT number, errors FROM part WHERE job = ?", (job,)).fetchall():
+                known = json.loads(errors)
+                code, details = (known[0][0], known[0][2]) if known else ("NOT_TRANSFERRED", "")
+                told = details or "the transfer service did not bring it, and gave no reason"
+                connection.execute(
+                    "INSERT OR IGNORE INTO failure SELECT job, key, size, etag, 'failed', ?, ? FROM object "
+                    "WHERE job = ? AND part = ?",
+                    (code.lower(), told[:4000], job, part),
+                )
+            connection.execute(
+                "UPDATE job SET state = ?, ended_at = ?, "
+                "failed = (SELECT count(*) FROM failure f WHERE f.job = name), "
+                "failed_bytes = (SELECT coalesce(sum(f.size), 0) FROM failure f WHERE f.job = name) WHERE name = ?",
+                (State.OVER, at.isoformat(), job),
+            )
+            connection.execute("DELETE FROM object WHERE job = ?", (job,))
+            connection.execute(
+                "DELETE FROM failure WHERE job IN (SELECT older.name FROM job older JOIN job this ON this.prefix = older.prefix "
+                "WHERE this.name = ?1 AND older.name <> ?1 AND older.state = ?2)",
+                (job, State.OVER),
+            )
+
+    def set_paused(self, job: str, *, paused: bool) -> bool:
+        """Pause a job, or resume one that is paused, by whomever; False when it is over, or as it was asked to be."""
+        stands = "NOT paused" if paused else "(paused OR EXISTS (SELECT 1 FROM part p WHERE p.job = name AND p.paused))"
+        with self._write() as connection:
+            done = connection.execute(
+                f"UPDATE job SET paused = ? WHERE name = ? AND state <> ? AND {stands}", (paused, job, State.OVER)
+            )
+            if not paused:
+                connection.execute("UPDATE part SET resumable = 1, paused = 0 WHERE job = ? AND state = 'started'", (job,))
+        return done.rowcount > 0
+
+    def cancel(self, job: str) -> None:
+        """Transfer nothing more of it. One that is being listed has nothing at the service: it is cleared up at once."""
+        with self._write() as connection:
+            connection.execute(
+                "UPDATE job SET cancelled = 1, paused = 0, error_code = ?, error_message = ?, state = iif(state = ?, ?, state) "
+                "WHERE name = ? AND state <> ?",
+                (CANCELLED, "cancelled by command; `retry` starts it again", State.LISTING, State.MOVING, job, State.OVER),
+            )
+
+    # The listing
+
+    def list_anew(self, job: str, base: str) -> None:
+        """Forget what an earlier listing of this attempt found: it did not come to its end."""
+        sums = ", ".join(f"{one} = 0, {one}_bytes = 0" for one in COUNTS)
+        with self._write() as connection:
+            for table in ("part", "object", "failure"):
+                connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+            connection.execute(f"UPDATE job SET base = ?, {sums} WHERE name = ?", (base, job))
+
+    def found(self, job: str, rows: Sequence[Row], verdicts: Sequence[KeyVerdict]) -> None:
+        """Objects of the listing: to be transferred, or with a verdict at once."""
+        added: Counter[str] = Counter()
+        with self._write() as connection:
+            for row in rows:
+                _count(added, row.size, "listed", "todo")
+                clash = self._clash(connection, job, row)
+                self._fail(connection, job, clash)
+                for one in clash:
+                    _count(added, one.size, "failed")
+                    _count(added, -one.size, "todo", by=-1)
+            self._fail(connection, job, [one for one in verdicts if one.verdict not in GOOD])
+            for verdict in verdicts:
+                _count(added, verdict.size, "listed", "skipped" if verdict.verdict in GOOD else "failed")
+            sums = ", ".join(f"{name} = {name} + :{name}" for name in added)
+            if sums:
+                connection.execute(f"UPDATE job SET {sums} WHERE name = :job", {**added, "job": job})
+
+    def _clash(self, connection: sqlite3.Connection, job: str, row: Row) -> list[KeyVerdict]:
+        """Add a row; or say of which keys the CDN has one and the same path: neither is transferred."""
+        if connection.execute("INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", (job, *row)).rowcount:
+            return []
+        other = connection.execute(
+            "SELECT key, size, etag, part FROM object WHERE job = ? AND url = ?", (job, row.url)
+        ).fetchone()
+        # The row stays, so that a third key with this path is found out too.
+        connection.execute("UPDATE object SET part = ? WHERE job = ? AND url = ?", (CLASHING, job, row.url))
+        return [
+            KeyVerdict(
+                key=key,
+                size=size,
+                etag=etag,
+                verdict=Verdict.UNMAPPABLE,
+                error="same_path",
+                details=f"the substitutions give it the path of {another!r}: {row.url}",
+            )
+            for key, size, etag, another in (
+                (row.key, row.size, row.etag, other["key"]),
+                *(((other["key"], other["size"], other["etag"], row.key),) if other["part"] is None else ()),
+            )
+        ]
+
+    def _fail(self, connection: sqlite3.Connection, job: str, bad: Sequence[KeyVerdict]) -> None:
+        connection.executemany(
+            "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(job, one.key, one.size, one.etag, one.verdict.value, one.error, one.details[:4000]) for one in bad],
+        )
+
+    def canary_of(self, job: str) -> Row | None:
+        """An object whose name tells most: one that has to be percent-encoded, not empty, small. None: there is nothing to do."""
+        statement = f"{_ROW} AND job = ? ORDER BY instr(url, '%') = 0, size = 0, size, url LIMIT 1"
+        return next((_row(one) for one in self._read(statement, (job,))), None)
+
+    def rows(self, job: str, after: str = "") -> Iterator[Row]:
+        """All objects that are to be transferred, in the order of their URLs."""
+        while found := self._read(f"{_ROW} AND job = ? AND url > ? ORDER BY url LIMIT {ROWS_AT_ONCE}", (job, after)):
+            yield from map(_row, found)
+            after = found[-1]["url"]
+
+    def add_part(self, job: str, number: int, rows: Sequence[str], size: int, location: str) -> None:
+        """A list that is in the bucket, and the URLs in it."""
+        with self._write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO part (job, number, rows, bytes, location) VALUES (?, ?, ?, ?, ?)",
+                (job, number, len(rows), size, location),
+            )
+            connection.executemany("UPDATE object SET part = ? WHERE job = ? AND url = ?", [(number, job, url) for url in rows])
+
+    # The transfer of its parts
+
+    def parts(self, job: str) -> list[Part]:
+        return [_part(row) for row in self._read("SELECT * FROM part WHERE job = ? ORDER BY number", (job,))]
+
+    def started(self, part: Part, operation: str) -> None:
+        self._change(part, state="started", operation=operation, paused=0, missing=0, missing_since=None)
+
+    def seen(
+        self, part: Part, state: str, *, copied: int, copied_bytes: int, errors: Sequence[tuple[str, int, str]], paused: bool
+    ) -> None:
+        """What the service says of a part's transfer."""
+        self._change(
+            part,
+            state=state,
+            copied=copied,
+            copied_bytes=copied_bytes,
+            errors=json.dumps(errors),
+            paused=paused,
+            missing=0,
+            missing_since=None,
+        )
+
+    def may_resume(self, part: Part, *, resumable: bool) -> None:
+        self._change(part, resumable=resumable)
+
+    def missed(self, part: Part, since: datetime) -> None:
+        self._change(part, missing=part.missing + 1, missing_since=since.isoformat())
+
+    def _change(self, part: Part, **values: object) -> None:
+        named = ", ".join(f"{name} = ?" for name in values)
+        with self._write() as connection:
+            connection.execute(f"UPDATE part SET {named} WHERE job = ? AND number = ?", (*values.values(), part.job, part.number))
+
+    # The moves
+
+    def row(self, job: str, url: str) -> Row | None:
+        """The object of a URL, while it is to be transferred."""
+        return next((_row(one) for one in self._read(f"{_ROW} AND job = ? AND url IN (?, ?)", (job, url, f"{url}?"))), None)
+
+    def settle(self, job: str, moved: Sequence[Moved], bad: Sequence[tuple[Row, KeyVerdict]]) -> None:
+        """Objects that are under their own names, and objects that will not be."""
+        md5 = sum(one.verified is Verified.MD5 for one in moved)
+        with self._write() as connection:
+            gone = [(job, one.row.url) for one in moved] + [(job, row.url) for row, _ in bad]
+            connection.executemany("DELETE FROM object WHERE job = ? AND url = ?", gone)
+            self._fail(connection, job, [verdict for _, verdict in bad])
+            connection.execute(
+                "UPDATE job SET moved = moved + ?, moved_bytes = moved_bytes + ?, by_md5 = by_md5 + ?, by_size = by_size + ? "
+                "WHERE name = ?",
+                (len(moved), sum(one.row.size for one in moved), md5, len(moved) - md5, job),
+            )
+
+    # Telling
+
+    def untold(self) -> list[Job]:
+        """Jobs that are over, and whose failed objects the store does not know yet."""
+        return self._jobs("state = ? AND told = 0", (State.OVER,))
+
+    def told(self, job: str) -> None:
+        with self._write() as connection:
+            connection.execute("UPDATE job SET told = 1 WHERE name = ?", (job,))
+
+    def failures(self, job: str, most: int) -> list[Failure]:
+        rows = self._read("SELECT * FROM failure WHERE job = ? ORDER BY key LIMIT ?", (job, most))
+        return [
+            Failure(
+                key=row["key"],
+                size=row["size"],
+                etag=row["etag"],
+                verdict=row["verdict"],
+                error=row["error"],
+                details=row["details"],
+            )
+            for row in rows
+        ]
+
+    def error_counts(self, job: str) -> list[tuple[str, int, str, str]]:
+        """(error, how often, one key, its details), commonest first."""
+        rows = self._read(
+            "SELECT error, count(*) AS number, min(key) AS key, min(details) AS details FROM failure WHERE job = ? "
+            "GROUP BY error ORDER BY number DESC, error",
+            (job,),
+        )
+        return [(row["error"], row["number"], row["key"], row["details"]) for row in rows]
+
+
+def _count(added: Counter[str], size: int, *names: str, by: int = 1) -> None:
+    for name in names:
+        added[name] += by
+        added[f"{name}_bytes"] += size
+
+
+_ROW = f"SELECT url, key, size, etag, modified, generation FROM object WHERE part IS NOT {CLASHING}"
+
+
+def _row(row: sqlite3.Row) -> Row:
+    return Row(*row)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    task = decoded_task(row["spec"].encode())
+    assert isinstance(task, ListTask)
+    return Job(
+        name=row["name"],
+        prefix=row["prefix"],
+        spec=task.spec,
+        full_metadata=bool(row["full_metadata"]),
+        state=State(row["state"]),
+        paused=bool(row["paused"]),
+        cancelled=bool(row["cancelled"]),
+        began_at=datetime.fromisoformat(row["began_at"]),
+        ended_at=None if row["ended_at"] is None else datetime.fromisoformat(row["ended_at"]),
+        base=row["base"],
+        naming=Naming(row["naming"]) if row["naming"] else None,
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        objects={one: row[one] for one in COUNTS},
+        bytes={one: row[f"{one}_bytes"] for one in COUNTS},
+        verified={"md5": row["by_md5"], "size": row["by_size"]},
+    )
+
+
+def _part(row: sqlite3.Row) -> Part:
+    return Part(
+        job=row["job"],
+        number=row["number"],
+        rows=row["rows"],
+        bytes=row["bytes"],
+        location=row["location"],
+        operation=row["operation"],
+        state=row["state"],
+        paused=bool(row["paused"]),
+        resumable=bool(row["resumable"]),
+        copied=row["copied"],
+        copied_bytes=row["copied_bytes"],
+        missing=row["missing"],
+        missing_since=None if row["missing_since"] is None else datetime.fromisoformat(row["missing_since"]),
+        errors=tuple((code, count, details) for code, count, details in json.loads(row["errors"])),
+    )

@@ -1,0 +1,451 @@
+"""The data plane's half of a URL list: lists a prefix, writes the lists, looks at the canary, gives objects their own names.
+
+Each is done in the loop of an `Engine`, for several jobs at once; what was done is committed to the ledger page by page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import socket
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from urllib.parse import urlsplit
+
+from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, patient
+from cdn_worker.domain.errors import BadInput
+from cdn_worker.domain.http import Answer, Request
+from cdn_worker.domain.integrity import Stored, Verified, alike, etag_of, goog_hash
+from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
+from cdn_worker.domain.pages import Filter
+from cdn_worker.domain.url_list import (
+    LIST_BYTES_MAX,
+    Naming,
+    UrlList,
+    UrlListFault,
+    host_fault,
+    landing,
+    landing_fault,
+    naming_of,
+    url_of,
+)
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
+from cdn_worker.engine.loop import Engine
+from cdn_worker.lists.ledger import Job, ListLedger, Moved, Row, State
+from cdn_worker.planning import Ground, Planned, Planner
+from cdn_worker.player import Player
+from cdn_worker.ports import SinkObject
+from cdn_worker.reach import Reach
+from cdn_worker.wiring import s3_of, sink_of, source_of
+
+log = logging.getLogger(__name__)
+
+Walk = Generator[Command, Outcome, None]
+CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND", "sink_refused": "PERMISSION_DENIED"}
+CODES |= {"sink_missing": "NOT_FOUND"}
+TURN_S = 0.02
+MOVES_AT_ONCE = 250
+RECOGNISED_AT_ONCE = 1000
+NOT_THERE = (405, 501)
+"""What a service says of a method that it does not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How large one list may get. loopback: URLs may lead to this machine, as a stage's do."""
+
+    rows: int = 100_000
+    bytes: int = LIST_BYTES_MAX
+    loopback: bool = False
+
+
+class Lister:
+    """One job's state at work. `ended` says when; the ledger has the next state then. Raises BadInput without credentials."""
+
+    def __init__(self, job: Job, ledger: ListLedger, reach: Reach, engine: Engine, sizes: Sizes) -> None:
+        self.job, self._ledger, self._sizes = job, ledger, sizes
+        spec = job.spec
+        mapping = KeyMapping(source_root=spec.source_root, sink_root=spec.sink_root, substitutions=reach.substitutions)
+        setup = reach.setup(spec.source_bucket, spec.sink_bucket, mapping, storage_class=spec.storage_class, kms_key=spec.kms_key)
+        self._mapping, self._base, self._backoff_s = mapping, setup.cdn_url, setup.backoff_s
+        self._bucket, self._sink, self._source = s3_of(setup), sink_of(setup), source_of(setup)
+        self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
+        self._access = self._keyring.access()
+        self._player = Player(engine, renew=self._renew)
+        self._use()
+        self._running = 0
+        self._planner: Planner | None = None
+        self._over = False
+        self.waits = False  # it ended for something that may pass
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self._base).netloc
+
+    def begin(self) -> None:
+        match self.job.state:
+            case State.LISTING if (fault := self._reachable()) is not None:
+                self._fail("ROUTE_UNFIT", fault)
+            case State.LISTING:
+                self._ledger.list_anew(self.job.name, self._base)
+                self._planner = Planner(self._player, self._ground(), deliver=self._deliver, full=lambda: False, lanes=4)
+                self._planner.begin()
+            case State.LOOKING:
+                self._play(self._looked())
+            case State.MOVING:
+                self._play(self._moved())
+
+    def ended(self) -> bool:
+        """Whether this state has come to its end."""
+        planner = self._planner
+        if planner is not None and planner.idle:
+            self._planner = None
+            if planner.error is not None:
+                self._fail(planner.error.code, str(planner.error))
+            else:
+                self._play(self._written())
+        return self._over
+
+    def stay_signed(self) -> None:
+        if self._keyring.due(self._access):
+            self._access = self._keyring.access()
+            self._use()
+
+    # What all of it shares
+
+    def _play(self, walk: Walk) -> None:
+        self._player.play(self._guarded(walk), lambda _nothing: None)
+
+    def _guarded(self, walk: Walk) -> Walk:
+        try:
+            yield from walk
+        except Ended as end:
+            self._fail(end.code, end.details)
+        except (UrlListFault, ValueError) as error:
+            self._fail("URL_LIST_REFUSED", str(error))
+        self._over = True
+
+    def _fail(self, code: str, why: str) -> None:
+        """The job comes to nothing: what it left in the bucket is cleared up; or, where that is what fails, it is left there."""
+        state = self.job.state
+        self._over = True
+        if code.endswith("_busy") or (state is State.MOVING and code == "sink_refused"):
+            # It may pass, or be mended: this state is begun anew. What has been transferred is not to be paid for twice.
+            self.waits = True
+            log.warning("lists_wait", extra={"fields": {"job": self.job.name, "state": state.value, "code": code, "cause": why}})
+            return
+        self._ledger.enter(self.job.name, State.MOVING, was=state, code=CODES.get(code, code), message=why)
+        if state is State.MOVING:
+            self._ledger.end(self.job.name, datetime.now(UTC))
+
+    def _renew(self) -> None:
+        try:
+            self._access = self._keyring.renewed(self._access.version) or self._access
+        except BadInput:
+            return  # the old one is used on; who asked counts its tries
+        self._use()
+        self._player.go_on()
+
+    def _use(self) -> None:
+        for side in (self._bucket, self._source, self._sink):
+            side.use(self._access)
+
+    def _asked(self, request: Callable[[], Request], also: Sequence[int] = ()) -> Generator[Command, Outcome, Answer]:
+        """A request to the sink."""
+        return patient(request, Tries(self._backoff_s), self._sink.refusal, of="sink", also=also)
+
+    def _all(self, walks: Iterable[Walk]) -> Walk:
+        """Many at once, as many as the engine takes. Raises Ended when one of them was."""
+        running = [0]
+        trouble: list[Ended] = []
+
+        def done(_nothing: None) -> None:
+            running[0] -= 1
+
+        for walk in walks:
+            running[0] += 1
+            self._player.play(_caught(walk, trouble), done)
+        while running[0]:
+            yield Wait(TURN_S, exact=True)
+        if trouble:
+            raise trouble[0]
+
+    # The listing
+
+    def _reachable(self) -> str | None:
+        """Why the service could not, or should not, read what the lists would name."""
+        if not self._base:
+            return "a URL list needs the CDN before the bucket: --cdn-url names it"
+        if self._sizes.loopback:
+            return None
+        fault = host_fault(self._base)
+        if fault is None:
+            try:
+                found = socket.getaddrinfo(urlsplit(self._base).hostname, None)
+            except OSError as error:
+                return f"--cdn-url {self._base}: its host is not known: {error}"
+            fault = host_fault(self._base, {str(one[4][0]) for one in found})
+        return None if fault is None else f"--cdn-url {self._base} will not do for a URL list: {fault}"
+
+    def _ground(self) -> Ground:
+        spec = self.job.spec
+        return Ground(
+            source=self._bucket,
+            bucket=self._bucket,
+            sink=self._sink,
+            mapping=self._mapping,
+            prefix=spec.prefix,
+            filter=Filter(
+                storage_classes=spec.storage_classes,
+                since=datetime.fromisoformat(spec.since) if spec.since else None,
+                before=datetime.fromisoformat(spec.before) if spec.before else None,
+            ),
+            replace=spec.replace,
+            backoff_s=self._backoff_s,
+        )
+
+    def _deliver(self, planned: list[Planned]) -> None:
+        rows: list[Row] = []
+        verdicts: list[KeyVerdict] = []
+        mark = "?" if self._access.signed else ""
+        for one in planned:
+            if isinstance(one, KeyVerdict):
+                verdicts.append(one)
+                continue
+            url = self._base + self._mapping.path(one.key)
+            fault = _unfit(one, url, self.job.landing)
+            if fault is None:
+                rows.append(Row(url + mark, one.key, one.size, one.etag, one.modified, one.generation))
+            else:
+                verdicts.append(_failed(one, *fault))
+        self._ledger.found(self.job.name, rows, verdicts)
+
+    def _written(self) -> Walk:
+        """The lists, as objects in the destination bucket: first one of a single object, the canary."""
+        name = self.job.name
+        canary = self._ledger.canary_of(name)
+        if canary is None:
+            self._ledger.enter(name, State.MOVING, was=State.LISTING)  # there is nothing to transfer; an end all the same
+            return
+        yield from self._write_list(0, [canary])
+        number, some = 1, self._new_list()
+        urls: list[str] = []
+        for row in self._ledger.rows(name):
+            if row.url == canary.url:
+                continue
+            if not some.add(row.url, row.size, row.etag):
+                yield from self._upload(number, some, urls)
+                number, some, urls = number + 1, self._new_list(), []
+                some.add(row.url, row.size, row.etag)
+            urls.append(row.url)
+        if urls:
+            yield from self._upload(number, some, urls)
+        self._ledger.enter(name, State.CANARY, was=State.LISTING)
+
+    def _new_list(self) -> UrlList:
+        return UrlList(self._host, self._access.signed, self._sizes.rows, self._sizes.bytes)
+
+    def _write_list(self, number: int, rows: Sequence[Row]) -> Walk:
+        made = self._new_list()
+        for row in rows:
+            made.add(row.url, row.size, row.etag)
+        yield from self._upload(number, made, [row.url for row in rows])
+
+    def _upload(self, number: int, made: UrlList, urls: Sequence[str]) -> Walk:
+        name = f"{self.job.stage}list-{number:05}.tsv"
+        text = made.text()
+        found = self._sink.stored((yield from self._asked(lambda: self._sink.stat(name), (404,))))
+        generation = 0 if found is None else found.generation
+        plain = Attributes({"content-type": "text/tab-separated-values"}, {})
+        hashes = goog_hash(md5=hashlib.md5(text, usedforsecurity=False).digest())
+        yield from self._asked(lambda: self._sink.put(name, plain, text, hashes, generation))
+        self._ledger.add_part(self.job.name, number, urls, made.objects_bytes, f"gs://{self.job.spec.sink_bucket}/{name}")
+
+    # The canary
+
+    def _looked(self) -> Walk:
+        """What name did the service give to the canary? It gets its own at once: what cannot be moved is found out here."""
+        job, ledger = self.job, self._ledger
+        page = self._sink.page_of((yield from self._asked(partial(self._sink.page, prefix=job.landing))))
+        if job.naming is None:
+            row = ledger.canary_of(job.name)
+            assert row is not None
+            names = [one.name.removeprefix(job.landing) for one in page.objects]
+            naming = naming_of(names[0], row.url) if len(names) == 1 else None
+            if naming is None:
+                raise Ended("URL_LIST_NAMES", _misnamed(row, names))
+            ledger.name_by(job.name, naming)
+            self.job = job = replace(job, naming=naming)
+        yield from self._page_moved(page.objects)
+        ledger.enter(job.name, State.SENDING, was=State.LOOKING)
+
+    # The moves
+
+    def _moved(self) -> Walk:
+        """Each object that landed gets its own name; then everything of this attempt's is cleared away."""
+        if self.job.naming is not None:
+            yield from self._paged(self.job.landing, self._page_moved)
+            yield from self._recognised()
+        yield from self._paged(self.job.stage, self._cleared)
+        self._ledger.end(self.job.name, datetime.now(UTC))
+
+    def _paged(self, under: str, each: Callable[[Sequence[SinkObject]], Walk]) -> Walk:
+        token: str | None = ""
+        while token is not None:
+            page = self._sink.page_of((yield from self._asked(partial(self._sink.page, prefix=under, token=token))))
+            for some in range(0, len(page.objects), MOVES_AT_ONCE):
+                yield from each(page.objects[some : some + MOVES_AT_ONCE])
+            token = page.token
+
+    def _page_moved(self, objects: Sequence[SinkObject]) -> Walk:
+        """What was done of a page is committed, also where not all of it could be done."""
+        moved: list[Moved] = []
+        bad: list[tuple[Row, KeyVerdict]] = []
+        found = [(one, self._row_of(one.name)) for one in objects]
+        try:
+            yield from self._all(self._one_moved(one, row, moved, bad) for one, row in found if row is not None)
+        finally:
+            self._ledger.settle(self.job.name, moved, bad)
+
+    def _row_of(self, name: str) -> Row | None:
+        assert self.job.naming is not None
+        url = url_of(name.removeprefix(self.job.landing), self._base, self.job.naming)
+        return None if url is None else self._ledger.row(self.job.name, url)
+
+    def _one_moved(self, one: SinkObject, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
+        verified = _proved(one.stored, row)
+        if verified is None:
+            told = f"the service brought other bytes ({one.stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
+            bad.append((row, _failed(row, "mismatch", told)))
+            return
+        attributes = yield from self._attributes(row)
+        if isinstance(attributes, KeyVerdict):
+            bad.append((row, attributes))
+            return
+        staged = one.stored.generation
+        patch = partial(self._sink.patch, one.name, attributes, staged)
+        answer = yield from self._asked(patch, (404, 412))
+        if answer.status == 200:
+            answer = yield from self._carried(one.name, row, staged)
+        if answer.status == 200:
+            moved.append(Moved(row, verified))
+            return
+        # It was moved before, by a run that nobody recorded; or something else is there.
+        there = yield from self._at_its_name(row)
+        if there is not None:
+            moved.append(Moved(row, there))
+        else:
+            told = f"another object came to be at its name meanwhile: {self._sink.refusal(answer)}"
+            bad.append((row, _failed(row, "exists", told)))
+
+    def _carried(self, name: str, row: Row, staged: int) -> Generator[Command, Outcome, Answer]:
+        """Move it; where the service has no move, copy it and delete what was copied."""
+        to = self._mapping.sink_name(row.key)
+        request = partial(self._sink.move, name, to, source_generation=staged, generation=row.generation)
+        answer = yield from self._asked(request, (404, 412, *NOT_THERE))
+        if answer.status not in NOT_THERE:
+            return answer
+        token = ""
+        while True:
+            request = partial(self._sink.rewrite, name, to, source_generation=staged, generation=row.generation, token=token)
+            answer = yield from self._asked(request, (404, 412))
+            if answer.status != 200:
+                return answer
+            said = json.loads(answer.body)
+            if said.get("done"):
+                yield from self._asked(lambda: self._sink.delete(name, staged), (204, 404))
+                return answer
+            token = said["rewriteToken"]
+
+    def _attributes(self, row: Row) -> Generator[Command, Outcome, Attributes | KeyVerdict]:
+        """What the service does not carry: where it came from, and (where it is wanted) what S3 knows of it besides its bytes."""
+        if not self.job.full_metadata:
+            return kept({}, etag=row.etag, modified=row.modified)
+        tries = Tries(self._backoff_s)
+        head = yield from patient(partial(self._source.head, row.key), tries, self._source.explained, of="listing", also=(404,))
+        if head.status == 404:
+            return _failed(row, "vanished", "it is gone from the source since it was listed", Verdict.VANISHED)
+        if head.headers.get("etag") != f'"{row.etag}"':
+            return _failed(row, "source_changing", "it changed at the source since it was listed")
+        try:
+            return kept(head.headers, etag=row.etag, modified=row.modified)
+        except MetadataTooLarge as error:
+            return _failed(row, "metadata_too_large", str(error), Verdict.UNMAPPABLE)
+
+    def _at_its_name(self, row: Row) -> Generator[Command, Outcome, Verified | None]:
+        """How far what is at an object's own name is proved to be it."""
+        name = self._mapping.sink_name(row.key)
+        found = yield from self._asked(lambda: self._sink.stat(name), (404,))
+        stored = self._sink.stored(found) if found.status == 200 else None
+        return None if stored is None else alike(stored, size=row.size, etag=row.etag)
+
+    def _recognised(self) -> Walk:
+        """Moves that an earlier run made, and did not live to record."""
+        after = ""
+        while rows := list(islice(self._ledger.rows(self.job.name, after), RECOGNISED_AT_ONCE)):
+            moved: list[Moved] = []
+            yield from self._all(self._one_recognised(row, moved) for row in rows)
+            self._ledger.settle(self.job.name, moved, [])
+            after = rows[-1].url
+
+    def _one_recognised(self, row: Row, moved: list[Moved]) -> Walk:
+        verified = yield from self._at_its_name(row)
+        if verified is not None:
+            moved.append(Moved(row, verified))
+
+    def _cleared(self, objects: Sequence[SinkObject]) -> Walk:
+        """Delete what is left of this attempt's own: its lists, and what landed and is not to be had. Each by its generation."""
+        yield from self._all(self._deleted(one) for one in objects)
+
+    def _deleted(self, one: SinkObject) -> Walk:
+        yield from self._asked(partial(self._sink.delete, one.name, one.stored.generation), (204, 404, 412))
+
+
+def _caught(walk: Walk, trouble: list[Ended]) -> Walk:
+    try:
+        yield from walk
+    except Ended as end:
+        trouble.append(end)
+
+
+def _misnamed(row: Row, names: Sequence[str]) -> str:
+    # A name with the query in it holds the signature: it must not stand in a message.
+    shown = ", ".join(name.partition("?")[0] + ("?…" if "?" in name else "") for name in names) or "nothing"
+    return (
+        f"the transfer service called the object of {row.url.removesuffix('?')} {shown}, and not "
+        f"{landing(row.url, Naming.DECODED)}: objects cannot be given their own names then. Nothing else was transferred; send "
+        "the prefix by route cdn or sts-s3"
+    )
+
+
+def _unfit(task: Task, url: str, stage: str) -> tuple[str, str] | None:
+    fault = landing_fault(stage, url)
+    if fault is not None:
+        return "name", fault
+    segments = task.key.split("/")
+    if ("." in segments or ".." in segments) and etag_of(task.etag).md5 is None:
+        told = (
+            "a '.' or '..' in its path may lead a client to another object, and without an MD5 in the list nobody would notice; "
+            "give the prefix another route"
+        )
+        return "name", told
+    return None
+
+
+def _proved(stored: Stored, row: Row) -> Verified | None:
+    """How far what landed is proved to be the listed object."""
+    md5 = etag_of(row.etag).md5
+    if stored.size != row.size:
+        return None
+    if md5 is not None and stored.md5 is not None:
+        return Verified.MD5 if md5 == stored.md5 else None
+    return Verified.SIZE
+
+
+def _failed(of: Task | Row, error: str, details: str, verdict: Verdict = Verdict.FAILED) -> KeyVerdict:
+    return KeyVerdict(key=of.key, size=of.size, etag=of.etag, verdict=verdict, error=error, details=details, tries=0)

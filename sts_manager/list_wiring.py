@@ -1,0 +1,160 @@
+"""From settings to the objects of the route `sts-url-list`; none of them is made before a prefix travels that way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cdn_worker.contract import JobSpec
+from cdn_worker.lists.ledger import ListLedger
+from sts_manager.clock import SystemClock
+from sts_manager.crew import Crew
+from sts_manager.data_plane import beside_store, cdn_words, pool_settings
+from sts_manager.domain.errors import BadInput, Permanent, StoreUnavailable
+from sts_manager.domain.model import FailedObject, OperationSnapshot, StartJob
+from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.keeping import Keeping
+from sts_manager.ports import JobStore, Started
+from sts_manager.routes.cdn import spec_of
+from sts_manager.routes.sts import StsClient
+from sts_manager.routes.url_list import UrlListRoute
+from sts_manager.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LAST_S = 1.0
+FAILURES_MAX = 10_000
+"""Of one prefix in the job store."""
+TURN_S = 2.0
+
+
+def list_ledger_path(settings: Settings) -> Path:
+    return Path(settings.list_ledger) if settings.list_ledger else beside_store(settings, "lists")
+
+
+def lister_words(settings: Settings) -> list[str]:
+    """How the daemon starts its lister: what follows `cdn-worker`."""
+    words = ["lists", "--ledger", str(list_ledger_path(settings)), *cdn_words(settings)]
+    return [*words, "--list-rows", str(settings.url_list_rows)]
+
+
+class UrlLists:
+    """The route `sts-url-list`, and what keeps it going while this daemon leads (as a context)."""
+
+    def __init__(self, settings: Settings, open_store: Callable[[], JobStore], client: Callable[[], StsClient]) -> None:
+        self._settings, self._open_store, self._client = settings, open_store, client
+        self._store: JobStore | None = None
+        self._parts: tuple[ListLedger, UrlListRoute] | None = None
+        self._leading: ExitStack | None = None
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        self._leading = ExitStack()
+        try:
+            if self._parts is None and list_ledger_path(self._settings).exists():
+                self._made()
+            if self._parts is not None and self._parts[0].busy():
+                self._keep()  # an earlier run left prefixes in it, or something to tell
+        except (BadInput, StoreUnavailable) as error:
+            log.error("lists_away", extra={"fields": {"cause": str(error), "effect": "prefixes on route sts-url-list wait"}})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._leading is not None:
+            self._leading.__exit__(kind, error, trace)
+        self._leading, self._kept = None, False
+
+    def close(self) -> None:
+        if self._parts is not None:
+            self._parts[0].close()
+            self._parts = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def catch_up(self) -> None:
+        """For one pass without threads: see what the service says, start what is due, tell what is over."""
+        if self._parts is not None or list_ledger_path(self._settings).exists():
+            self._made().advance()
+            self.tell()
+
+    # The route
+
+    def start(self, order: StartJob) -> Started:
+        self._spec_of(order)  # before anything is made for it
+        self._keep()
+        return self._made().start(order)
+
+    def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
+        self._keep()
+        return self._made().operations(names)
+
+    def pause(self, name: OperationName) -> None:
+        self._made().pause(name)
+
+    def resume(self, name: OperationName) -> None:
+        self._made().resume(name)
+
+    def _spec_of(self, order: StartJob) -> JobSpec:
+        if not self._settings.cdn_url:
+            raise Permanent(
+                f"route sts-url-list reads through a CDN: --cdn-url is missing, so {order.prefix!r} has no URLs",
+                code="ROUTE_UNFIT",
+            )
+        return spec_of(order, pool_settings(self._settings, order, "sts-url-list"))
+
+    def _made(self) -> UrlListRoute:
+        if self._parts is None:
+            ledger = ListLedger(list_ledger_path(self._settings), StoreUnavailable)
+            route = UrlListRoute(
+                self._client(), ledger, self._spec_of, SystemClock(), full_metadata=self._settings.url_list_metadata == "all"
+            )
+            self._parts = (ledger, route)
+        return self._parts[1]
+
+    def _keep(self) -> None:
+        """Start the lister and the turns, once, when this daemon leads."""
+        if self._leading is None or self._kept:
+            return
+        route = self._made()
+        crew = Crew(lister_words(self._settings), "what it was at is begun anew; nothing is lost")
+
+        def tend() -> bool:
+            crew.tend()
+            return False
+
+        keeping = Keeping("lists", (tend, route.advance, self.tell), rest_s=min(TURN_S, self._settings.sleep_timeout))
+        self._leading.callback(keeping.guarded, self.tell)
+        self._leading.callback(keeping.end, LAST_S)
+        self._leading.callback(crew.stop)
+        keeping.begin()
+        self._kept = True
+
+    def tell(self) -> bool:
+        """Let the job store know which objects failed. Raises StoreUnavailable."""
+        assert self._parts is not None
+        ledger = self._parts[0]
+        for job in ledger.untold():
+            prefix = Prefix(job.prefix)
+            failures = [
+                FailedObject(
+                    prefix=prefix,
+                    key=one.key,
+                    size=one.size,
+                    etag=one.etag,
+                    verdict=one.verdict,
+                    error=one.error,
+                    details=one.details,
+                    job_name=job.name,
+                )
+                for one in ledger.failures(job.name, FAILURES_MAX)
+            ]
+            if self._store is None:
+                self._store = self._open_store()
+            self._store.put_failures(prefix, failures, SystemClock().now())
+            ledger.told(job.name)
+        return False

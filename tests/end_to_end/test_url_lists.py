@@ -1,0 +1,290 @@
+"""Route sts-url-list as users run it: the daemon, its lister and the commands as processes, the clouds as the stage."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdn_worker.contract import JobSpec
+from cdn_worker.lists.ledger import spec_text
+from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
+from tests.end_to_end.test_pool import cdn_flags
+from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
+from tools.emulators.gcs.objects import Attributes
+from tools.emulators.stage import Stage
+
+OBJECTS = {f"a/{name}": f"body of {name}".encode() * 9 for name in ("1", "2", "3", "b c", "d+e", "f%20g", "日本", "h#i", "x//y")}
+
+
+class Lists:
+    """A store, a folder and a stage."""
+
+    def __init__(self, stage: Stage, folder: Path, prefixes: Sequence[Any] = ("a/",)) -> None:
+        self.stage, self.folder = stage, folder
+        self.shell = Shell(folder, stage.environment)
+        self.flags = [*BUCKETS, *QUICK, *cdn_flags(stage), "--route", "sts-url-list"]
+        (folder / "prefixes.json").write_text(json.dumps(list(prefixes)))
+        loaded = self.shell.run("prepare-tables", "--job-prefix-source-file", "prefixes.json")
+        assert loaded.code == 0, loaded.err
+
+    def run(self, *words: str) -> Ran:
+        return self.shell.run("run", *self.flags, "--until-done", *words)
+
+    def row(self, columns: str = "status", prefix: str = "a/") -> Any:
+        with closing(sqlite3.connect(self.folder / "sts_manager.db")) as store:
+            found = store.execute(f"SELECT {columns} FROM sts_job WHERE prefix = ?", (prefix,)).fetchone()
+            return found[0] if len(found) == 1 else found
+
+    def step(self) -> str:
+        path = self.folder / "sts_manager_lists.db"
+        if not path.exists():
+            return ""
+        with closing(sqlite3.connect(path, timeout=10)) as ledger:
+            found = ledger.execute("SELECT state FROM job ORDER BY began_at DESC LIMIT 1").fetchone()
+            return "" if found is None else str(found[0])
+
+
+def test_objects_end_under_their_own_names_with_what_the_list_lost(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    with s3_client(stage) as source:
+        source.put_object(
+            Bucket=SOURCE, Key="a/1", Body=OBJECTS["a/1"], Metadata={"owner": "me"}, ContentType="text/x", CacheControl="no-store"
+        )
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--url-list-rows", "3")
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS, "and nothing else is left in the bucket"
+    with gcs_client(stage) as gcs:
+        blob = gcs.bucket(SINK).get_blob("a/1")
+        assert (blob.content_type, blob.cache_control, blob.metadata["owner"]) == ("text/x", "no-store", "me")
+        assert "x-goog-source-etag" in blob.metadata
+    assert stage.sts is not None
+    assert sorted(name.rpartition("-p")[2] for name in stage.sts.jobs) == ["0", "1", "2", "3"], "a canary, then three lists"
+    assert lists.row("status, attempt, objects_copied, objects_failed") == ("done", 1, len(OBJECTS), 0)
+    results = json.loads(lists.shell.run("history", "a/", "--json").out)[-1]["operation_results"]
+    assert results["verified"] == {"md5": len(OBJECTS), "size": 0}
+    everything = (
+        (tmp_path / "sts_manager.db").read_bytes() + (tmp_path / "sts_manager_lists.db").read_bytes() + ended.err.encode()
+    )
+    assert b"Signature=" not in everything, "no signature is kept or told"
+    removed = lists.shell.run("remove-successful-one-time-jobs")
+    assert "4 removed, 0 left" in removed.out
+    again = lists.shell.run("rerun", "a/")
+    assert again.code == 0, again.err
+    before = stage.ledger.calls["cdn", "GET"]
+    assert lists.run().code == 0
+    assert stage.ledger.calls["cdn", "GET"] == before, "what is there and equal is not listed again"
+
+
+@pytest.mark.slow
+def test_kills_at_any_point_leave_no_trace(stage: Stage, tmp_path: Path) -> None:
+    objects = {f"{prefix}/{index:02}": f"{prefix} {index}".encode() * 5 for prefix in ("a", "b") for index in range(40)}
+    fill(stage, objects)
+    stage.ledger.change({"sts.objects_per_second": 60})
+    lists = Lists(stage, tmp_path, ["a/", "b/"])
+    moments = random.Random(20261121)
+    steps = set()
+    for _ in range(12):
+        with lists.shell.started("run", *lists.flags, "--url-list-rows", "15", "--until-done") as daemon:
+            assert daemon.stderr is not None
+            first = next((line for line in iter(daemon.stderr.readline, "") if "lister_began" in line), "")
+            time.sleep(moments.uniform(0, 0.8))
+            if not first or daemon.poll() is not None:
+                break
+            steps.add(lists.step())
+            daemon.kill()
+    stage.ledger.change({"sts.objects_per_second": 0})
+    ended = lists.run("--url-list-rows", "15")
+    assert ended.code == 0, ended.err
+    assert len(steps - {"", "over"}) >= 2, f"it must be killed at different steps to prove anything: {steps}"
+    assert at_sink(stage) == objects
+    assert lists.row("attempt", "a/") == 1
+    assert stage.sts is not None
+    assert all(len(names) == 1 for names in stage.sts.by_job.values()), "each list was run once"
+    copied = sum(operation.work.counts.copied[0] for operation in stage.sts.operations.values())
+    assert copied == len(objects), "nothing was transferred twice"
+
+
+@pytest.mark.parametrize("naming", ["encoded", "query"])
+def test_however_the_service_names_them(stage: Stage, tmp_path: Path, naming: str) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change({"sts.url_list_names": naming})
+    lists = Lists(stage, tmp_path)
+    ended = lists.run()
+    if naming == "encoded":
+        assert ended.code == 0, ended.err
+        assert at_sink(stage) == OBJECTS
+        return
+    assert ended.code == 1
+    code, message, attempt = lists.row("error_code, error_message, attempt")
+    assert (code, attempt) == ("URL_LIST_NAMES", 1), "another attempt would meet the same"
+    assert "cannot be given their own names" in message
+    assert at_sink(stage) == {}, "the canary is cleared away"
+    assert stage.sts is not None
+    assert len(stage.sts.jobs) == 1, "nothing but the canary was transferred"
+    assert "Signature" not in message + ended.err + ended.out
+
+
+def test_what_fails_is_named_and_a_retry_moves_just_that(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    with s3_client(stage) as source:
+        source.put_object(Bucket=SOURCE, Key="a/frozen", Body=b"x", StorageClass="GLACIER")
+    stage.objects.put(SINK, "a/2", b"somebody else's", Attributes())
+    lists = Lists(stage, tmp_path)
+    first = lists.run("--max-attempts", "1")
+    assert first.code == 1
+    told = {one["key"]: one["error"] for one in json.loads(lists.shell.run("failures", "--json").out)}
+    assert told == {"a/frozen": "archived", "a/2": "exists"}
+    assert lists.row("objects_copied, objects_failed") == (len(OBJECTS) - 1, 2)
+    with s3_client(stage) as source:
+        source.delete_object(Bucket=SOURCE, Key="a/frozen")
+    stage.objects.delete(SINK, "a/2")
+    assert lists.shell.run("retry", "a/").code == 0
+    again = lists.run()
+    assert again.code == 0, again.err
+    assert lists.row("objects_copied, objects_skipped, objects_failed") == (1, len(OBJECTS) - 1, 0)
+    assert at_sink(stage) == OBJECTS
+
+
+def test_an_object_that_the_service_cannot_read_is_told_with_its_reason(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    # The canary, and then one object more, are read before the CDN refuses one.
+    stage.ledger.add_rule({"service": "cdn", "method": "HEAD", "error": "FORBIDDEN", "after": 2, "times": 1})
+    lists = Lists(stage, tmp_path)
+    first = lists.run("--max-attempts", "1")
+    assert first.code == 1
+    (one,) = json.loads(lists.shell.run("failures", "--json").out)
+    assert (one["error"], "answered 403" in one["details"]) == ("permission_denied", True)
+    assert one["key"] not in at_sink(stage)
+    assert len(at_sink(stage)) == len(OBJECTS) - 1
+
+
+def test_a_cdn_that_refuses_the_canary_stops_before_anything_is_moved(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    lists = Lists(stage, tmp_path, ["a/", "b/"])
+    stage.ledger.add_rule({"service": "cdn", "method": "HEAD", "error": "FORBIDDEN", "times": 0})
+    ended = lists.run("--max-concurrent-jobs", "1")
+    assert ended.code == 3, ended.err
+    assert "PERMISSION_DENIED" in ended.err
+    assert at_sink(stage) == {}
+
+
+def test_a_pause_holds_the_lists_and_a_resume_lets_them_go(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change({"sts.objects_per_second": 3})
+    lists = Lists(stage, tmp_path)
+    with lists.shell.started("run", *lists.flags, "--until-done") as daemon:
+        wait_for(lambda: lists.step() == "sending")
+        paused = lists.shell.run("pause-all-jobs", "--hold")
+        assert (paused.code, "1 paused" in paused.out) == (0, True), paused.out + paused.err
+        wait_for(lambda: lists.row() == "paused")
+        assert stage.sts is not None
+        assert {str(one.work.status.name) for one in stage.sts.operations.values()} <= {"PAUSED", "SUCCESS"}  # type: ignore[attr-defined]
+        stage.ledger.change({"sts.objects_per_second": 0})
+        resumed = lists.shell.run("resume-all-jobs")
+        assert resumed.code == 0, resumed.err
+        assert daemon.wait(timeout=30) == 0
+    assert at_sink(stage) == OBJECTS
+
+
+@pytest.mark.parametrize("how", ["command", "console"])
+def test_a_cancelled_prefix_stays_so_until_it_is_retried(stage: Stage, tmp_path: Path, how: str) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change({"sts.objects_per_second": 3})
+    lists = Lists(stage, tmp_path)
+    service = stage.sts
+    assert service is not None
+    with lists.shell.started("run", *lists.flags) as daemon:
+        wait_for(lambda: lists.step() == "sending" and len(service.operations) == 2)
+        if how == "command":
+            cancelled = lists.shell.run("cancel", "a/")
+            assert cancelled.code == 0, cancelled.out + cancelled.err
+        else:
+            service.cancel(max(service.operations))
+        wait_for(lambda: lists.row() == "error")
+        assert lists.row("error_code, attempt") == ("CANCELLED", 1)
+        assert not any(name.startswith(".sts-manager/") for name in at_sink(stage))
+        stage.ledger.change({"sts.objects_per_second": 0})
+        assert lists.shell.run("retry", "a/").code == 0
+        wait_for(lambda: lists.row() == "done")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=20) == 0
+    assert at_sink(stage) == OBJECTS
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "applied"),
+    [("objects.move", "UNIMPLEMENTED", False), ("objects.move", "UNAVAILABLE", True), ("objects.patch", "UNAVAILABLE", True)],
+)
+def test_moves_that_are_missing_or_whose_answers_are_lost(
+    stage: Stage, tmp_path: Path, method: str, error: str, applied: bool
+) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.add_rule(
+        {"service": "gcs", "method": method, "error": error, "times": 0 if not applied else 4, "applied": applied}
+    )
+    lists = Lists(stage, tmp_path)
+    ended = lists.run()
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS
+    assert stage.ledger.rules[0].fired > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--route", "sts-url-list"], "--cdn-url is missing"),
+        (["--route", "sts-url-list", "--cdn-url", "https://d.example/#part"], "is written https://DOMAIN/"),
+        (["--route", "sts-url-list", "--cdn-url", "https://d.example/", "--url-list-rows", "0"], "--url-list-rows"),
+        (["--route", "sts-url-list", "--cdn-url", "https://d.example/", "--source-bucket", "gs://other"], "which reads S3"),
+        (["--route", "sts-url-lists"], "--route"),
+    ],
+)
+def test_wrong_flags_are_named(stage: Stage, tmp_path: Path, words: list[str], told: str) -> None:
+    ran = Shell(tmp_path, stage.environment).run("run", *BUCKETS, *words)
+    assert ran.code == 2
+    assert told in ran.err
+
+
+def test_a_host_that_the_service_cannot_reach_is_refused_before_it_is_asked(stage: Stage, tmp_path: Path) -> None:
+    """Without the stage's service beside it, a CDN on this machine is none that Google could read from."""
+    fill(stage, OBJECTS)
+    lists = Lists(stage, tmp_path)
+    environment = {name: value for name, value in stage.environment.items() if name != "STORAGE_TRANSFER_EMULATOR_HOST"}
+    ledger = tmp_path / "alone.db"
+    with Shell(tmp_path, environment, "cdn_worker").started("lists", "--ledger", str(ledger), *cdn_flags(stage)):
+        wait_for(ledger.exists)
+        wait_for(lambda: _tables(ledger))
+        with closing(sqlite3.connect(ledger, timeout=10)) as opened, opened:
+            spec = _spec()
+            opened.execute(
+                "INSERT INTO job (name, prefix, spec, full_metadata, state, began_at) VALUES (?, 'a/', ?, 1, 'listing', ?)",
+                ("transferJobs/stsm-x-a1", spec, "2026-11-21T00:00:00+00:00"),
+            )
+
+        def ended() -> Any:
+            with closing(sqlite3.connect(ledger, timeout=10)) as opened:
+                return opened.execute("SELECT error_message FROM job WHERE state = 'over'").fetchone()
+
+        wait_for(lambda: ended() is not None)
+        assert "is not https://" in ended()[0]
+    assert stage.ledger.calls["s3", "ListObjectsV2"] == 0
+    assert lists.row() == "waiting"
+
+
+def _tables(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=10)) as opened:
+        return bool(opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'job'").fetchone())
+
+
+def _spec() -> str:
+    return spec_text(JobSpec(job="transferJobs/stsm-x-a1", prefix="a/", source_bucket=SOURCE, sink_bucket=SINK))
