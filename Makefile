@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 	$(UV) sync --frozen --quiet --python $(PYTHON)
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE=cdn: the worker pool, QUEUE=pubsub; ROUTE=copy
+demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE=cdn: the worker pool, QUEUE=pubsub; ROUTE=sts-url-list; ROUTE=copy
 	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE) $(QUEUE))
 
 test: $(STAMP)  ## The tests

@@ -254,7 +254,7 @@ def failures(
     as_csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Which objects failed and why, of prefixes that travel through the worker pool: those of each prefix's last attempt."""
+    """Which objects failed and why, by whichever route: those of each prefix's last attempt, and what to do about them."""
     with opened_store(settings) as opened:
         if prefix is not None and opened.job(Prefix(prefix)) is None:
             raise BadInput(f"there is no prefix {prefix!r} in {settings.store_shown}; is it spelt as in the file?")

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from sts_manager.domain.errors import Permanent
-from sts_manager.domain.model import StartJob
+from sts_manager.domain.model import Route, StartJob
 from sts_manager.domain.place import Scheme, places_of
 from sts_manager.routes.cdn import PoolSettings
 from sts_manager.settings import Settings
@@ -28,7 +28,8 @@ def pool_settings(settings: Settings, order: StartJob, route: str) -> PoolSettin
     source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
     if source.scheme is not Scheme.S3:
         raise Permanent(f"route {route} reads S3, but {order.prefix!r} comes from {source}", code="ROUTE_UNFIT")
-    if settings.cdn_url and "{bucket}" not in settings.cdn_url and source.bucket != settings.source.bucket:
+    through_cdn = settings.cdn_url and route != Route.STS_S3
+    if through_cdn and "{bucket}" not in settings.cdn_url and source.bucket != settings.source.bucket:
         raise Permanent(
             f"{order.prefix!r} comes from {source}, and --cdn-url {settings.cdn_url} is before {settings.source}: write "
             "{bucket} where the bucket's name stands in it, or give the row another route",

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import boto3
+
 from cdn_worker.contract import JobSpec
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.domain.replace import Replace
+from cdn_worker.lists.ledger import ListLedger, State
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
-from sts_manager.domain.errors import BadInput, Permanent, StoreUnavailable
-from sts_manager.domain.model import FailedObject, OperationSnapshot, StartJob
+from sts_manager.domain.errors import BadInput, Permanent, StoreUnavailable, Throttled
+from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.keeping import Keeping
 from sts_manager.ports import JobStore, Started
@@ -23,6 +29,7 @@ from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.sts import StsClient
 from sts_manager.routes.url_list import UrlListRoute
 from sts_manager.settings import Settings
+from sts_manager.url_lists.comparison import comparison_of, earlier, hints_of, transfer_job_of
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +37,7 @@ LAST_S = 1.0
 FAILURES_MAX = 10_000
 """Of one prefix in the job store."""
 TURN_S = 2.0
+FINDING_MAX, FINDING_WAIT = timedelta(minutes=30), timedelta(seconds=5)
 
 
 def list_ledger_path(settings: Settings) -> Path:
@@ -81,6 +89,80 @@ class UrlLists:
         if self._parts is not None or list_ledger_path(self._settings).exists():
             self._made().advance()
             self.tell()
+
+    # What other attempts left behind
+
+    def ended(self, change: Change) -> None:
+        """An attempt has ended: find out which objects it left behind; or forget what was found of an earlier one."""
+        job = change.after
+        try:
+            if job.route is not Route.STS_S3:
+                return
+            if job.status is JobStatus.DONE:
+                if self._parts is not None or list_ledger_path(self._settings).exists():
+                    self._made()
+                    self._ledger.forget(job.prefix)
+            elif job.counters.objects_failed and self._finds:
+                self._compare(change)
+        except (BadInput, StoreUnavailable, Permanent) as error:
+            # It costs a longer retry, and names nobody knows; nothing else.
+            log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
+
+    @property
+    def _ledger(self) -> ListLedger:
+        assert self._parts is not None
+        return self._parts[0]
+
+    @cached_property
+    def _finds(self) -> bool:
+        if not self._settings.sts_find_failures:
+            return False
+        if boto3.Session().get_credentials() is None:
+            cause = "no AWS credentials on this machine, which comparing the listings needs"
+            log.warning(
+                "failed_objects_not_found", extra={"fields": {"cause": cause, "effect": "each retry moves its whole prefix"}}
+            )
+            return False
+        return True
+
+    def _compare(self, change: Change) -> None:
+        job = change.after
+        assert job.job_name is not None
+        order = StartJob(
+            prefix=job.prefix,
+            attempt=job.attempt,
+            job_name=job.job_name,
+            route=Route.STS_S3,
+            source=job.source,
+            destination=job.destination,
+        )
+        spec = spec_of(order, pool_settings(self._settings, order, Route.STS_S3))
+        # Whatever differs is missing: the service would have put it there, unless it was told never to overwrite.
+        never = self._settings.overwrite_when == "NEVER"
+        spec = replace(spec, job=comparison_of(job.job_name), replace=Replace.NEVER if never else Replace.DIFFERENT)
+        self._keep()
+        self._made()
+        self._ledger.compare(spec, job.prefix, SystemClock().now(), hints_of(job, change.results, spec.source_bucket))
+
+    def manifest(self, order: StartJob) -> str:
+        """For an attempt after one that left objects behind. Raises Throttled while they are found."""
+        if self._parts is None and not list_ledger_path(self._settings).exists():
+            return ""
+        self._made()
+        name = comparison_of(earlier(order.job_name, order.attempt))
+        found = self._ledger.job(name)
+        if found is None:
+            return ""
+        if found.state is State.LISTING and SystemClock().now() - found.began_at < FINDING_MAX:
+            self._keep()
+            raise Throttled(f"the objects that failed under {order.prefix!r} are still being found", after=FINDING_WAIT)
+        return self._ledger.use(name, order.job_name)
+
+    def carried(self, jobs: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        if self._parts is None and not list_ledger_path(self._settings).exists():
+            return {}
+        self._made()
+        return self._ledger.carried(jobs)
 
     # The route
 
@@ -149,7 +231,7 @@ class UrlLists:
                     verdict=one.verdict,
                     error=one.error,
                     details=one.details,
-                    job_name=job.name,
+                    job_name=transfer_job_of(job.name),
                 )
                 for one in ledger.failures(job.name, FAILURES_MAX)
             ]

@@ -21,6 +21,7 @@ from sts_manager.domain.model import (
     LIVE,
     Action,
     Breaker,
+    Change,
     JobStarted,
     JobStatus,
     Limit,
@@ -90,6 +91,7 @@ class Reconciler:
 
     policy     everything but `dispatch`, which each pass is told
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
+    ended      told of each attempt that has ended, once that is committed
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class Reconciler:
         interval_s: float = 60.0,
         fence: Callable[[], int] | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        ended: Callable[[Change], None] = lambda _change: None,
     ) -> None:
+        self._ended = ended
         self._store, self._routes, self._policy, self._clock = store, routes, policy, clock
         self._interval_s, self._fence, self._stopping = interval_s, fence, stopping
         self._seen = _Seen()
@@ -122,6 +126,9 @@ class Reconciler:
             return PassResult(plan=plan, counts=counts, degraded=unseen)
         stale = self._commit(plan, counts, control, now, unseen)
         self._tell(plan.notes)
+        for change in plan.changes:
+            if change.before.status in LIVE and change.after.status not in LIVE and change.before.prefix not in stale:
+                self._ended(change)
         self._remember(plan, dispatch=dispatch)
         actions = [action for action in plan.actions if action.prefix not in stale]
         outcomes = self._act(actions)

@@ -113,6 +113,11 @@ class Settings(BaseModel):
         description="What route sts-url-list restores of what a URL list loses: all (user metadata and content headers, by one "
         "HEAD an object at S3), or etag (only where the object came from).",
     )
+    sts_find_failures: bool = Field(
+        True,
+        description="After a transfer from S3 that left objects behind, compare the listings to name them, and retry just those. "
+        "Needs AWS credentials on this machine.",
+    )
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
 
     @property

@@ -240,7 +240,7 @@ def routes_of(settings: Settings, own: OwnRoutes) -> Routes:
     """Both STS routes are one adapter: what differs is in the job's spec, which a started row has behind it."""
     route: TransferRoute
     try:
-        route = StsRoute(own.client(), transfer_settings(settings))
+        route = StsRoute(own.client(), transfer_settings(settings), own.lists)
     except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
@@ -292,6 +292,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
         interval_s=settings.metrics_interval,
         fence=None if lease is None else fence,
         stopping=stop,
+        ended=own.lists.ended,
     )
 
 

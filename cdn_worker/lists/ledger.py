@@ -1,8 +1,9 @@
-"""What the route of URL lists has to do and has done: a SQLite file between the manager, which transfers, and `cdn-worker lists`.
+"""What is listed and moved beside the transfer service: a SQLite file between the manager and `cdn-worker lists`.
 
-A job goes through states, and each has one of the two at work: `listing` (the lister), `canary` (the manager), `looking` (the
-lister), `sending` (the manager), `moving` (the lister), `over`. Everything that a state has done is committed before the next one
-begins, and each can be begun anew: a process may die anywhere.
+A job of URL lists goes through states, and each has one of the two at work: `listing` (the lister), `canary` (the manager),
+`looking` (the lister), `sending` (the manager), `moving` (the lister), `over`. A comparison, which finds the objects that a
+transfer did not bring, goes from `listing` to `ready`; when nobody needs its manifest any more, it is cleared away by `moving`.
+Everything that a state has done is committed before the next one begins, and each can be begun anew: a process may die anywhere.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -39,7 +40,15 @@ class State(StrEnum):
     LOOKING = "looking"
     SENDING = "sending"
     MOVING = "moving"
+    READY = "ready"
     OVER = "over"
+
+
+class Kind(StrEnum):
+    """What a job is for."""
+
+    URLS = "urls"
+    COMPARISON = "comparison"
 
 
 THE_LISTERS = (State.LISTING, State.LOOKING, State.MOVING)
@@ -47,15 +56,18 @@ COUNTS = ("listed", "skipped", "todo", "moved", "failed")
 """Objects of a listing: already there, to be transferred, under their own names; not to be had."""
 TABLES = f"""
 CREATE TABLE IF NOT EXISTS job (
-  name TEXT PRIMARY KEY, prefix TEXT NOT NULL, spec TEXT NOT NULL, full_metadata INTEGER NOT NULL, state TEXT NOT NULL,
-  paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, began_at TEXT NOT NULL, ended_at TEXT,
-  base TEXT NOT NULL DEFAULT '', naming TEXT NOT NULL DEFAULT '',
+  name TEXT PRIMARY KEY, kind TEXT NOT NULL, prefix TEXT NOT NULL, spec TEXT NOT NULL, state TEXT NOT NULL,
+  full_metadata INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
+  began_at TEXT NOT NULL, ended_at TEXT, base TEXT NOT NULL DEFAULT '', naming TEXT NOT NULL DEFAULT '',
   error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0,
+  hints TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', used_by TEXT NOT NULL DEFAULT '',
+  forgotten INTEGER NOT NULL DEFAULT 0,
   {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in COUNTS)},
   by_md5 INTEGER NOT NULL DEFAULT 0, by_size INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
 CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix);
+CREATE INDEX IF NOT EXISTS job_used_by ON job (used_by) WHERE used_by <> '';
 CREATE TABLE IF NOT EXISTS part (
   job TEXT, number INTEGER, rows INTEGER, bytes INTEGER, location TEXT, operation TEXT NOT NULL DEFAULT '',
   state TEXT NOT NULL DEFAULT 'ready', paused INTEGER NOT NULL DEFAULT 0,
@@ -96,6 +108,28 @@ class Moved(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What the service said of the objects that failed: a cause for a few of them by key, and the commonest for all others.
+
+    Causes are pairs (error in lower case, details).
+    """
+
+    otherwise: tuple[str, str]
+    by_key: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def cause(self, key: str) -> tuple[str, str]:
+        return self.by_key.get(key, self.otherwise)
+
+    def text(self) -> str:
+        return json.dumps([self.otherwise, dict(self.by_key)])
+
+    @classmethod
+    def of(cls, text: str) -> Hints:
+        otherwise, by_key = json.loads(text)
+        return cls(otherwise=tuple(otherwise), by_key={key: tuple(cause) for key, cause in by_key.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One list, and the transfer of it.
 
@@ -132,13 +166,16 @@ class Part:
 class Job:
     """One attempt at one prefix. full_metadata: what the list loses is restored from S3, an object at a time.
 
+    manifest  where the names of the objects that a comparison found are written down; empty where there are none
     base      what stands before the path of each key, as its host's objects are named
     counts    of objects and bytes, by COUNTS
     """
 
     name: str
+    kind: Kind
     prefix: str
     spec: JobSpec
+    manifest: str
     full_metadata: bool
     state: State
     paused: bool
@@ -194,18 +231,72 @@ class ListLedger:
         """Record a job, or find it as it was recorded before."""
         with self._write() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO job (name, prefix, spec, full_metadata, state, began_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (spec.job, prefix, spec_text(spec), full_metadata, State.LISTING, at.isoformat()),
+                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (spec.job, Kind.URLS, prefix, spec_text(spec), full_metadata, State.LISTING, at.isoformat()),
             )
         found = self.job(spec.job)
         assert found is not None
         return found
 
+    def compare(self, spec: JobSpec, prefix: str, at: datetime, hints: Hints) -> None:
+        """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten."""
+        with self._write() as connection:
+            self._forget(connection, prefix, told=1)
+            connection.execute(
+                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at, hints) "
+                "VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+                (spec.job, Kind.COMPARISON, prefix, spec_text(spec), State.LISTING, at.isoformat(), hints.text()),
+            )
+
+    def forget(self, prefix: str) -> None:
+        """The prefix is there: nobody needs what a comparison found, and nothing of it has failed any more."""
+        with self._write() as connection:
+            self._forget(connection, prefix, told=0)
+
+    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int) -> None:
+        where = "prefix = ? AND kind = ? AND NOT forgotten"
+        connection.execute(f"DELETE FROM failure WHERE job IN (SELECT name FROM job WHERE {where})", (prefix, Kind.COMPARISON))
+        connection.execute(
+            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, ?) WHERE {where}",
+            (told, State.OVER, State.MOVING, prefix, Kind.COMPARISON),
+        )
+
+    def ready(self, job: str, manifest: str) -> None:
+        """A comparison is done: what it found has failed, for the reasons that the service gave."""
+        with self._write() as connection:
+            found = connection.execute("SELECT hints, state FROM job WHERE name = ?", (job,)).fetchone()
+            if found["state"] != State.LISTING:
+                return
+            hints = Hints.of(found["hints"])
+            rows = connection.execute("SELECT key, size, etag FROM object WHERE job = ?", (job,)).fetchall()
+            connection.executemany(
+                "INSERT OR IGNORE INTO failure VALUES (?, ?, ?, ?, 'failed', ?, ?)",
+                [(job, row["key"], row["size"], row["etag"], *hints.cause(row["key"])) for row in rows],
+            )
+            connection.execute("DELETE FROM object WHERE job = ?", (job,))
+            connection.execute("UPDATE job SET state = ?, manifest = ? WHERE name = ?", (State.READY, manifest, job))
+
+    def use(self, comparison: str, by: str) -> str:
+        """The manifest of a comparison, for the transfer job that is to move just that; empty where there is none."""
+        with self._write() as connection:
+            connection.execute(
+                "UPDATE job SET used_by = ? WHERE name = ? AND state = ? AND manifest <> ''", (by, comparison, State.READY)
+            )
+            found = connection.execute("SELECT manifest FROM job WHERE name = ? AND used_by = ?", (comparison, by)).fetchone()
+        return "" if found is None else str(found["manifest"])
+
+    def carried(self, transfer_jobs: Collection[str]) -> dict[str, tuple[int, int]]:
+        """(objects, bytes) that were there already, of transfer jobs that move just what a manifest names."""
+        marks = ",".join("?" * len(transfer_jobs))
+        rows = self._read(f"SELECT used_by, skipped, skipped_bytes FROM job WHERE used_by IN ({marks})", tuple(transfer_jobs))
+        return {row["used_by"]: (row["skipped"], row["skipped_bytes"]) for row in rows}
+
     def job(self, name: str) -> Job | None:
         return next(iter(self._jobs("name = ?", (name,))), None)
 
     def live(self) -> list[Job]:
-        return self._jobs("state <> ?", (State.OVER,))
+        return self._jobs("state <> ? AND kind = ?", (State.OVER, Kind.URLS))
 
     def work(self) -> list[Job]:
         """What a lister has to do."""
@@ -214,7 +305,7 @@ class ListLedger:
 
     def busy(self) -> bool:
         """Whether there is anything to do, or to tell."""
-        return bool(self._read("SELECT 1 FROM job WHERE state <> ? OR told = 0 LIMIT 1", (State.OVER,)))
+        return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told = 0 LIMIT 1", (State.OVER, State.READY)))
 
     def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
         return [_job(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
@@ -246,7 +337,7 @@ class ListLedger:
                     (code.lower(), told[:4000], job, part),
                 )
             connection.execute(
-                "UPDATE job SET state = ?, ended_at = ?, "
+                "UPDATE job SET state = ?, ended_at = ?, told = iif(kind = 'comparison' AND NOT forgotten, 1, told), "
                 "failed = (SELECT count(*) FROM failure f WHERE f.job = name), "
                 "failed_bytes = (SELECT coalesce(sum(f.size), 0) FROM failure f WHERE f.job = name) WHERE name = ?",
                 (State.OVER, at.isoformat(), job),
@@ -254,8 +345,8 @@ class ListLedger:
             connection.execute("DELETE FROM object WHERE job = ?", (job,))
             connection.execute(
                 "DELETE FROM failure WHERE job IN (SELECT older.name FROM job older JOIN job this ON this.prefix = older.prefix "
-                "WHERE this.name = ?1 AND older.name <> ?1 AND older.state = ?2)",
-                (job, State.OVER),
+                "WHERE this.name = ?1 AND older.name <> ?1 AND older.state = ?2 AND this.kind = ?3)",
+                (job, State.OVER, Kind.URLS),
             )
 
     def set_paused(self, job: str, *, paused: bool) -> bool:
@@ -412,8 +503,10 @@ class ListLedger:
     # Telling
 
     def untold(self) -> list[Job]:
-        """Jobs that are over, and whose failed objects the store does not know yet."""
-        return self._jobs("state = ? AND told = 0", (State.OVER,))
+        """Jobs whose failed objects the store does not know yet: lists that are over, comparisons that are ready or forgotten."""
+        return self._jobs(
+            "told = 0 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
+        )
 
     def told(self, job: str) -> None:
         with self._write() as connection:
@@ -461,8 +554,10 @@ def _job(row: sqlite3.Row) -> Job:
     assert isinstance(task, ListTask)
     return Job(
         name=row["name"],
+        kind=Kind(row["kind"]),
         prefix=row["prefix"],
         spec=task.spec,
+        manifest=row["manifest"],
         full_metadata=bool(row["full_metadata"]),
         state=State(row["state"]),
         paused=bool(row["paused"]),

@@ -5,7 +5,9 @@ Each is done in the loop of an `Engine`, for several jobs at once; what was done
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import socket
@@ -36,7 +38,7 @@ from cdn_worker.domain.url_list import (
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
-from cdn_worker.lists.ledger import Job, ListLedger, Moved, Row, State
+from cdn_worker.lists.ledger import Job, Kind, ListLedger, Moved, Row, State
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject
@@ -49,6 +51,7 @@ Walk = Generator[Command, Outcome, None]
 CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND", "sink_refused": "PERMISSION_DENIED"}
 CODES |= {"sink_missing": "NOT_FOUND"}
 TURN_S = 0.02
+MANIFEST_ROWS_MAX = 1_000_000
 MOVES_AT_ONCE = 250
 RECOGNISED_AT_ONCE = 1000
 NOT_THERE = (405, 501)
@@ -89,7 +92,7 @@ class Lister:
 
     def begin(self) -> None:
         match self.job.state:
-            case State.LISTING if (fault := self._reachable()) is not None:
+            case State.LISTING if self.job.kind is Kind.URLS and (fault := self._reachable()) is not None:
                 self._fail("ROUTE_UNFIT", fault)
             case State.LISTING:
                 self._ledger.list_anew(self.job.name, self._base)
@@ -108,7 +111,7 @@ class Lister:
             if planner.error is not None:
                 self._fail(planner.error.code, str(planner.error))
             else:
-                self._play(self._written())
+                self._play(self._written() if self.job.kind is Kind.URLS else self._compared())
         return self._over
 
     def stay_signed(self) -> None:
@@ -217,6 +220,9 @@ class Lister:
             if isinstance(one, KeyVerdict):
                 verdicts.append(one)
                 continue
+            if self.job.kind is Kind.COMPARISON:
+                rows.append(Row(one.key, one.key, one.size, one.etag, one.modified, one.generation))
+                continue
             url = self._base + self._mapping.path(one.key)
             fault = _unfit(one, url, self.job.landing)
             if fault is None:
@@ -247,6 +253,19 @@ class Lister:
             yield from self._upload(number, some, urls)
         self._ledger.enter(name, State.CANARY, was=State.LISTING)
 
+    def _compared(self) -> Walk:
+        """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV)."""
+        job = self._ledger.job(self.job.name)
+        assert job is not None
+        location = ""
+        if 0 < job.objects["todo"] <= MANIFEST_ROWS_MAX:
+            text = io.StringIO(newline="")
+            names = csv.writer(text, lineterminator="\n")
+            root = len(job.spec.source_root)
+            names.writerows([row.key[root:]] for row in self._ledger.rows(job.name))
+            location = yield from self._put("manifest.csv", "text/csv", text.getvalue().encode())
+        self._ledger.ready(job.name, location)
+
     def _new_list(self) -> UrlList:
         return UrlList(self._host, self._access.signed, self._sizes.rows, self._sizes.bytes)
 
@@ -257,14 +276,18 @@ class Lister:
         yield from self._upload(number, made, [row.url for row in rows])
 
     def _upload(self, number: int, made: UrlList, urls: Sequence[str]) -> Walk:
-        name = f"{self.job.stage}list-{number:05}.tsv"
-        text = made.text()
+        location = yield from self._put(f"list-{number:05}.tsv", "text/tab-separated-values", made.text())
+        self._ledger.add_part(self.job.name, number, urls, made.objects_bytes, location)
+
+    def _put(self, short: str, kind: str, text: bytes) -> Generator[Command, Outcome, str]:
+        """Write one object of this attempt's own, perhaps once more; where it is."""
+        name = f"{self.job.stage}{short}"
         found = self._sink.stored((yield from self._asked(lambda: self._sink.stat(name), (404,))))
         generation = 0 if found is None else found.generation
-        plain = Attributes({"content-type": "text/tab-separated-values"}, {})
         hashes = goog_hash(md5=hashlib.md5(text, usedforsecurity=False).digest())
+        plain = Attributes({"content-type": kind}, {})
         yield from self._asked(lambda: self._sink.put(name, plain, text, hashes, generation))
-        self._ledger.add_part(self.job.name, number, urls, made.objects_bytes, f"gs://{self.job.spec.sink_bucket}/{name}")
+        return f"gs://{self.job.spec.sink_bucket}/{name}"
 
     # The canary
 

@@ -10,9 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.api_core import exceptions
@@ -167,11 +167,34 @@ class StsClient:
             yield
 
 
+class Manifests(Protocol):
+    """What is known of the objects that an attempt before did not bring."""
+
+    def manifest(self, order: StartJob) -> str:
+        """Where their names are written down; empty: all of the prefix is to be moved. Raises Throttled while they are found."""
+        ...
+
+    def carried(self, jobs: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        """(objects, bytes) that were there already, of the jobs that move just what a manifest names."""
+        ...
+
+
+class NoManifests:
+    """Every attempt moves all of its prefix."""
+
+    def manifest(self, _order: StartJob) -> str:
+        return ""
+
+    def carried(self, _jobs: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        return {}
+
+
 class StsRoute:
     """The `TransferRoute` port over the service: one transfer job for each (prefix, attempt)."""
 
-    def __init__(self, client: StsClient, settings: TransferSettings) -> None:
+    def __init__(self, client: StsClient, settings: TransferSettings, manifests: Manifests | None = None) -> None:
         self._client, self._settings = client, settings
+        self._manifests = manifests or NoManifests()
 
     def start(self, order: StartJob) -> Started:
         job = self._job(order)
@@ -179,7 +202,7 @@ class StsRoute:
 
     def _job(self, order: StartJob) -> sts.TransferJob:
         try:
-            return transfer_job(order, self._settings)
+            return transfer_job(order, self._settings, self._manifests.manifest(order))
         except ValueError as error:
             raise Permanent(f"{order.prefix!r}: {error}", code="ROUTE_UNFIT") from error
 
@@ -188,13 +211,21 @@ class StsRoute:
         for some in chunks(names, NAMES_PER_POLL):
             for _, seen in self._client.operations(operationNames=[str(name) for name in some]):
                 found[seen.name] = seen
-        return found
+        carried = self._manifests.carried([str(seen.job_name) for seen in found.values()])
+        return {name: _carrying(seen, *carried.get(str(seen.job_name), (0, 0))) for name, seen in found.items()}
 
     def pause(self, name: OperationName) -> None:
         self._client.pause(name)
 
     def resume(self, name: OperationName) -> None:
         self._client.resume(name)
+
+
+def _carrying(seen: OperationSnapshot, objects: int, size: int) -> OperationSnapshot:
+    """An operation that moves the rest of a prefix: what was there before it counts as skipped."""
+    counters = seen.counters
+    more = replace(counters, objects_skipped=counters.objects_skipped + objects, bytes_skipped=counters.bytes_skipped + size)
+    return replace(seen, counters=more) if objects else seen
 
 
 def begun(client: StsClient, job: sts.TransferJob) -> Started:

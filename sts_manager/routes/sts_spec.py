@@ -53,8 +53,10 @@ class TransferSettings:
             raise ValueError("the Storage Transfer Service writes to Cloud Storage only")
 
 
-def transfer_job(order: StartJob, settings: TransferSettings) -> sts.TransferJob:
+def transfer_job(order: StartJob, settings: TransferSettings, manifest: str = "") -> sts.TransferJob:
     """The job for one prefix: no schedule (it is run explicitly, once), named so that a repeated create collides.
+
+    manifest: where the names of the only objects that are to be moved are written down (gs://…csv); empty: all of the prefix.
 
     Raises ValueError when its own source is one that these settings cannot open.
     """
@@ -63,7 +65,7 @@ def transfer_job(order: StartJob, settings: TransferSettings) -> sts.TransferJob
         description=_shortened(f"STS Manager: {order.prefix} (attempt {order.attempt})"),
         project_id=settings.project,
         status=sts.TransferJob.Status.ENABLED,
-        transfer_spec=transfer_spec(order, settings),
+        transfer_spec=transfer_spec(order, settings, manifest),
     )
     if settings.log_failures:
         logged = sts.LoggingConfig
@@ -104,11 +106,11 @@ def list_job(listed: ListedTransfer, project: str) -> sts.TransferJob:
     )
 
 
-def transfer_spec(order: StartJob, settings: TransferSettings) -> sts.TransferSpec:
-    """What is moved from where to where. Prefixes are relative to the source's path."""
+def transfer_spec(order: StartJob, settings: TransferSettings, manifest: str = "") -> sts.TransferSpec:
+    """What is moved from where to where. Prefixes, and names of a manifest, are relative to the source's path."""
     source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
     settings = replace(settings, source=source, sink=sink)
-    conditions = sts.ObjectConditions(include_prefixes=[order.prefix])
+    conditions = sts.ObjectConditions(include_prefixes=[] if manifest else [order.prefix])
     if settings.modified_since is not None:
         conditions.last_modified_since = settings.modified_since
     if settings.modified_before is not None:
@@ -124,6 +126,8 @@ def transfer_spec(order: StartJob, settings: TransferSettings) -> sts.TransferSp
         object_conditions=conditions,
         transfer_options=options,
     )
+    if manifest:
+        spec.transfer_manifest = sts.TransferManifest(location=manifest)
     if settings.source.scheme is Scheme.GCS:
         spec.gcs_data_source = sts.GcsData(bucket_name=settings.source.bucket, path=settings.source.path)
     else:

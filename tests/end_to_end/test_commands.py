@@ -108,6 +108,23 @@ def test_pause_hold_and_resume(stage: Stage, shell: Shell) -> None:
     assert len(at_sink(stage)) == 30
 
 
+def test_a_cancelled_transfer_stays_so_until_it_is_retried(stage: Stage, shell: Shell) -> None:
+    fill(stage, {f"p/{index}": b"x" for index in range(20)})
+    stage.ledger.change({"sts.objects_per_second": 5})
+    prepared(shell, "p/")
+    with shell.started("run", *BUCKETS, *QUICK, "--until-done") as daemon:
+        wait_for(lambda: status(shell)["totals"]["objects_copied"] > 0)
+        assert "1 cancelled" in shell.run("cancel", "p/").out
+        assert daemon.wait(timeout=30) == 1
+    again = shell.run("cancel", "p/")
+    assert (again.code, "nothing to cancel" in again.out) == (1, True)
+    assert "CANCELLED" in shell.run("status").out
+    stage.ledger.change({"sts.objects_per_second": 0})
+    assert shell.run("retry", "p/").code == 0
+    assert shell.run("run", *BUCKETS, *QUICK, "--until-done").code == 0
+    assert len(at_sink(stage)) == 20
+
+
 def test_a_pause_without_hold_is_resumed_by_the_daemon(stage: Stage, shell: Shell) -> None:
     fill(stage, {f"p/{index}": b"x" for index in range(20)})
     stage.ledger.change({"sts.objects_per_second": 5})

@@ -106,9 +106,10 @@ def after_a_run(*words: str) -> Callable[[Stage, Shell], None]:
 
 
 def cancelling(stage: Stage, shell: Shell) -> None:
-    fill(stage, {"p/x": b"x"})
+    fill(stage, {f"p/{index}": b"x" for index in range(9)})
+    stage.ledger.change({"sts.objects_per_second": 1})
     load(shell, "p/")
-    assert shell.run("run", *BUCKETS, *QUICK, "--route", "cdn", "--once").code == 0
+    assert shell.run("run", *BUCKETS, *QUICK, "--once").code == 0
     stage.ledger.permissions.clear()
     assert shell.run("cancel", "p/").code == 0
 

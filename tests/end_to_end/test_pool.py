@@ -364,7 +364,6 @@ def test_wrong_words_to_a_worker(stage: Stage, tmp_path: Path, words: list[str],
         (["route", "cdn"], "'cdn' is no route"),
         (["rerun"], "name prefixes to run again"),
         (["rerun", "--all", "--every", "10"], "'10' is no span of time"),
-        (["cancel", "a/"], "no prefix of this store travels by route cdn"),
     ],
 )
 def test_wrong_words_to_the_manager(stage: Stage, tmp_path: Path, words: list[str], told: str) -> None:

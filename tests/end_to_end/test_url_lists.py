@@ -9,13 +9,15 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdn_worker.contract import JobSpec
-from cdn_worker.lists.ledger import spec_text
+from cdn_worker.lists.ledger import ListLedger, State
+from sts_manager.domain.errors import StoreUnavailable
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_pool import cdn_flags
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
@@ -47,6 +49,8 @@ class Lists:
     def step(self) -> str:
         path = self.folder / "sts_manager_lists.db"
         if not path.exists():
+            return ""
+        if not _tables(path):
             return ""
         with closing(sqlite3.connect(path, timeout=10)) as ledger:
             found = ledger.execute("SELECT state FROM job ORDER BY began_at DESC LIMIT 1").fetchone()
@@ -261,22 +265,21 @@ def test_a_host_that_the_service_cannot_reach_is_refused_before_it_is_asked(stag
     lists = Lists(stage, tmp_path)
     environment = {name: value for name, value in stage.environment.items() if name != "STORAGE_TRANSFER_EMULATOR_HOST"}
     ledger = tmp_path / "alone.db"
-    with Shell(tmp_path, environment, "cdn_worker").started("lists", "--ledger", str(ledger), *cdn_flags(stage)):
-        wait_for(ledger.exists)
-        wait_for(lambda: _tables(ledger))
-        with closing(sqlite3.connect(ledger, timeout=10)) as opened, opened:
-            spec = _spec()
-            opened.execute(
-                "INSERT INTO job (name, prefix, spec, full_metadata, state, began_at) VALUES (?, 'a/', ?, 1, 'listing', ?)",
-                ("transferJobs/stsm-x-a1", spec, "2026-11-21T00:00:00+00:00"),
-            )
+    lister = Shell(tmp_path, environment, "cdn_worker")
+    with (
+        lister.started("lists", "--ledger", str(ledger), *cdn_flags(stage)),
+        closing(ListLedger(ledger, StoreUnavailable)) as opened,
+    ):
+        spec = JobSpec(job="transferJobs/stsm-x-a1", prefix="a/", source_bucket=SOURCE, sink_bucket=SINK)
+        opened.begin(spec, "a/", datetime.now(UTC), full_metadata=True)
 
-        def ended() -> Any:
-            with closing(sqlite3.connect(ledger, timeout=10)) as opened:
-                return opened.execute("SELECT error_message FROM job WHERE state = 'over'").fetchone()
+        def message() -> str:
+            job = opened.job(spec.job)
+            assert job is not None
+            return job.error_message if job.state is State.OVER else ""
 
-        wait_for(lambda: ended() is not None)
-        assert "is not https://" in ended()[0]
+        wait_for(lambda: bool(message()))
+        assert "is not https://" in message()
     assert stage.ledger.calls["s3", "ListObjectsV2"] == 0
     assert lists.row() == "waiting"
 
@@ -284,7 +287,3 @@ def test_a_host_that_the_service_cannot_reach_is_refused_before_it_is_asked(stag
 def _tables(path: Path) -> bool:
     with closing(sqlite3.connect(path, timeout=10)) as opened:
         return bool(opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'job'").fetchone())
-
-
-def _spec() -> str:
-    return spec_text(JobSpec(job="transferJobs/stsm-x-a1", prefix="a/", source_bucket=SOURCE, sink_bucket=SINK))

@@ -211,7 +211,7 @@ def test_a_thread_that_died_by_a_defect_is_not_taken_for_one_that_waits(monkeypa
 def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sts_manager.pool.keeper.AWAY_S", 0.01)
+    monkeypatch.setattr("sts_manager.keeping.AWAY_S", 0.01)
     queues = memory_queues()
     spec = JobSpec(job="transferJobs/stsm-m-x-a1", prefix="p/", source_bucket="abc", sink_bucket="def")
     with closing(PoolLedger(tmp_path / "pool.db")) as ledger:
