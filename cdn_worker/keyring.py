@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.signing import LIFE, Digest, SignedPrefix, Signer, sign_prefix
 from cdn_worker.domain.sigv4 import AwsKeys
-from cdn_worker.keypairs import signer_of
 from cdn_worker.ports import Access
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 EARLY = timedelta(minutes=5)
 RENEW_AT_MOST_EVERY = timedelta(seconds=2)
-SECRETS = "https://secretmanager.googleapis.com"
 
 
 class Keyring:
@@ -134,34 +130,3 @@ def google_token() -> Callable[[], tuple[str, datetime | None]]:
         return str(credentials.token), None if end is None else end.replace(tzinfo=UTC)
 
     return present
-
-
-def signer_from_secret(name: str, digest: Digest, *, session: Any = None, endpoint: str = SECRETS) -> Signer:
-    """A signer whose PEM is in Secret Manager. Raises BadInput that names the secret, never with a part of the key.
-
-    name      `projects/P/secrets/S`, or a version of it; else the latest
-    session   a requests session that is authorised; one with the default credentials when not given
-    """
-    parts = name.split("/")
-    if len(parts) not in (4, 6) or parts[0] != "projects" or parts[2] != "secrets" or not all(parts):
-        raise BadInput(f"--cdn-private-key-secret {name!r}: it is written projects/PROJECT/secrets/NAME[/versions/VERSION]")
-    version = name if len(parts) == 6 else f"{name}/versions/latest"
-    if session is None:
-        import google.auth  # noqa: PLC0415
-        from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
-        from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415
-
-        try:
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        except GoogleAuthError as error:
-            raise BadInput(f"Google credentials: {error}") from error
-        session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
-    answer = session.get(f"{endpoint}/v1/{version}:access", timeout=30)
-    if answer.status_code != 200:
-        hint = "; it needs secretmanager.versions.access" if answer.status_code == 403 else ""
-        raise BadInput(f"--cdn-private-key-secret {version}: Secret Manager answered {answer.status_code}{hint}")
-    try:
-        pem = base64.b64decode(answer.json()["payload"]["data"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise BadInput(f"--cdn-private-key-secret {version}: Secret Manager's answer has no payload") from error
-    return signer_of(pem, digest, told=f"--cdn-private-key-secret {version}")

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.signing import Digest, Signer
 from cdn_worker.engine.loop import Limits
-from cdn_worker.keypairs import signer_from_file
-from cdn_worker.keyring import aws_credentials, google_token, signer_from_secret
+from cdn_worker.keypairs import signer_from_file, signer_from_secret
+from cdn_worker.keyring import aws_credentials, google_token
 from cdn_worker.reach import Reach
 
 GCS = "https://storage.googleapis.com"

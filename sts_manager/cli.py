@@ -20,10 +20,13 @@ from rich.progress import Progress
 from sts_manager import chores, logs, queries, screens, wiring
 from sts_manager.commands import EXIT_ERRORS, STORE_FLAGS, AllInProject, DryRun, command, err, opened_store, print_lines, report
 from sts_manager.daemon import Ending, Stop
+from sts_manager.doctor.examine import examine
+from sts_manager.doctor.finding import Level
 from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.domain.model import Hold, JobStatus, Route, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
+from sts_manager.domain.place import Scheme
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import ROUTES, PrefixFile, read_prefixes
 from sts_manager.reconciler import PassResult
@@ -389,6 +392,32 @@ def cancel(
         done = chores.cancel(opened, [Prefix(prefix) for prefix in prefixes], project.cancel)
     report(done, "cancelled", dry_run=False)
     if any(not one.done for one in done):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+@app.command()
+@command(*Settings.model_fields)
+def doctor(
+    *,
+    settings: Settings,
+    prefix: Annotated[list[str] | None, typer.Option(help="Also look through this prefix's listing. May be repeated.")] = None,
+    scan_max: Annotated[int, typer.Option(min=1, help="Objects of a prefix that are listed, at most.")] = 100_000,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Find trouble before it costs money: give it the flags of `run`. Nothing is changed; exit 1 if anything would fail."""
+    patient = wiring.patient_of(settings, frozenset({wiring.route_of(settings).value}))
+    if prefix and patient.source.scheme is not Scheme.S3:
+        raise BadInput(f"--prefix is for an S3 source, and --source-bucket is {patient.source}")
+    found = []
+    for one in examine(patient, wiring.means_of(settings), prefix or (), scan_max):
+        found.append(one)
+        if not as_json:
+            out.print(screens.finding_line(one))
+    if as_json:
+        print(screens.findings_json(found))
+    else:
+        out.print(screens.findings_sum(found), markup=False)
+    if any(one.level is Level.FAIL for one in found):
         raise typer.Exit(EXIT_ERRORS)
 
 

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sts_manager.doctor.finding import Finding, Level
 from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
 from sts_manager.queries import Answer
@@ -325,6 +326,26 @@ def advice_on(code: str) -> str:
     if code not in ADVICE and code.lower() in OBJECT_ADVICE:
         return f"{OBJECT_ADVICE[code.lower()]}; `sts-manager failures PREFIX` names the objects"
     return ADVICE.get(code, OTHERWISE)
+
+
+COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "bold red", Level.SKIP: "dim"}
+
+
+def finding_line(one: Finding) -> RenderableType:
+    """One finding of `doctor`, with the exact thing to do under it."""
+    text = Text.assemble((f"{one.level.value:<5}", COLOURS[one.level]), (f"{one.check}: ", "bold"), one.says)
+    if one.fix and one.level is not Level.PASS:
+        text.append(f"\n     → {one.fix}")
+    return text
+
+
+def findings_sum(found: Sequence[Finding]) -> str:
+    counts = Counter(one.level for one in found)
+    return ", ".join(f"{counts[level]:,} {level.value}" for level in Level)
+
+
+def findings_json(found: Sequence[Finding]) -> str:
+    return json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=2)
 
 
 def failures_answer(failures: Sequence[FailedObject]) -> Answer:

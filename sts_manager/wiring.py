@@ -19,6 +19,8 @@ from google.auth import exceptions as auth_exceptions
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
+from sts_manager.doctor.examine import Means
+from sts_manager.doctor.finding import Patient
 from sts_manager.domain.choice import Choice, choose
 from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable
 from sts_manager.domain.model import Policy, Route
@@ -306,6 +308,36 @@ def lease_of(settings: Settings, store: JobStore) -> StoreLease:
         url = sa.make_url(settings.store)
         path = Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" else None
     return StoreLease(store, CLOCK, lock_path=path, lease_s=max(60.0, 3 * settings.sleep_timeout))
+
+
+def patient_of(settings: Settings, routes: frozenset[str]) -> Patient:
+    """What `doctor` looks at. routes: those that prefixes may take."""
+    return Patient(
+        settings=settings,
+        project=project_of(settings),
+        source=settings.source,
+        sink=settings.sink,
+        routes=routes,
+        now_s=lambda: CLOCK.now().timestamp(),
+        loopback=STS_EMULATOR in os.environ,
+    )
+
+
+def means_of(settings: Settings) -> Means:
+    return Means(
+        client=partial(client_of, settings),
+        open_store=partial(store_of, settings),
+        granted=None if settings.bigquery is None else partial(granted_on_table, settings),
+    )
+
+
+def granted_on_table(settings: Settings, permissions: tuple[str, ...]) -> list[str]:
+    """Of permissions, those that the caller has on the job table of a BigQuery store."""
+    warehouse = warehouse_of(settings)
+    try:
+        return warehouse.granted(permissions)
+    finally:
+        warehouse.close()
 
 
 def monitoring_project(settings: Settings) -> str:

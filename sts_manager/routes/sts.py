@@ -124,6 +124,12 @@ class StsClient:
             request = operations_pb2.CancelOperationRequest(name=name)
             self.client.cancel_operation(request, timeout=self.deadline_s, retry=None)
 
+    def agent(self) -> str:
+        """The service's own account in this project, which reads and writes the buckets."""
+        with self._call("read", "get_google_service_account"):
+            request = sts.GetGoogleServiceAccountRequest(project_id=self.project)
+            return str(self.client.get_google_service_account(request, timeout=self.deadline_s, retry=None).account_email)
+
     def jobs(self) -> Iterator[sts.TransferJob]:
         """All jobs of the project that are not deleted."""
         token = ""

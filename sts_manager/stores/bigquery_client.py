@@ -123,6 +123,12 @@ class Warehouse:
 
         return self.again(READING, ask)
 
+    def granted(self, permissions: Sequence[str]) -> list[str]:
+        """Of permissions, those that the caller has on the job table."""
+        table = self.names.full(self.names.job)
+        answer = self.again(READING, lambda: self.client.test_iam_permissions(table, list(permissions), timeout=CALL_S))
+        return list(answer.get("permissions", ()))
+
     def write(self, text: str, parameters: Parameters) -> Written:
         """Run a statement or a script that changes rows, once.
 

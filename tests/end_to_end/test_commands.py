@@ -108,6 +108,20 @@ def test_pause_hold_and_resume(stage: Stage, shell: Shell) -> None:
     assert len(at_sink(stage)) == 30
 
 
+def test_the_doctor_before_the_first_byte(stage: Stage, shell: Shell) -> None:
+    fill(stage, {"p/1": b"x"})
+    prepared(shell, "p/")
+    well = shell.run("doctor", *BUCKETS, "--prefix", "p/")
+    assert (well.code, "0 fail" in well.out) == (0, True), well.out
+    stage.ledger.change({"apis.disabled": ["storagetransfer.googleapis.com"]})
+    ill = shell.run("doctor", *BUCKETS)
+    assert ill.code == 1
+    assert "→ gcloud services enable storagetransfer.googleapis.com" in ill.out
+    found = json.loads(shell.run("doctor", *BUCKETS, "--json").out)
+    assert [one["check"] for one in found if one["level"] == "fail"] == ["Storage Transfer API"]
+    assert at_sink(stage) == {}
+
+
 def test_a_cancelled_transfer_stays_so_until_it_is_retried(stage: Stage, shell: Shell) -> None:
     fill(stage, {f"p/{index}": b"x" for index in range(20)})
     stage.ledger.change({"sts.objects_per_second": 5})
@@ -239,6 +253,9 @@ WRONG = [
     (["status", "--store", "bigquery://project"], 2, "is written bigquery, or bigquery://PROJECT/DATASET"),
     (["status", "--store", "bigquery", "--dataset", "my-data"], 2, "--dataset: 'my-data' is not a dataset's name"),
     (["status", "--store", "bigquery://Project/data"], 2, "'Project' is not a project's id"),
+    (["doctor", "--prefix", "p/", "--source-bucket", "gs://a-bucket", "--project", "p"], 2, "--prefix is for an S3 source"),
+    (["doctor", "--route", "sts-url-list", "--source-bucket", "s3://a-bucket", "--project", "p"], 2, "--cdn-url is missing"),
+    (["doctor", "--scan-max", "0"], 2, "--scan-max"),
     (["health"], 2, "--health-file: name the file"),
     (["health", "--health-file", "nowhere"], 1, "unhealthy: nowhere does not exist"),
     (["query", "nope"], 2, "there is no query 'nope'"),

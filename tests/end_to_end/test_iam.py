@@ -121,6 +121,13 @@ def alerting(stage: Stage, shell: Shell) -> None:
     assert shell.run("create-alerts", "--sleep-timeout", "290").code == 0
 
 
+def examined(stage: Stage, shell: Shell) -> None:
+    fill(stage, {"p/x": b"x"})
+    load(shell, "p/")
+    stage.ledger.permissions.clear()
+    assert shell.run("doctor", *BUCKETS, "--publish-heartbeat").code == 0
+
+
 def healthy(_stage: Stage, shell: Shell) -> None:
     (shell.folder / "beat").touch()
     assert shell.run("health", "--health-file", "beat").code == 0
@@ -141,6 +148,7 @@ SCENES: dict[str, Callable[[Stage, Shell], None]] = {
     "resume-all-jobs": steering("resume-all-jobs"),
     "remove-successful-one-time-jobs": after_a_run("remove-successful-one-time-jobs"),
     "create-alerts": alerting,
+    "doctor": examined,
     "health": healthy,
 }
 

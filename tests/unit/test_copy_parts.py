@@ -25,7 +25,8 @@ from cdn_worker.domain.signing import Digest
 from cdn_worker.domain.sigv4 import AwsKeys
 from cdn_worker.domain.verdict import KeyVerdict, Tally, Verdict
 from cdn_worker.journal import Journal
-from cdn_worker.keyring import Keyring, aws_credentials, signer_from_secret
+from cdn_worker.keypairs import signer_from_secret
+from cdn_worker.keyring import Keyring, aws_credentials
 from cdn_worker.ports import Access
 from cdn_worker.screen import Progress, Screen, closing, sized, spent
 from cdn_worker.verdict_file import VerdictsLost, open_verdicts, partial

@@ -75,6 +75,7 @@ class Cdn:
             KEY_PAIR_ID: rsa_key.public_key(),
             f"{KEY_PAIR_ID}EC": ec_key.public_key(),
         }
+        self.dropped: set[str] = set()  # headers, in lower case, that a policy of the distribution removes
         self.files: dict[str, bytes] = {}  # what the distribution serves to anybody, by path: robots.txt
         self._server = RawServer(self._handle)
 
@@ -151,6 +152,7 @@ class Cdn:
         raw = answer["ResponseMetadata"]["HTTPHeaders"]
         headers = {name: raw[name.lower()] for name in kept if name.lower() in raw}
         headers |= {name: value for name, value in raw.items() if name.startswith("x-amz-meta-")}
+        headers = {name: value for name, value in headers.items() if name.lower() not in self.dropped}
         return Found(answer["Body"].read(), headers, answer["ETag"])
 
 

@@ -36,6 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "pubsub.reorder": False,  # whether waiting messages are shuffled before each delivery
     "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
+    "gcs.buckets": {},  # bucket -> fields of its resource: location, autoclass, softDeletePolicy, encryption, …
+    "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
+    "apis.disabled": [],  # services, as storagetransfer.googleapis.com
     "iam.denied": [],  # permissions, as bigquery.tables.getData
 }
 
@@ -119,6 +122,11 @@ class Ledger:
         """Whether the caller has a permission; counts that it was needed."""
         with self.lock:
             self.permissions[permission] += 1
+            return permission not in self.settings["iam.denied"]
+
+    def grants(self, permission: str) -> bool:
+        """Whether the caller has a permission, for whoever only asks."""
+        with self.lock:
             return permission not in self.settings["iam.denied"]
 
     def within(self, quota: str, seconds: float, of: str = "") -> bool:

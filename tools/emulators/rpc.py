@@ -27,6 +27,17 @@ def invalid(message: str) -> Refused:
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+APIS = {"sts": "storagetransfer.googleapis.com", "monitoring": "monitoring.googleapis.com", "pubsub": "pubsub.googleapis.com"}
+
+
+def disabled(api: str) -> str:
+    """What the services say of an API that is off."""
+    return (
+        f"{api} has not been used in project stage-project before or it is disabled. Enable it by visiting "
+        f"https://console.developers.google.com/apis/api/{api}/overview then retry."
+    )
+
+
 def handlers(ledger: Ledger, label: str, service: str, rpcs: Sequence[Rpc]) -> grpc.GenericRpcHandler:
     """The handlers of one service; `label` is its name in counts and faults."""
     return grpc.method_handlers_generic_handler(service, {rpc[0]: _unary(ledger, label, *rpc) for rpc in rpcs})
@@ -43,6 +54,8 @@ def _unary(
             pause_for(fault.delay_s)
             if not fault.applied:
                 context.abort(grpc.StatusCode[fault.error], fault.message)
+        if (api := APIS.get(label)) in ledger.setting("apis.disabled"):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, disabled(str(api)))
         if not ledger.permits(permission):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, f"Permission {permission} denied (or the resource may not exist).")
         try:

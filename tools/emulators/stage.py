@@ -17,6 +17,7 @@ from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import BadFault, Ledger
 from tools.emulators.monitoring.server import MonitoringServer
 from tools.emulators.pubsub.server import PubSubServer
+from tools.emulators.resource_manager import ResourceManager
 from tools.emulators.rpc import Refused
 from tools.emulators.s3 import S3
 from tools.emulators.sigv4 import Keys
@@ -24,7 +25,7 @@ from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
-SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn", "pubsub")
+SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn", "pubsub", "resourcemanager")
 PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
@@ -68,6 +69,9 @@ class Stage:
             self._start_cdn()
         if "pubsub" in only:
             self._start_pubsub()
+        if "resourcemanager" in only:
+            server = self._web(WebServer(application(ResourceManager(self.ledger, PROJECT).handle), threads=4))
+            self.environment["CLOUDRESOURCEMANAGER_EMULATOR_HOST"] = server.url
         admin = self._web(WebServer(application(self._admin), threads=4))
         self.environment["EMULATOR_ADMIN"] = admin.url
 

@@ -30,6 +30,11 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes
+    raw_query: str = ""
+
+    def values(self, name: str) -> list[str]:
+        """All the values of a query parameter that is repeated."""
+        return [value for key, value in parse_qsl(self.raw_query, keep_blank_values=True) if key == name]
 
     def segments(self) -> list[str]:
         """The path's segments, each decoded exactly once."""
@@ -61,7 +66,7 @@ def request_of(environ: Environ) -> Request:
     headers = {name: value.encode("latin-1").decode("utf-8", "replace") for name, value in headers.items()}
     body = b"" if environ["REQUEST_METHOD"] in ("GET", "HEAD") else environ["wsgi.input"].read()
     pairs = dict(parse_qsl(query, keep_blank_values=True))
-    return Request(method=environ["REQUEST_METHOD"], path=path, query=pairs, headers=headers, body=body)
+    return Request(method=environ["REQUEST_METHOD"], path=path, query=pairs, headers=headers, body=body, raw_query=query)
 
 
 def application(handle: Handler) -> Callable[[Environ, StartResponse], Iterable[bytes]]:

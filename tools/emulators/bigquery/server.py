@@ -50,6 +50,12 @@ class BigQuery:
                 ("POST", f"{of}/datasets/{dataset}/tables", "tables.insert", self._create_table),
                 ("GET", f"{of}/datasets/{dataset}/tables", "tables.list", self._list_tables),
                 ("GET", f"{of}/datasets/{dataset}/tables/{table}", "tables.get", self._get_table),
+                (
+                    "POST",
+                    f"{of}/datasets/{dataset}/tables/{table}:testIamPermissions",
+                    "tables.testIamPermissions",
+                    self._granted,
+                ),
                 ("PATCH", f"{of}/datasets/{dataset}/tables/{table}", "tables.patch", self._patch_table),
                 ("DELETE", f"{of}/datasets/{dataset}/tables/{table}", "tables.delete", self._delete_table),
                 ("GET", f"{of}/datasets/{dataset}/tables/{table}/data", "tabledata.list", self._data),
@@ -146,6 +152,10 @@ class BigQuery:
         with self.jobs.lock:
             found = self.catalog.table(dataset, table)
             return found.resource | {"numRows": str(self.engine.rows(dataset, table))}
+
+    def _granted(self, request: Request, dataset: str, table: str) -> dict[str, Any]:
+        self.catalog.table(dataset, table)
+        return {"permissions": [one for one in json.loads(request.body)["permissions"] if self._ledger.grants(one)]}
 
     def _patch_table(self, request: Request, dataset: str, table: str) -> dict[str, Any]:
         self.jobs.allowed("bigquery.tables.update", f"Table {self._project}:{dataset}.{table}")

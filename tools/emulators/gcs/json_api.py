@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.parser import BytesParser
@@ -53,6 +53,8 @@ class JsonApi:
         self._store = store
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        self.settings: Callable[[str], Any] = lambda _name: {}
+        self.permits: Callable[[str], bool] = lambda _permission: True
         self.url = ""  # where clients reach this server: links in answers lead there
 
     def _resource(self, stored: StoredObject) -> dict[str, Any]:
@@ -64,6 +66,8 @@ class JsonApi:
         verb = request.method
         if upload:
             return "objects.insert.session" if "upload_id" in request.query else "objects.insert"
+        if parts[0] == "b" and parts[2:3] == ["iam"]:
+            return "buckets.testIamPermissions" if len(parts) == 4 else "buckets.getIamPolicy"
         if parts[0] == "b" and len(parts) <= 2:
             several = {"GET": "buckets.list", "POST": "buckets.insert"}
             one = {"GET": "buckets.get", "DELETE": "buckets.delete", "PATCH": "buckets.patch"}
@@ -124,7 +128,13 @@ class JsonApi:
                 body = _body(request)
                 return _json(bucket_resource(self._store.create_bucket(body.get("name", ""), body.get("location", "US"))))
             case "buckets.get":
-                return _json(bucket_resource(self._store.bucket(parts[1])))
+                return _json(bucket_resource(self._store.bucket(parts[1])) | self.settings("gcs.buckets").get(parts[1], {}))
+            case "buckets.getIamPolicy":
+                self._store.bucket(parts[1])
+                return _json(policy(self.settings("gcs.policies").get(parts[1], AGENT_BINDINGS)))
+            case "buckets.testIamPermissions":
+                self._store.bucket(parts[1])
+                return _json({"permissions": [one for one in request.values("permissions") if self.permits(one)]})
             case "buckets.delete":
                 self._store.delete_bucket(parts[1])
                 return Response(204)
@@ -323,6 +333,17 @@ def resource(stored: StoredObject, url: str) -> dict[str, Any]:
 def rfc3339(at: datetime) -> str:
     """A time as the APIs write it, ending in Z."""
     return at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+AGENT_BINDINGS = [
+    {"role": role, "members": ["serviceAccount:stage-project@storage-transfer-service.iam.gserviceaccount.com"]}
+    for role in ("roles/storage.legacyBucketReader", "roles/storage.objectAdmin")
+]
+
+
+def policy(bindings: list[dict[str, Any]]) -> dict[str, Any]:
+    """A bucket's IAM policy."""
+    return {"kind": "storage#policy", "version": 1, "etag": "CAE=", "bindings": bindings}
 
 
 def bucket_resource(bucket: Bucket) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Gcs:
         self.store = store
         self._ledger = ledger
         self._json, self._xml = JsonApi(store), XmlApi(store)
+        self._json.settings, self._json.permits = ledger.setting, ledger.grants
 
     def at(self, url: str) -> None:
         """Be told where clients reach this server."""

@@ -1,0 +1,203 @@
+"""AWS's side: whether these credentials list and read the source, where the bucket is, and how far apart the clocks are."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
+from sts_manager.domain.model import Route
+
+VENDORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
+SKEW_WARN_S, SKEW_FAIL_S = 60.0, 300.0
+"""S3 refuses a signature that is 15 minutes off; CloudFront's policies and Google's tokens have no such room."""
+OWN_ROUTES = frozenset({Route.CDN.value, Route.STS_URL_LIST.value})
+GET_POLICY = "give its policy s3:GetObject on arn:aws:s3:::{bucket}/*"
+LIST_POLICY = "give its policy s3:ListBucket and s3:GetBucketLocation on arn:aws:s3:::{bucket}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """An object of the source, for whoever looks at how it can be read. headers: names in lower case."""
+
+    key: str
+    size: int
+    etag: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class AwsSide:
+    """Over boto3, with this machine's credentials. `sample` and `region` are known once `reading` and `where` were asked."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        self.sample: Sample | None = None
+        self.region = ""
+        self._client: Any = None
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    @property
+    def _bucket(self) -> str:
+        return self._patient.source.bucket
+
+    def client(self) -> Any:
+        """S3 with this machine's credentials."""
+        if self._client is None:
+            self._client = boto3.Session().client("s3")
+        return self._client
+
+    def access(self) -> Iterator[Finding]:
+        """How the service itself is to open S3."""
+        name, settings = "how the service opens S3", self._patient.settings
+        if settings.s3_role_arn:
+            told = f"it assumes {settings.s3_role_arn}; only a transfer can tell whether it may"
+            yield skipped(name, told)
+        elif settings.s3_credentials_secret:
+            yield skipped(name, f"with {settings.s3_credentials_secret}; only a transfer can tell")
+        elif os.environ.get("AWS_SESSION_TOKEN"):
+            fix = "give --s3-role-arn or --s3-credentials-secret, or the keys of an IAM user"
+            yield failed(name, "the environment's keys are temporary, and the service takes only lasting ones", fix)
+        elif os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY"):
+            yield passed(name, "with the environment's key pair; the next checks use it")
+        else:
+            fix = "give --s3-role-arn, --s3-credentials-secret, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            yield failed(name, "no role, no secret, no keys in the environment", fix)
+
+    def where(self) -> Iterator[Finding]:
+        """The bucket's region, and the one that this machine says."""
+        name = "AWS region"
+        said = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+        session = boto3.Session()
+        known = sorted({one for part in session.get_available_partitions() for one in session.get_available_regions("s3", part)})
+        if said and said not in known:
+            near = difflib.get_close_matches(said, known, n=1)
+            yield failed(
+                name,
+                f"AWS_REGION says {said!r}, and there is no such region",
+                f"export AWS_REGION={near[0] if near else 'us-east-1'}",
+            )
+            return
+        if not self._credentials():
+            return
+        try:
+            found = self.client().get_bucket_location(Bucket=self._bucket).get("LocationConstraint") or "us-east-1"
+        except ClientError as error:
+            if _code(error) not in ("AccessDenied", "403"):
+                return  # the next check says what is wrong
+            told = "nobody can tell: s3:GetBucketLocation is missing, which the service needs, too"
+            yield warned(name, told, LIST_POLICY.format(bucket=self._bucket))
+            return
+        self.region = "eu-west-1" if found == "EU" else str(found)
+        if said and said != self.region and self._patient.routes & OWN_ROUTES:
+            told = (
+                f"s3://{self._bucket} is in {self.region}, and AWS_REGION says {said}: the workers would ask the wrong endpoint"
+            )
+            yield failed(name, told, f"export AWS_REGION={self.region}")
+        else:
+            yield passed(name, f"s3://{self._bucket} is in {self.region}")
+
+    def _credentials(self) -> bool:
+        return boto3.Session().get_credentials() is not None
+
+    def reading(self) -> Iterator[Finding]:
+        """List one object, and read one byte of it."""
+        listing, reading = "list the source", "read the source"
+        if not self._credentials():
+            needed = self._patient.routes & OWN_ROUTES
+            told = "no AWS credentials on this machine"
+            if needed:
+                yield failed(
+                    listing,
+                    f"{told}, and route {min(needed)} lists from here",
+                    "export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+                )
+            else:
+                yield skipped(listing, f"{told}; the service has its own. Failed objects cannot be found without them")
+            return
+        try:
+            page = self.client().list_objects_v2(Bucket=self._bucket, Prefix=self._patient.source.path, MaxKeys=25)
+        except ClientError as error:
+            yield failed(listing, *_refused(error, self._bucket))
+            return
+        yield from self._skew(page["ResponseMetadata"]["HTTPHeaders"])
+        contents = [
+            one for one in page.get("Contents", ()) if one.get("StorageClass", "STANDARD") not in ("GLACIER", "DEEP_ARCHIVE")
+        ]
+        if not contents:
+            yield warned(
+                listing, f"{self._patient.source} has no object that can be read", "is the bucket, and the path in it, right?"
+            )
+            return
+        yield passed(listing, f"s3:ListBucket on {self._bucket}")
+        yield from self._read(next((one for one in contents if one["Size"]), contents[0]), reading)
+
+    def _read(self, found: Mapping[str, Any], name: str) -> Iterator[Finding]:
+        key = found["Key"]
+        wanted = {"Range": "bytes=0-0"} if found["Size"] else {}
+        try:
+            answer = self.client().get_object(Bucket=self._bucket, Key=key, **wanted)
+            answer["Body"].close()
+        except ClientError as error:
+            told, fix = _refused(error, self._bucket, reading=True)
+            yield failed(name, f"{key!r}: {told}", fix)
+            return
+        headers = {name.lower(): value for name, value in answer["ResponseMetadata"]["HTTPHeaders"].items()}
+        self.sample = Sample(key=key, size=found["Size"], etag=found["ETag"].strip('"'), headers=headers)
+        yield passed(name, f"s3:GetObject on {key!r}")
+        if answer.get("SSEKMSKeyId"):
+            told = f"objects are encrypted with {answer['SSEKMSKeyId']}: ETags are no MD5; copies are compared by crc32c or size"
+            yield warned(
+                "KMS key of the source",
+                told,
+                f"whoever reads (the service's role, too) needs kms:Decrypt on {answer['SSEKMSKeyId']}",
+            )
+
+    def _skew(self, headers: Mapping[str, str]) -> Iterator[Finding]:
+        said = headers.get("date")
+        if said:
+            yield skew("S3", said, self._patient.now_s())
+
+
+def skew(whose: str, date: str, now_s: float) -> Finding:
+    """How far this machine's clock is from a server's, whole seconds."""
+    off = now_s - parsedate_to_datetime(date).timestamp()
+    name = "clock"
+    told = f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'} {whose}'s"
+    fix = "synchronise it (timedatectl set-ntp true): signatures and tokens depend on it"
+    if abs(off) >= SKEW_FAIL_S:
+        return failed(name, told, fix)
+    return (
+        warned(name, told, fix) if abs(off) >= SKEW_WARN_S else passed(name, f"within {max(1.0, abs(off)):,.0f} s of {whose}'s")
+    )
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _refused(error: ClientError, bucket: str, *, reading: bool = False) -> tuple[str, str]:
+    """What S3's refusal means, and what to do."""
+    code, message = _code(error), str(error.response.get("Error", {}).get("Message", ""))
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"):
+        return f"S3 does not take these credentials ({code})", "mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
+    if code in ("NoSuchBucket", "404"):
+        return f"there is no bucket s3://{bucket}", "mend --source-bucket"
+    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+        if "kms" in message.lower():
+            return f"{code}: {message}", "let the key's policy give this account kms:Decrypt"
+        return f"{code}: {message}", (GET_POLICY if reading else LIST_POLICY).format(bucket=bucket)
+    if code == "RequestTimeTooSkewed":
+        return "this machine's clock is too far off", "synchronise it (timedatectl set-ntp true)"
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301"):
+        return f"the bucket is in another region ({code})", "export AWS_REGION=, the bucket's own"
+    return f"{code}: {message}", "see what S3 says; then run this again"

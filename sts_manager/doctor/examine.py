@@ -1,0 +1,65 @@
+"""The checks, in the order in which a migration would meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from sts_manager.doctor import aws, cdn, google, home
+from sts_manager.doctor.aws import AwsSide
+from sts_manager.doctor.cdn import CdnSide
+from sts_manager.doctor.finding import Finding, Patient, guarded, passed, warned
+from sts_manager.doctor.google import GoogleSide, continent
+from sts_manager.doctor.home import HomeSide
+from sts_manager.doctor.listing import Scan
+from sts_manager.domain.place import Scheme
+from sts_manager.ports import JobStore
+from sts_manager.routes.sts import StsClient
+
+VENDORS = (*google.VENDORS, *aws.VENDORS, *cdn.VENDORS, *home.VENDORS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What the checks are made with. granted: see `HomeSide`."""
+
+    client: Callable[[], StsClient]
+    open_store: Callable[[], JobStore]
+    granted: Callable[[tuple[str, ...]], list[str]] | None = None
+
+
+def examine(patient: Patient, means: Means, prefixes: Sequence[str] = (), scan_max: int = 100_000) -> Iterator[Finding]:
+    """Every finding, as it is found. Nothing is changed anywhere."""
+    with closing(GoogleSide(patient, means.client())) as googles, closing(AwsSide(patient)) as awss:
+        yield from guarded("Storage Transfer API", googles.api, VENDORS)
+        yield from guarded("permissions", googles.permissions, VENDORS)
+        yield from guarded("buckets", googles.buckets, VENDORS)
+        yield from guarded("workers' rights on the sink", googles.own_writes, VENDORS)
+        if patient.source.scheme is Scheme.S3:
+            yield from guarded("how the service opens S3", awss.access, VENDORS)
+            yield from guarded("AWS region", awss.where, VENDORS)
+            yield from guarded("the source", awss.reading, VENDORS)
+            yield from guarded("distance", lambda: _distance(googles.location(), awss.region), VENDORS)
+            with closing(CdnSide(patient, awss.sample)) as cdns:
+                yield from guarded("the CDN", cdns.reading, VENDORS)
+        homes = HomeSide(patient, means.open_store, means.granted)
+        yield from guarded("job table", homes.store, VENDORS)
+        yield from guarded("the pool's queue", homes.queue, VENDORS)
+        for prefix in prefixes:
+            yield from guarded(f"prefix {prefix!r}", Scan(patient, awss.client(), prefix, scan_max).findings, VENDORS)
+
+
+def _distance(sink: str, region: str) -> Iterator[Finding]:
+    name = "distance"
+    there, here = continent(sink), continent(region)
+    if not there or not here:
+        return
+    if there != here:
+        yield warned(
+            name,
+            f"the source is in {region}, the sink in {sink}: slower, and egress between continents costs more",
+            "is the sink where it should be?",
+        )
+    else:
+        yield passed(name, f"{region} to {sink}")

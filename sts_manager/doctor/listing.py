@@ -1,0 +1,121 @@
+"""A prefix's listing, looked through before it travels: what cannot be copied, and what would be lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from cdn_worker.domain.keys import KeyMapping, name_fault
+from cdn_worker.domain.metadata import METADATA_BYTES_MAX
+from cdn_worker.domain.pages import ARCHIVED
+from sts_manager.doctor.finding import Finding, Patient, failed, passed, warned
+
+OBJECT_BYTES_MAX = 5 << 40
+"""Of one object (Cloud Storage, quotas)."""
+LOOKED_AT = 100
+"""Objects whose metadata and tags are asked for: each costs two requests."""
+META = "x-amz-meta-"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a walk over a listing counts: how often, one key, bytes."""
+
+    number: Counter[str] = field(default_factory=Counter)
+    example: dict[str, str] = field(default_factory=dict)
+    size: Counter[str] = field(default_factory=Counter)
+
+    def add(self, what: str, key: str, size: int) -> None:
+        self.number[what] += 1
+        self.size[what] += size
+        self.example.setdefault(what, key)
+
+
+FIXES = {
+    "archived": "restore them first (aws s3api restore-object), or leave them out; the service skips them without a word",
+    "too large": "Cloud Storage takes at most 5 TiB: cut it at the source",
+    "unmappable name": "rename it at the source: Cloud Storage has no such names",
+    "collision": "mend --cdn-substitute: two keys would be read from one URL",
+    "metadata over 8 KiB": "shorten it at the source: Cloud Storage would refuse the object",
+}
+
+
+class Scan:
+    """At most `most` objects of one prefix are listed, LOOKED_AT of them are looked at."""
+
+    def __init__(self, patient: Patient, client: Any, prefix: str, most: int) -> None:
+        self._patient, self._client, self._prefix, self._most = patient, client, prefix, most
+
+    def findings(self) -> Iterator[Finding]:
+        seen, listed = _Seen(), 0
+        sample: list[str] = []
+        substitutions = tuple(
+            (old, new)
+            for old, _, new in (pair.partition("=") for pair in self._patient.settings.cdn_substitute.split(";") if pair)
+        )
+        mapping = KeyMapping(
+            source_root=self._patient.source.path, sink_root=self._patient.sink.path, substitutions=substitutions
+        )
+        paths: dict[str, str] = {}
+        for found in islice(self._listed(), self._most):
+            listed += 1
+            key, size = found["Key"], found["Size"]
+            if found.get("StorageClass", "STANDARD") in ARCHIVED:
+                seen.add("archived", key, size)
+            elif len(sample) < LOOKED_AT:
+                sample.append(key)
+            if size > OBJECT_BYTES_MAX:
+                seen.add("too large", key, size)
+            if name_fault(mapping.sink_name(key)) is not None:
+                seen.add("unmappable name", key, size)
+            if substitutions and paths.setdefault(mapping.path(key), key) != key:
+                seen.add("collision", key, size)
+        for key in sample:
+            self._look(key, seen)
+        yield from self._told(seen, listed, len(sample))
+
+    def _listed(self) -> Iterator[dict[str, Any]]:
+        pages = self._client.get_paginator("list_objects_v2")
+        source = self._patient.source
+        for page in pages.paginate(Bucket=source.bucket, Prefix=source.path + self._prefix):
+            yield from page.get("Contents", ())
+
+    def _look(self, key: str, seen: _Seen) -> None:
+        bucket = self._patient.source.bucket
+        head = self._client.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
+        metadata = {name[len(META) :]: value for name, value in head.items() if name.startswith(META)}
+        if sum(len(name.encode()) + len(value.encode()) for name, value in metadata.items()) > METADATA_BYTES_MAX:
+            seen.add("metadata over 8 KiB", key, 0)
+        try:
+            tags = self._client.get_object_tagging(Bucket=bucket, Key=key).get("TagSet", ())
+        except ClientError:
+            seen.add("tags not readable", key, 0)
+            return
+        if tags:
+            seen.add("tags", key, 0)
+
+    def _told(self, seen: _Seen, listed: int, looked: int) -> Iterator[Finding]:
+        name = f"prefix {self._prefix!r}"
+        if not listed:
+            yield failed(
+                name,
+                f"no object begins with {self._patient.source.path + self._prefix!r}",
+                "is it spelt as in the bucket, with its last '/'?",
+            )
+            return
+        more = "" if listed < self._most else f" (looked at the first {self._most:,}: --scan-max)"
+        for what, fix in FIXES.items():
+            if number := seen.number[what]:
+                yield failed(name, f"{number:,} {what} of {listed:,}; for example {seen.example[what]!r}{more}", fix)
+        if number := seen.number["tags"]:
+            told = f"{number:,} of {looked:,} looked at have tags, which no route carries; for example {seen.example['tags']!r}"
+            yield warned(name, told, "if they matter, keep them elsewhere first (aws s3api get-object-tagging)")
+        if seen.number["tags not readable"]:
+            yield warned(name, "tags may not be read (s3:GetObjectTagging), so nobody knows whether any would be lost")
+        if not any(seen.number[what] for what in FIXES):
+            yield passed(name, f"{listed:,} objects can be copied by name, size and class; {looked:,} looked at closer{more}")
