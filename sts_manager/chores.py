@@ -197,6 +197,7 @@ def _fresh(job: PrefixJob) -> PrefixJob:
         job,
         status=JobStatus.WAITING,
         operation_name=None,
+        lead=None,
         attempt_base=job.attempt,
         forgiven=0,
         not_before=None,

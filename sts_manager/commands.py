@@ -58,7 +58,7 @@ def command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
             if complaint:
                 err.print(f"warning: {complaint}", markup=False)
             try:
-                chosen = {name: given.pop(name) for name in flags}
+                chosen = {name: _joined(given.pop(name)) for name in flags}
                 own_code(settings=settings_of(given.pop("config_path"), **chosen), **given)
             except BadInput as error:
                 fail(error, EXIT_USAGE)
@@ -81,9 +81,19 @@ def command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
+REPEATED = ("project",)
+"""Settings whose flag may be repeated: values are joined by commas, as they are written in the environment and in files."""
+
+
+def _joined(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list) else value
+
+
 def flag_annotation(name: str) -> Any:
     """The annotation of one setting's flag. None: not given. What typer cannot check, the settings check."""
     kind = Settings.model_fields[name].annotation
+    if name in REPEATED:
+        return Annotated[list[str] | None, option_of(name)]
     if kind is bool:
         return Annotated[bool | None, switch_of(name)]
     return Annotated[(kind if kind in (int, float) else str) | None, option_of(name)]

@@ -22,6 +22,7 @@ from sts_manager.reconciler import PassResult, Reconciler
 log = logging.getLogger(__name__)
 
 SECOND_SIGNAL_EXIT = 130
+DAY_S, QUOTA_TOLD = 86_400.0, 0.5
 GRACE_S = 20.0
 """Seconds from the first signal to the end: a call that hangs is not waited for longer, because the next start finds out."""
 
@@ -250,6 +251,10 @@ def _log_pass(result: PassResult) -> None:
     fields: dict[str, str | int] = {**counts, "stalled": result.plan.stalled, "actions": result.acted}
     if result.progress is not None:
         fields |= {"objects_copied": result.progress.objects_copied, "bytes_copied": result.progress.bytes_copied}
+    for one in result.quotas:
+        # The day's creates always, as they are the first to run out; the others where they come to matter.
+        if one.calls and (one.seconds >= DAY_S or one.calls >= one.most * QUOTA_TOLD):
+            fields[f"quota {one.project} {one.kind} {one.seconds:g}s"] = f"{one.calls}/{one.most}"
     if result.plan.blocked:
         fields["blocked"] = result.plan.blocked
     log.info("pass", extra={"fields": fields})

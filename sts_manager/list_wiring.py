@@ -53,8 +53,10 @@ def lister_words(settings: Settings) -> list[str]:
 class UrlLists:
     """The route `sts-url-list`, and what keeps it going while this daemon leads (as a context)."""
 
-    def __init__(self, settings: Settings, open_store: Callable[[], JobStore], client: Callable[[], StsClient]) -> None:
-        self._settings, self._open_store, self._client = settings, open_store, client
+    def __init__(
+        self, settings: Settings, open_store: Callable[[], JobStore], clients: Callable[[], Mapping[str, StsClient]]
+    ) -> None:
+        self._settings, self._open_store, self._clients = settings, open_store, clients
         self._store: JobStore | None = None
         self._parts: tuple[ListLedger, UrlListRoute] | None = None
         self._leading: ExitStack | None = None
@@ -193,7 +195,7 @@ class UrlLists:
         if self._parts is None:
             ledger = ListLedger(list_ledger_path(self._settings), StoreUnavailable)
             route = UrlListRoute(
-                self._client(), ledger, self._spec_of, SystemClock(), full_metadata=self._settings.url_list_metadata == "all"
+                self._clients(), ledger, self._spec_of, SystemClock(), full_metadata=self._settings.url_list_metadata == "all"
             )
             self._parts = (ledger, route)
         return self._parts[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
@@ -20,6 +20,7 @@ from sts_manager.domain.model import (
     KnownObject,
     Limit,
     OperationSnapshot,
+    Plan,
     PrefixJob,
     Route,
     StartJob,
@@ -81,8 +82,23 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaUse:
+    """How much of one of the service's quotas a project has used: calls of a kind in the last `seconds`, of at most `most`."""
+
+    project: str
+    kind: str
+    seconds: float
+    calls: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassReport:
-    """What the daemon said of its last pass: what `status` shows as its heartbeat."""
+    """What the daemon said of its last pass: what `status` shows as its heartbeat.
+
+    quotas    the fullest ones, for whoever looks
+    creates   transfer jobs created in the last day: project → ten minutes since 1970 → number; kept across restarts
+    """
 
     at: datetime
     interval_s: float
@@ -91,6 +107,8 @@ class PassReport:
     blocked: str = ""
     degraded: str = ""
     samples: tuple[Sample, ...] = ()
+    quotas: tuple[QuotaUse, ...] = ()
+    creates: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +262,40 @@ class TransferRoute(Protocol):
 
     def pause(self, name: OperationName) -> None: ...
     def resume(self, name: OperationName) -> None: ...
+
+
+class Quotas(Protocol):
+    """What this process uses of the transfer service's quotas."""
+
+    def used(self) -> tuple[QuotaUse, ...]: ...
+
+    def creates(self, plan: Plan) -> Mapping[str, Mapping[int, int]]:
+        """Creates of the last day, those that the plan is about to make among them: see `PassReport`."""
+        ...
+
+    def full(self) -> frozenset[str]:
+        """Projects in which nothing more can be created today."""
+        ...
+
+    def recall(self, creates: Mapping[str, Mapping[int, int]]) -> None:
+        """Take over what an earlier process created in the last day; what is known already is not counted again."""
+        ...
+
+
+class NoQuotas:
+    """Nobody counts."""
+
+    def used(self) -> tuple[QuotaUse, ...]:
+        return ()
+
+    def creates(self, _plan: Plan) -> Mapping[str, Mapping[int, int]]:
+        return {}
+
+    def full(self) -> frozenset[str]:
+        return frozenset()
+
+    def recall(self, _creates: Mapping[str, Mapping[int, int]]) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

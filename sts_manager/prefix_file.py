@@ -1,6 +1,7 @@
 """Reading a file of prefixes: a JSON array of strings or objects, or one prefix a line. Every unfit one is named with its line.
 
-An object has a prefix, and what that prefix has of its own: {"prefix": …, "route": …, "source": …, "destination": …}.
+An object has a prefix, and what that prefix has of its own: {"prefix": …, "route": …, "source": …, "destination": …,
+"egress": …}.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path
 
 from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.model import Chosen, Route
+from sts_manager.domain.model import Chosen, Egress, Route
 from sts_manager.domain.naming import Prefix, overlaps, prefix_fault
 from sts_manager.domain.place import Scheme, place
 
 FAULTS_SHOWN = 20
-KEYS = ("prefix", "route", "source", "destination")
+KEYS = ("prefix", "route", "source", "destination", "egress")
 ROUTES = tuple(route.value for route in Route)
 
 
@@ -122,13 +123,22 @@ def _entry(value: object) -> tuple[str, Chosen | None]:
     if route not in (AUTO, *ROUTES):
         raise ValueError(f"the route of {prefix!r} is {route!r}; there are {AUTO}, {', '.join(ROUTES)}")
     own = Chosen(
-        route=None if route == AUTO else Route(route), source=value.get("source", ""), destination=value.get("destination", "")
+        route=None if route == AUTO else Route(route),
+        source=value.get("source", ""),
+        destination=value.get("destination", ""),
+        egress=value.get("egress", ""),
     )
     _check(prefix, own)
     return prefix, own
 
 
 def _check(prefix: str, own: Chosen) -> None:
+    if own.egress and own.egress not in tuple(Egress) and not own.egress.startswith("https://"):
+        raise ValueError(
+            f"the egress of {prefix!r} is {own.egress!r}; it is {', '.join(Egress)}, or a CloudFront domain (https://…)"
+        )
+    if own.egress and own.route not in (None, Route.STS_S3):
+        raise ValueError(f"the egress of {prefix!r} is for route sts-s3, and its route is {own.route}")
     source = place(own.source) if own.source else None
     sink = place(own.destination) if own.destination else None
     if sink is not None and sink.scheme is not Scheme.GCS:

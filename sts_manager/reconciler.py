@@ -42,7 +42,19 @@ from sts_manager.domain.model import (
     SteeringFailed,
 )
 from sts_manager.domain.naming import OperationName, Prefix, chunks
-from sts_manager.ports import Batch, Clock, Control, JobStore, PassReport, Routes, Sample, TransferRoute
+from sts_manager.ports import (
+    Batch,
+    Clock,
+    Control,
+    JobStore,
+    NoQuotas,
+    PassReport,
+    Quotas,
+    QuotaUse,
+    Routes,
+    Sample,
+    TransferRoute,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +79,7 @@ class PassResult:
     progress: Sample | None = None
     tally: Tally = field(default_factory=Tally)
     live_by_route: Mapping[str, int] = field(default_factory=dict)
+    quotas: tuple[QuotaUse, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -83,6 +96,7 @@ class _Seen:
     warned: set[tuple[str, str]] = field(default_factory=set)
     live: tuple[PrefixJob, ...] = ()
     first: bool = True
+    epoch: int | None = None
     progress: Sample | None = None
 
 
@@ -91,7 +105,8 @@ class Reconciler:
 
     policy     everything but `dispatch`, which each pass is told
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
-    ended      told of each attempt that has ended, once that is committed
+    ended      told of each attempt of a prefix alone that has ended, once that is committed
+    quotas     what is used of the service's
     """
 
     def __init__(
@@ -105,8 +120,10 @@ class Reconciler:
         fence: Callable[[], int] | None = None,
         stopping: Callable[[], bool] = lambda: False,
         ended: Callable[[Change], None] = lambda _change: None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._ended = ended
+        self._quotas = quotas or NoQuotas()
         self._store, self._routes, self._policy, self._clock = store, routes, policy, clock
         self._interval_s, self._fence, self._stopping = interval_s, fence, stopping
         self._seen = _Seen()
@@ -120,17 +137,21 @@ class Reconciler:
         now = self._clock.now()
         policy = replace(self._policy, dispatch=dispatch)
         control = self._store.control()
+        self._recall(control)
         observed, counts, unseen = self._observe(control, policy, now, poll=poll)
         plan = decide(observed, policy, now)
         if dry_run:
             return PassResult(plan=plan, counts=counts, degraded=unseen)
         stale = self._commit(plan, counts, control, now, unseen)
         self._tell(plan.notes)
+        leads = {change.before.lead for change in plan.changes}
         for change in plan.changes:
-            if change.before.status in LIVE and change.after.status not in LIVE and change.before.prefix not in stale:
+            over = change.before.status in LIVE and change.after.status not in LIVE
+            alone = change.before.lead is None and change.before.prefix not in leads
+            if over and alone and change.before.prefix not in stale:
                 self._ended(change)
         self._remember(plan, dispatch=dispatch)
-        actions = [action for action in plan.actions if action.prefix not in stale]
+        actions = [one for action in plan.actions if (one := _without(action, stale)) is not None]
         outcomes = self._act(actions)
         self._seen.outcomes += outcomes
         return PassResult(
@@ -143,7 +164,15 @@ class Reconciler:
             progress=self._seen.progress,
             tally=tally(change for change in plan.changes if change.before.prefix not in stale),
             live_by_route=self._live_by_route(),
+            quotas=self._quotas.used(),
         )
+
+    def _recall(self, control: Control) -> None:
+        """Whoever led before used of the day's quotas, too. Asked once for each lease."""
+        epoch = -1 if self._fence is None else self._fence()
+        if epoch != self._seen.epoch and control.report is not None:
+            self._quotas.recall(control.report.creates)
+        self._seen.epoch = epoch
 
     def _live_by_route(self) -> dict[str, int]:
         """Live rows by route, 0 for a wired route without any."""
@@ -170,7 +199,7 @@ class Reconciler:
         live = self._store.live()
         self._seen.live = live
         # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
-        most = {limit: policy.most(limit) for limit in Limit}
+        most = {limit: policy.most_rows(limit) for limit in Limit}
         startable = self._store.startable(now, most, policy.route) if policy.dispatch else ()
         wanted = [(job, name) for job, name in self._named(live) if name is not None]
         operations, unseen, why = self._poll(wanted) if poll else ({}, {name for _, name in wanted}, "")
@@ -183,6 +212,7 @@ class Reconciler:
             hold=control.hold,
             breaker=self._breaker(control, now),
             ended_well=dict(self._seen.ended_well),
+            full=self._quotas.full(),
         )
         return observed, counts, why
 
@@ -194,7 +224,8 @@ class Reconciler:
 
     def _named(self, jobs: Sequence[PrefixJob]) -> list[tuple[PrefixJob, OperationName | None]]:
         """Each row's operation, also where only the last pass's outcome knows it yet."""
-        started = {one.prefix: one.operation_name for one in self._seen.outcomes if isinstance(one, JobStarted)}
+        known = [one for one in self._seen.outcomes if isinstance(one, JobStarted)]
+        started = {prefix: one.operation_name for one in known for prefix in (one.prefix, *one.others)}
         return [(job, job.operation_name or started.get(job.prefix)) for job in jobs]
 
     def _poll(
@@ -202,11 +233,11 @@ class Reconciler:
     ) -> tuple[dict[OperationName, OperationSnapshot], set[OperationName], str]:
         """Ask each route about its operations, a hundred a call, calls overlapping; what failed is unseen, not missing."""
         asked: list[tuple[TransferRoute, Sequence[OperationName]]] = []
-        by_route: dict[TransferRoute, list[OperationName]] = {}
+        by_route: dict[TransferRoute, dict[OperationName, None]] = {}
         for job, name in wanted:
-            by_route.setdefault(self._route(job), []).append(name)
+            by_route.setdefault(self._route(job), {})[name] = None  # once, however many prefixes share it
         for route, of_route in by_route.items():
-            asked.extend((route, some) for some in chunks(of_route, NAMES_PER_POLL))
+            asked.extend((route, some) for some in chunks(list(of_route), NAMES_PER_POLL))
         found: dict[OperationName, OperationSnapshot] = {}
         unseen: set[OperationName] = set()
         why = ""
@@ -250,6 +281,8 @@ class Reconciler:
             blocked=plan.blocked,
             degraded=unseen,
             samples=self._sampled(plan, _after(counts, plan, frozenset()), control, now),
+            quotas=self._quotas.used(),
+            creates=self._quotas.creates(plan),
         )
         batch = Batch(
             changes=plan.changes,
@@ -263,7 +296,7 @@ class Reconciler:
         stale = frozenset[Prefix]() if idle and _same(report, control.report) else self._store.record(batch)
         for prefix in sorted(stale):
             log.info("row_changed_meanwhile", extra={"fields": {"prefix": prefix}})
-        self._seen.outcomes = [outcome for outcome in self._seen.outcomes if outcome.prefix in stale]
+        self._seen.outcomes = [outcome for outcome in self._seen.outcomes if _concerns(outcome, stale)]
         return stale
 
     def _sampled(self, plan: Plan, counts: dict[JobStatus, int], control: Control, now: datetime) -> tuple[Sample, ...]:
@@ -321,9 +354,24 @@ class Reconciler:
             log.log(levels[note.severity], note.event, extra={"fields": fields})
 
 
+def _without(action: Action, stale: frozenset[Prefix]) -> Action | None:
+    """An action without the prefixes whose rows somebody else changed; None when none is left."""
+    if not isinstance(action, StartJob) or not action.others:
+        return None if action.prefix in stale else action
+    left = [prefix for prefix in (action.prefix, *action.others) if prefix not in stale]
+    return replace(action, prefix=left[0], others=tuple(left[1:])) if left else None
+
+
+def _concerns(outcome: Outcome, prefixes: frozenset[Prefix]) -> bool:
+    others = outcome.others if isinstance(outcome, (JobStarted, StartRefused)) else ()
+    return outcome.prefix in prefixes or any(prefix in prefixes for prefix in others)
+
+
 def _same(report: PassReport, stored: PassReport | None) -> bool:
     """Whether a report says what is stored already. That the daemon lives is told by its lease, not by its report."""
-    return stored is not None and replace(report, at=stored.at, samples=stored.samples) == stored
+    if stored is None:
+        return False
+    return replace(report, at=stored.at, samples=stored.samples, quotas=stored.quotas, creates=stored.creates) == stored
 
 
 def _overlapping(call: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
@@ -346,6 +394,7 @@ def _start(route: TransferRoute, action: StartJob) -> Outcome:
             code=error.code,
             message=str(error),
             after=getattr(error, "after", None),
+            others=action.others,
         )
 
     try:
@@ -365,6 +414,7 @@ def _start(route: TransferRoute, action: StartJob) -> Outcome:
         attempt=action.attempt,
         operation_name=started.operation_name,
         adopted=started.adopted,
+        others=action.others,
     )
 
 

@@ -63,6 +63,7 @@ OBJECT_ADVICE: Mapping[str, str] = {
 }
 OTHERWISE = "see `sts-manager history PREFIX`"
 RETRY_FAILED = "see its details; `sts-manager retry PREFIX` tries just the failed objects"
+DAY_S = 86_400.0
 RATE_OVER = timedelta(minutes=10)
 
 
@@ -182,6 +183,7 @@ def as_json(status: Status) -> str:
             "opened_at": control.breaker.opened_at.isoformat(),
             "next_probe": control.breaker.probe_at.isoformat(),
         },
+        "quotas": [] if report is None else [asdict(one) for one in report.quotas],
         "errors": [
             {
                 "status": group.status.value,
@@ -195,6 +197,16 @@ def as_json(status: Status) -> str:
         ],
     }
     return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def quota_lines(status: Status) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is nearly full) of each quota of the service that the last pass had used anything of."""
+    report = status.control.report
+    for one in () if report is None else report.quotas:
+        if one.calls and (one.seconds >= DAY_S or one.calls * 2 >= one.most):
+            span = "in the last 24 hours" if one.seconds >= DAY_S else f"in {one.seconds:g} s"
+            share = 100 * one.calls / one.most
+            yield f"quota of {one.project}: {one.calls:,} of {one.most:,} {one.kind} calls {span} ({share:.0f} %)", share >= 80
 
 
 def screen(status: Status) -> RenderableType:
@@ -230,6 +242,7 @@ def screen(status: Status) -> RenderableType:
         moved.add_row(name, f"{objects:,}", human_bytes(size))
     lines += [table, moved]
     lines.append(Text(pace(status)))
+    lines += [Text(told, "yellow" if full else "") for told, full in quota_lines(status)]
     if status.errors:
         lines.append(error_table(status.errors))
     return Group(*lines)
@@ -272,8 +285,11 @@ def history_table(prefix: str, rows: Iterable[HistoryRow]) -> Table:
             _at(row.timestamp),
             job.status.value,
             str(job.attempt),
-            f"{counters.objects_copied:,} ({human_bytes(counters.bytes_copied)})",
-            f"{counters.objects_failed:,}",
+            # What prefixes share is counted once: it must not look as if nothing had been copied.
+            Text(
+                f"{counters.objects_copied:,} ({human_bytes(counters.bytes_copied)})" if job.lead is None else f"with {job.lead}"
+            ),
+            f"{counters.objects_failed:,}" if job.lead is None else "",
             Text(words),
         )
     return table
@@ -288,6 +304,7 @@ def history_json(rows: Iterable[HistoryRow]) -> str:
             "attempt": row.job.attempt,
             "job_name": row.job.job_name,
             "operation_name": row.job.operation_name,
+            "shared_with": row.job.lead,
             "error_code": row.job.error_code,
             "error_message": row.job.error_message,
             "counters": {name: getattr(row.job.counters, name) for name in row.job.counters.__slots__},

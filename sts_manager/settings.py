@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from sts_manager.domain.errors import BadInput
 from sts_manager.domain.place import Place, Scheme, place, without_password
 
 ENVIRONMENT_STEM = "STS_MANAGER_"
+_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _TABLE = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
 _SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
@@ -37,7 +39,17 @@ class Settings(BaseModel):
     job_history_table: str = Field("sts_job_history", description="Name of the history table.")
     dataset: str = Field("data_migration", description="BigQuery dataset, with --store bigquery.")
     dataset_location: str = Field("US", description="Location of the BigQuery dataset.")
-    project: str = Field("", description="Google Cloud project of the transfer jobs; inferred when not given.")
+    project: str = Field(
+        "",
+        description="Google Cloud project of the transfer jobs; inferred when not given. May be repeated: several share the "
+        "work, each with quotas of its own.",
+    )
+    prefixes_per_job: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Prefixes in one transfer job, at most: the service creates 5,000 jobs a day and runs 200 at once.",
+    )
     route: Literal["auto", "sts-s3", "sts-gcs", "sts-url-list", "cdn"] = Field(
         "auto",
         description="How prefixes travel unless their row says otherwise: auto (cdn when --cdn-url is given, else "
@@ -134,6 +146,11 @@ class Settings(BaseModel):
         if self.store == "bigquery":
             return f"the BigQuery dataset {self.dataset}"
         return without_password(self.store)
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """The projects that share the work, as they were given; none when it is to be inferred."""
+        return tuple(one.strip() for one in self.project.split(",") if one.strip())
 
     @property
     def source(self) -> Place:
@@ -260,11 +277,20 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
                 f"{settings.sleep_timeout:g} s: the loop cannot be quicker than its sleep; "
                 "lower --sleep-timeout or raise the interval"
             )
+    _check_projects(settings, named)
     _check_store(settings, origins, named)
     _check_places(settings, named)
     _check_s3(settings, named)
     _check_route(settings, named)
     _check_cdn(settings, named)
+
+
+def _check_projects(settings: Settings, named: Any) -> None:
+    for project in settings.projects:
+        if not _PROJECT.fullmatch(project):
+            raise BadInput(f"{named('project')}: {project!r} is not a project's id: 6 to 30 lower-case letters, digits and '-'")
+    if twice := [one for one, number in Counter(settings.projects).items() if number > 1]:
+        raise BadInput(f"{named('project')} names {twice[0]} twice")
 
 
 def _check_store(settings: Settings, origins: Mapping[str, str], named: Any) -> None:

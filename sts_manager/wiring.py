@@ -38,6 +38,7 @@ from sts_manager.pulse import Pulse
 from sts_manager.queries import Asked
 from sts_manager.reconciler import PassResult, Reconciler
 from sts_manager.routes.none import NoRoute
+from sts_manager.routes.quotas import ServiceQuotas
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.settings import Settings
@@ -113,7 +114,9 @@ def preparation_of(settings: Settings) -> list[str]:
 
 def project_of(settings: Settings, environment: Mapping[str, str] | None = None) -> str:
     """The project of the transfer jobs: --project, GOOGLE_CLOUD_PROJECT, or what the credentials say."""
-    known = settings.project or (environment or os.environ).get("GOOGLE_CLOUD_PROJECT", "")
+    if settings.projects:
+        return settings.projects[0]
+    known = (environment or os.environ).get("GOOGLE_CLOUD_PROJECT", "")
     if known:
         return known
     try:
@@ -139,6 +142,12 @@ def client_of(settings: Settings) -> StsClient:
     return connect(project_of(settings), os.environ.get(STS_EMULATOR), CLOCK)
 
 
+def clients_of(settings: Settings) -> Mapping[str, StsClient]:
+    """One for each project that shares the work; the first is meant where a row names none."""
+    projects = settings.projects or (project_of(settings),)
+    return {project: connect(project, os.environ.get(STS_EMULATOR), CLOCK) for project in projects}
+
+
 @contextmanager
 def transfer_project(settings: Settings) -> Iterator[TransferProject]:
     """The transfer service, with the operations that this program runs itself beside it where there are any."""
@@ -152,7 +161,7 @@ def transfer_project(settings: Settings) -> Iterator[TransferProject]:
             lists = ListLedger(path, StoreUnavailable)
             opened.callback(lists.close)
             own.append(ListOperations(lists))
-        yield Beside(lambda: StsProject(client_of(settings)), own)
+        yield Beside(lambda: StsProject(clients_of(settings)), own)
 
 
 def s3_access(settings: Settings, environment: Mapping[str, str]) -> S3Access | None:
@@ -206,14 +215,14 @@ def route_of(settings: Settings) -> Route:
 class OwnRoutes:
     """The routes that this program runs itself: kept going while this daemon leads (as a context).
 
-    client   the transfer service's, made when it is first asked for: one for all routes, as quotas are a project's
+    clients   the transfer service's, made when they are first asked for: shared by all routes, as quotas are a project's
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.client = cache(partial(client_of, settings))
+        self.clients = cache(partial(clients_of, settings))
         open_own = partial(store_of, settings)  # the daemon's is not to be used by two threads
         self.pool = Pool(settings, open_own)
-        self.lists = UrlLists(settings, open_own, self.client)
+        self.lists = UrlLists(settings, open_own, self.clients)
         self._leading: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -242,7 +251,7 @@ def routes_of(settings: Settings, own: OwnRoutes) -> Routes:
     """Both STS routes are one adapter: what differs is in the job's spec, which a started row has behind it."""
     route: TransferRoute
     try:
-        route = StsRoute(own.client(), transfer_settings(settings), own.lists)
+        route = StsRoute(own.clients(), transfer_settings(settings), own.lists)
     except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
@@ -254,6 +263,8 @@ def policy_of(settings: Settings, migration: str) -> Policy:
     return Policy(
         migration=migration,
         route=route_of(settings),
+        projects=settings.projects or ("",),
+        prefixes_per_job=settings.prefixes_per_job,
         running_max=settings.max_concurrent_jobs,
         cdn_running_max=settings.max_concurrent_cdn_jobs,
         attempts_max=settings.max_attempts,
@@ -295,6 +306,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
         fence=None if lease is None else fence,
         stopping=stop,
         ended=own.lists.ended,
+        quotas=ServiceQuotas(own.clients, CLOCK),
     )
 
 

@@ -57,7 +57,8 @@ COUNTS = ("listed", "skipped", "todo", "moved", "failed")
 TABLES = f"""
 CREATE TABLE IF NOT EXISTS job (
   name TEXT PRIMARY KEY, kind TEXT NOT NULL, prefix TEXT NOT NULL, spec TEXT NOT NULL, state TEXT NOT NULL,
-  full_metadata INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
+  full_metadata INTEGER NOT NULL, project TEXT NOT NULL DEFAULT '',
+  paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
   began_at TEXT NOT NULL, ended_at TEXT, base TEXT NOT NULL DEFAULT '', naming TEXT NOT NULL DEFAULT '',
   error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0,
   hints TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', used_by TEXT NOT NULL DEFAULT '',
@@ -176,6 +177,7 @@ class Job:
     prefix: str
     spec: JobSpec
     manifest: str
+    project: str
     full_metadata: bool
     state: State
     paused: bool
@@ -227,13 +229,13 @@ class ListLedger:
 
     # A job's life
 
-    def begin(self, spec: JobSpec, prefix: str, at: datetime, *, full_metadata: bool) -> Job:
-        """Record a job, or find it as it was recorded before."""
+    def begin(self, spec: JobSpec, prefix: str, at: datetime, *, full_metadata: bool, project: str = "") -> Job:
+        """Record a job, or find it as it was recorded before. project: where its transfer jobs are made."""
         with self._write() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (spec.job, Kind.URLS, prefix, spec_text(spec), full_metadata, State.LISTING, at.isoformat()),
+                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, project, state, began_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (spec.job, Kind.URLS, prefix, spec_text(spec), full_metadata, project, State.LISTING, at.isoformat()),
             )
         found = self.job(spec.job)
         assert found is not None
@@ -558,6 +560,7 @@ def _job(row: sqlite3.Row) -> Job:
         prefix=row["prefix"],
         spec=task.spec,
         manifest=row["manifest"],
+        project=row["project"],
         full_metadata=bool(row["full_metadata"]),
         state=State(row["state"]),
         paused=bool(row["paused"]),

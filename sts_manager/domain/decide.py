@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
@@ -28,7 +28,7 @@ from sts_manager.domain.model import (
     StartJob,
     changed,
 )
-from sts_manager.domain.naming import job_name
+from sts_manager.domain.naming import JobName, Prefix, job_name
 from sts_manager.domain.ramp import is_stalled, ramp_room
 from sts_manager.domain.settle import Settled, next_breaker, settle
 
@@ -39,10 +39,15 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     """Name the steps that close the gap between the job table and what runs."""
     settled = tuple(settle(job, observed, policy, now) for job in observed.live)
     breaker = next_breaker(observed, settled, policy, now)
-    steering = [steer(row, observed, policy, now, may_start=_may_start(row, observed, policy, breaker)) for row in settled]
-    ended_well = Counter(Limit.of(route_of(row.after, policy)) for row in settled if row.after.status is JobStatus.DONE)
+    shared = _shared(observed)
+    steering = [
+        steer(row, observed, policy, now, may_start=_may_start(row, observed, policy, breaker), shared=shared) for row in settled
+    ]
+    ended_well = Counter(
+        Limit.of(route_of(row.after, policy)) for row in settled if row.after.status is JobStatus.DONE and row.after.lead is None
+    )
     resumes: list[ResumeOperation] = []
-    begun: list[tuple[Change, StartJob]] = []
+    begun: list[Begun] = []
     blind = {Limit.of(route_of(row.after, policy)) for row in settled if row.after.operation_name in observed.unseen}
     for limit in Limit:
         room = _room(settled, policy, now, limit)
@@ -55,44 +60,87 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     changes = [change for change, _ in steering if change is not None]
     actions = [action for _, action in steering if action is not None]
     return Plan(
-        changes=(*changes, *(change for change, _ in begun)),
-        actions=(*actions, *resumes, *(action for _, action in begun)),
+        changes=(*changes, *(change for one in begun for change in one.changes)),
+        actions=(*actions, *resumes, *(one.action for one in begun)),
         breaker=breaker,
         notes=(*(note for row in settled for note in row.notes), *_breaker_notes(observed.breaker, breaker)),
-        running=sum(row.after.status is JobStatus.RUNNING for row in settled) + len(begun),
+        running=sum(row.after.status is JobStatus.RUNNING for row in settled) + sum(len(one.changes) for one in begun),
         stalled=sum(is_stalled(row.after, now, policy.stalled_after) for row in settled),
         ended_well=ended_well,
         blocked=_blocked(observed, breaker),
     )
 
 
+Shared = Mapping[JobName, Sequence[PrefixJob]]
+"""The live rows of each transfer job that has several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The intents of the prefixes that travel in one transfer job, and the action that carries them out."""
+
+    changes: tuple[Change, ...]
+    action: StartJob
+
+
+def _shared(observed: Observed) -> Shared:
+    rows: dict[JobName, list[PrefixJob]] = {}
+    for job in observed.live:
+        if job.job_name is not None:
+            rows.setdefault(job.job_name, []).append(job)
+    return {name: some for name, some in rows.items() if len(some) > 1}
+
+
 def steer(
-    row: Settled, observed: Observed, policy: Policy, now: datetime, *, may_start: bool
+    row: Settled, observed: Observed, policy: Policy, now: datetime, *, may_start: bool, shared: Shared
 ) -> tuple[Change | None, Action | None]:
-    """What is recorded of a live row, and the call that follows from the hold or from an intent without an operation."""
+    """What is recorded of a live row, and the call that follows from the hold or from an intent without an operation.
+
+    Of rows that share a transfer job, one has the calls made: its lead, or the first of them where that has none to make.
+    """
     after = row.after
     action: Action | None = None
     if after.status is JobStatus.RUNNING and after.operation_name is None:
         # An intent whose start was never answered (a crash, a lost answer): ask again under the same name. It may start
         # a transfer only when starting is allowed; else what it left behind is only looked for.
         due = after.not_before is None or after.not_before <= now
-        if due and after.job_name is not None:
-            action = StartJob(
-                prefix=after.prefix,
-                attempt=after.attempt,
-                job_name=after.job_name,
-                route=route_of(after, policy),
-                adopt_only=not may_start,
-                source=after.source,
-                destination=after.destination,
-            )
+        if due and after.job_name is not None and _asks(after, shared):
+            action = _order(after, route_of(after, policy), _others(after, shared), adopt_only=not may_start)
     elif observed.hold is not None and row.state in PAUSABLE and after.operation_name is not None:
-        action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
+        if after.lead is None:
+            action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
         after = replace(after, paused_by=PausedBy.HOLD)
     told = row.seen and after.status is not JobStatus.PAUSED
     if after == row.before and not told:
         return None, action
     return changed(row.before, after, now, row.results), action
+
+
+def _asks(job: PrefixJob, shared: Shared) -> bool:
+    """Whether this row asks again about an intent: the first of those that share it and do not know its operation."""
+    rows = shared.get(job.job_name, ()) if job.job_name is not None else ()
+    return not rows or job.prefix == min(one.prefix for one in rows if one.operation_name is None)
+
+
+def _others(job: PrefixJob, shared: Shared) -> tuple[Prefix, ...]:
+    rows = shared.get(job.job_name, ()) if job.job_name is not None else ()
+    return tuple(sorted(one.prefix for one in rows if one.prefix != job.prefix))
+
+
+def _order(job: PrefixJob, route: Route, others: tuple[Prefix, ...], *, adopt_only: bool = False) -> StartJob:
+    assert job.job_name is not None
+    return StartJob(
+        prefix=job.prefix,
+        attempt=job.attempt,
+        job_name=job.job_name,
+        route=route,
+        adopt_only=adopt_only,
+        source=job.source,
+        destination=job.destination,
+        egress=job.egress,
+        project=job.project,
+        others=others,
+    )
 
 
 def _may_start(row: Settled, observed: Observed, policy: Policy, breaker: Breaker | None) -> bool:
@@ -101,8 +149,8 @@ def _may_start(row: Settled, observed: Observed, policy: Policy, breaker: Breake
 
 
 def _room(settled: Sequence[Settled], policy: Policy, now: datetime, limit: Limit) -> int:
-    """How many more may run at once under a limit, whatever the ramp says."""
-    running = [row.after for row in settled if row.after.status is JobStatus.RUNNING]
+    """How many more transfer jobs may run at once under a limit, whatever the ramp says."""
+    running = [row.after for row in settled if row.after.status is JobStatus.RUNNING and row.after.lead is None]
     running = [job for job in running if Limit.of(route_of(job, policy)) is limit]
     if policy.ignore_stalled:
         running = [job for job in running if not is_stalled(job, now, policy.stalled_after)]
@@ -115,7 +163,12 @@ def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy, lim
         return
     for row in settled:
         job = row.after
-        if row.state is not OperationState.PAUSED or job.operation_name is None or job.paused_by is PausedBy.NOBODY:
+        if (
+            job.lead is not None
+            or row.state is not OperationState.PAUSED
+            or job.operation_name is None
+            or job.paused_by is PausedBy.NOBODY
+        ):
             continue
         if Limit.of(route_of(job, policy)) is limit:
             yield ResumeOperation(prefix=job.prefix, operation_name=job.operation_name, route=route_of(job, policy))
@@ -129,8 +182,8 @@ def _starts(
     room: int,
     ended_well: int,
     now: datetime,
-) -> tuple[list[tuple[Change, StartJob]], Breaker | None]:
-    """The prefixes that start now under a limit, each with the intent that is committed first."""
+) -> tuple[list[Begun], Breaker | None]:
+    """What starts now under a limit, with the intents that are committed first."""
     if observed.hold is not None or not policy.dispatch:
         return [], breaker
     most = policy.most(limit)
@@ -142,10 +195,54 @@ def _starts(
             return [], breaker
         allowed = min(allowed, 1)
     ready = (job for job in _ready(observed, now) if Limit.of(route_of(job, policy)) is limit)
-    started = [launch(job, policy, now) for job in islice(ready, allowed)]
+    load = Counter(job.project or policy.projects[0] for job in observed.live if job.lead is None)
+    started = []
+    for some in islice(_batches(ready, policy), allowed):
+        project = _least_loaded(policy, load, observed.full) if limit is Limit.SERVICE else ""
+        if project is None:
+            break
+        load[project] += 1
+        started.append(launch(some, policy, now, project))
     if stopped is not None and started:
-        breaker = _probed(stopped, started[0][1], policy, now)
+        breaker = _probed(stopped, started[0].action, policy, now)
     return started, breaker
+
+
+def _least_loaded(policy: Policy, load: Counter[str], full: frozenset[str]) -> str | None:
+    """The project with the fewest transfer jobs, of those in which one can be created; None when there is no such."""
+    free = [project for project in policy.projects if project not in full]
+    return min(free, key=lambda project: load[project], default=None)
+
+
+BATCHED = (Route.STS_S3, Route.STS_GCS)
+SPLIT_BY = 32
+"""A job of many prefixes that failed is tried again in so many parts: twice, and the culprit is alone."""
+
+
+def batch_size(policy: Policy, tries: int) -> int:
+    """How many prefixes share a transfer job, after so many tries of theirs."""
+    size = policy.prefixes_per_job
+    for _ in range(min(tries, 3)):
+        size //= SPLIT_BY
+    return max(1, size)
+
+
+def _batches(ready: Iterable[PrefixJob], policy: Policy) -> Iterator[list[PrefixJob]]:
+    """Prefixes that may share a transfer job, in the order in which they are to start; each group as soon as it is full."""
+    open_: dict[tuple[object, ...], list[PrefixJob]] = {}
+    for job in ready:
+        route = route_of(job, policy)
+        size = batch_size(policy, job.tries) if route in BATCHED else 1
+        if size == 1:
+            yield [job]
+            continue
+        # The attempt is part of the job's name, so it is the same for all of them.
+        some = open_.setdefault((route, job.source, job.destination, job.egress, job.attempt, size), [])
+        some.append(job)
+        if len(some) == size:
+            yield some
+            some.clear()
+    yield from (some for some in open_.values() if some)
 
 
 def _ready(observed: Observed, now: datetime) -> Iterator[PrefixJob]:
@@ -157,35 +254,40 @@ def _ready(observed: Observed, now: datetime) -> Iterator[PrefixJob]:
             yield job
 
 
-def launch(job: PrefixJob, policy: Policy, now: datetime) -> tuple[Change, StartJob]:
-    """The intent to start a prefix's next attempt, and the action that carries it out."""
-    attempt = job.attempt + 1
-    name = job_name(policy.migration, job.prefix, attempt)
-    intent = replace(
-        job,
-        status=JobStatus.RUNNING,
-        route=route_of(job, policy),
-        attempt=attempt,
-        job_name=name,
-        operation_name=None,
-        not_before=None,
-        paused_by=PausedBy.NOBODY,
-        counters=replace(job.counters, **dict.fromkeys(job.counters.__slots__, 0)),
-        missing_count=0,
-        missing_since=None,
-        started_at=now,
-        progress_at=now,
-        ended_at=None,
-    )
-    action = StartJob(
-        prefix=job.prefix,
-        attempt=attempt,
-        job_name=name,
-        route=route_of(job, policy),
-        source=job.source,
-        destination=job.destination,
-    )
-    return changed(job, intent, now), action
+def launch(jobs: Sequence[PrefixJob], policy: Policy, now: datetime, project: str = "") -> Begun:
+    """The intents to start the next attempt of prefixes in one transfer job, and the action that carries them out."""
+    lead, *others = sorted(jobs, key=lambda job: job.prefix)
+    attempt = lead.attempt + 1
+    name = job_name(policy.migration, lead.prefix, attempt)
+    # A row names its project only where there is a choice.
+    own = project if len(policy.projects) > 1 else ""
+    changes = [
+        changed(
+            job,
+            replace(
+                job,
+                status=JobStatus.RUNNING,
+                route=route_of(job, policy),
+                attempt=attempt,
+                job_name=name,
+                operation_name=None,
+                project=own,
+                lead=None if job is lead else lead.prefix,
+                not_before=None,
+                paused_by=PausedBy.NOBODY,
+                counters=replace(job.counters, **dict.fromkeys(job.counters.__slots__, 0)),
+                missing_count=0,
+                missing_since=None,
+                started_at=now,
+                progress_at=now,
+                ended_at=None,
+            ),
+            now,
+        )
+        for job in (lead, *others)
+    ]
+    action = _order(changes[0].after, route_of(lead, policy), tuple(job.prefix for job in others))
+    return Begun(tuple(changes), action)
 
 
 def _probed(breaker: Breaker, probe: StartJob, policy: Policy, now: datetime) -> Breaker:

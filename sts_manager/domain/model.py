@@ -20,6 +20,8 @@ class JobStatus(StrEnum):
     ERROR = "error"
 
 
+PREFIXES_OF_A_JOB_MAX = 1000
+"""Include prefixes of one transfer job (Storage Transfer Service, `ObjectConditions`)."""
 LIVE = (JobStatus.RUNNING, JobStatus.PAUSED)
 ENDED = (JobStatus.DONE, JobStatus.ERROR)
 
@@ -42,6 +44,13 @@ class Limit(StrEnum):
     @classmethod
     def of(cls, route: Route) -> Limit:
         return cls.POOL if route is Route.CDN else cls.SERVICE
+
+
+class Egress(StrEnum):
+    """How bytes leave AWS on route sts-s3, where a row says so; any other value is a CloudFront domain (https://…)."""
+
+    S3 = "s3"
+    PRIVATE_NETWORK = "managed-private-network"
 
 
 class OperationState(StrEnum):
@@ -133,6 +142,9 @@ class PrefixJob:
     progress_at      when the counters last changed, or the try began
     route            how it travels; it wins over the daemon's --route, and is what an attempt took once one began
     source, destination   places of its own (s3://…, gs://…); empty: the daemon's
+    egress           how its bytes leave AWS, on route sts-s3: see `Egress`; empty: as the daemon's settings say
+    project          the Google Cloud project of its transfer job; empty: the daemon's first
+    lead             another prefix, whose transfer job this one shares, and whose row has the counters of both
     missing_count    consecutive polls in which the service did not know the operation, since `missing_since`
     """
 
@@ -141,6 +153,9 @@ class PrefixJob:
     route: Route | None = None
     source: str = ""
     destination: str = ""
+    egress: str = ""
+    project: str = ""
+    lead: Prefix | None = None
     job_name: JobName | None = None
     operation_name: OperationName | None = None
     attempt: int = 0
@@ -173,11 +188,12 @@ class PrefixJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What a row was given of its own when it was loaded: a route, a source, a destination; each may be left to the daemon."""
+    """What a row was given of its own when it was loaded; each may be left to the daemon."""
 
     route: Route | None = None
     source: str = ""
     destination: str = ""
+    egress: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +279,8 @@ class StartJob:
     """Create the transfer job (or adopt the one of this name) and run it if it never ran.
 
     `adopt_only`: find what an earlier, unanswered start left behind, and start nothing.
-    `source`, `destination`: places of this prefix alone; empty: the daemon's.
+    `source`, `destination`, `egress`: of this prefix alone; empty: the daemon's. `project`: where the job is made.
+    `others`: prefixes that travel in the same job; they share all of the above.
     """
 
     prefix: Prefix
@@ -273,6 +290,9 @@ class StartJob:
     adopt_only: bool = False
     source: str = ""
     destination: str = ""
+    egress: str = ""
+    project: str = ""
+    others: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +323,7 @@ class JobStarted:
     attempt: int
     operation_name: OperationName | None
     adopted: bool = False
+    others: tuple[Prefix, ...] = ()
 
 
 class Refusal(StrEnum):
@@ -323,6 +344,7 @@ class StartRefused:
     code: str
     message: str
     after: timedelta | None = None
+    others: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +377,7 @@ class Observed:
     unseen           operations that could not be asked about in this pass (the call failed): nothing is concluded of them
     outcomes         what became of the last pass's actions, not yet recorded
     ended_well       operations that ended well since the last dispatch, by limit: the ramp counts them with what runs
+    full             projects in which no transfer job can be created for now (the quota of a day)
     """
 
     live: tuple[PrefixJob, ...] = ()
@@ -365,14 +388,22 @@ class Observed:
     hold: Hold | None = None
     breaker: Breaker | None = None
     ended_well: Mapping[Limit, int] = field(default_factory=dict)
+    full: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The operator's settings, as far as decisions depend on them; `dispatch`: this pass may start and resume."""
+    """The operator's settings, as far as decisions depend on them.
+
+    dispatch          this pass may start and resume
+    projects          which share the work of the transfer service; the first is meant where a row names none
+    prefixes_per_job  in one transfer job, at most
+    """
 
     migration: str
     route: Route
+    projects: tuple[str, ...] = ("",)
+    prefixes_per_job: int = 1
     running_max: int = 20
     cdn_running_max: int = 20
     attempts_max: int = 5
@@ -390,10 +421,16 @@ class Policy:
     def __post_init__(self) -> None:
         if self.running_max < 1 or self.cdn_running_max < 1 or self.attempts_max < 1:
             raise ValueError("at least one job must be allowed to run, and one attempt to be made")
+        if not 1 <= self.prefixes_per_job <= PREFIXES_OF_A_JOB_MAX or not self.projects:
+            raise ValueError(f"1 to {PREFIXES_OF_A_JOB_MAX} prefixes travel in one job, in a project")
 
     def most(self, limit: Limit) -> int:
-        """How many prefixes may run at once under a limit."""
+        """How many transfer jobs may run at once under a limit."""
         return self.cdn_running_max if limit is Limit.POOL else self.running_max
+
+    def most_rows(self, limit: Limit) -> int:
+        """How many prefixes may start at once under a limit."""
+        return self.most(limit) * (1 if limit is Limit.POOL else self.prefixes_per_job)
 
 
 class Severity(StrEnum):

@@ -34,8 +34,13 @@ def backoff(key: str, tries: int, first: timedelta, longest: timedelta) -> timed
 
 
 def is_stalled(job: PrefixJob, now: datetime, stalled_after: timedelta) -> bool:
-    """Whether a running prefix's counters have not moved for `stalled_after`."""
-    return job.status is JobStatus.RUNNING and job.progress_at is not None and now - job.progress_at >= stalled_after
+    """Whether a running prefix's counters have not moved for `stalled_after`; those of a shared job are its lead's."""
+    return (
+        job.status is JobStatus.RUNNING
+        and job.lead is None
+        and job.progress_at is not None
+        and now - job.progress_at >= stalled_after
+    )
 
 
 def progressed(before: Counters, after: Counters) -> bool:

@@ -53,8 +53,10 @@ class Settled:
 def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) -> Settled:
     """Fold the outcomes of the last pass, then the operation's snapshot, into a live row."""
     settled = Settled(before=job, after=job)
+    # What became of a shared transfer job is told of the row that asked: its lead, or one that shares it.
+    askers = {job.prefix, job.lead} if job.lead is not None else {job.prefix}
     for outcome in observed.outcomes:
-        if outcome.prefix == job.prefix:
+        if outcome.prefix in askers or _asked_for(outcome, job):
             settled = _with_outcome(settled, outcome, policy, now)
     name = settled.after.operation_name
     if name is None or settled.after.status not in (JobStatus.RUNNING, JobStatus.PAUSED):
@@ -65,6 +67,10 @@ def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) ->
     if name in observed.unseen:
         return settled
     return _with_missing(settled, policy, now)
+
+
+def _asked_for(outcome: Outcome, job: PrefixJob) -> bool:
+    return isinstance(outcome, (JobStarted, StartRefused)) and job.prefix in outcome.others
 
 
 def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datetime) -> Settled:
@@ -106,7 +112,7 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
 def _with_nothing_started(settled: Settled) -> Settled:
     """A look under the intent's name found that it was never carried out: the attempt's number is free again."""
     job = settled.after
-    after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, not_before=None, started_at=None)
+    after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, lead=None, not_before=None, started_at=None)
     note = Note(event="intent_withdrawn", prefix=job.prefix, fields={"job": str(job.job_name), "attempt": job.attempt})
     return replace(settled, after=after, notes=(*settled.notes, note))
 
@@ -122,7 +128,7 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
             # A denied prefix waits for the breaker, a throttled one for its time.
             denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
             due = None if denied else now + wait
-            after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, not_before=due, started_at=None)
+            after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, lead=None, not_before=due, started_at=None)
             return replace(settled, after=after, notes=(*settled.notes, note), denied=denied)
         case Refusal.UNCERTAIN:
             # Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again.
@@ -137,12 +143,13 @@ def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy
     job = settled.after
     # Only an operation that is at work can stall: one that is queued, or was paused until now, has had no chance to move.
     at_work = snapshot.state in (OperationState.IN_PROGRESS, OperationState.PAUSED)
-    moved = progressed(job.counters, snapshot.counters) or not at_work
+    moved = job.lead is None and (progressed(job.counters, snapshot.counters) or not at_work)
     resumed = job.status is JobStatus.PAUSED and snapshot.state is OperationState.IN_PROGRESS
     job = replace(
         job,
         job_name=snapshot.job_name or job.job_name,
-        counters=snapshot.counters,
+        # What several prefixes share is counted once, in the row of their lead.
+        counters=snapshot.counters if job.lead is None else job.counters,
         progress_at=now if moved or resumed or job.progress_at is None else job.progress_at,
         missing_count=0,
         missing_since=None,
@@ -150,8 +157,8 @@ def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy
     settled = replace(
         settled,
         after=job,
-        results=snapshot.results,
-        seen=True,
+        results=snapshot.results if job.lead is None else "",
+        seen=job.lead is None,
         state=snapshot.state,
         healthy=snapshot.counters.any_success,
     )
@@ -182,6 +189,8 @@ def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy
 def _with_failure(settled: Settled, snapshot: OperationSnapshot, policy: Policy, now: datetime) -> Settled:
     job = settled.after
     code, message = failure_cause(snapshot)
+    if job.lead is not None:
+        message = f"in one transfer job with {job.lead!r}: {message}"
     job = replace(job, error_code=code, error_message=message)
     settled = replace(settled, after=job)
     if _is_project_wide(code, snapshot):
@@ -231,6 +240,7 @@ def _try_again_or_end(settled: Settled, policy: Policy, now: datetime) -> Settle
         job,
         status=JobStatus.WAITING,
         operation_name=None,
+        lead=None,
         paused_by=PausedBy.NOBODY,
         not_before=now + wait,
         missing_count=0,

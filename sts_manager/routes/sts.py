@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,8 +56,25 @@ _STATES: Any = sts.TransferOperation.Status  # proto-plus types its enums as cla
 STATE_NAMES: Mapping[int, str] = {member.value: member.name for member in _STATES}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """How much of one quota is used: calls of a kind in a sliding window of seconds, of the most that are allowed."""
+
+    kind: str
+    seconds: float
+    calls: int
+    most: int
+
+
+BUCKET_S = 600
+"""Creates of the last day are remembered across restarts by the ten minutes in which they were made."""
+
+
 class Pacer:
-    """Keeps the calls of this process under the service's quotas: over it, a call is refused here instead of there."""
+    """Keeps the calls of this process under one project's quotas: over it, a call is refused here instead of there.
+
+    Windows are kept by a clock that never jumps. `remember` takes over what an earlier process used of the day.
+    """
 
     def __init__(self, clock: Clock, quotas: Mapping[str, tuple[tuple[int, float], ...]] = QUOTAS) -> None:
         self._clock, self._quotas = clock, quotas
@@ -68,15 +85,46 @@ class Pacer:
         """Count one call; raises Throttled, with the wait, when a window is full."""
         now = self._clock.monotonic()
         with self._lock:
-            calls = self._calls[kind]
-            longest = max(seconds for _, seconds in self._quotas[kind])
-            while calls and calls[0] <= now - longest:
-                calls.popleft()
+            calls = self._current(kind, now)
             for limit, seconds in self._quotas[kind]:
                 if len(calls) >= limit and calls[-limit] > now - seconds:
                     wait = timedelta(seconds=calls[-limit] + seconds - now)
                     raise Throttled(f"{limit} {kind} calls in {seconds:g} s is the service's quota", after=wait)
             calls.append(now)
+
+    def used(self) -> list[Used]:
+        """Each window as it is now."""
+        now = self._clock.monotonic()
+        with self._lock:
+            return [
+                Used(kind=kind, seconds=seconds, most=limit, calls=sum(at > now - seconds for at in self._current(kind, now)))
+                for kind, windows in self._quotas.items()
+                for limit, seconds in windows
+            ]
+
+    def buckets(self, kind: str = "create") -> dict[int, int]:
+        """Calls still in the longest window, by the ten minutes (since 1970) in which they were made."""
+        mono, wall = self._clock.monotonic(), self._clock.now().timestamp()
+        with self._lock:
+            return dict(Counter(int((wall - (mono - at)) // BUCKET_S) for at in self._current(kind, mono)))
+
+    def remember(self, buckets: Mapping[int, int], kind: str = "create") -> None:
+        """Take over the calls of an earlier process: each as late in its ten minutes as can be; known ones not again."""
+        mono, wall = self._clock.monotonic(), self._clock.now().timestamp()
+        with self._lock:
+            known = Counter(int((wall - (mono - at)) // BUCKET_S) for at in self._calls[kind])
+            for bucket, number in buckets.items():
+                # A time that is still to come was written by a clock that has since been set back.
+                age = max(0.0, wall - (bucket + 1) * BUCKET_S)
+                self._calls[kind].extend([mono - age] * max(0, number - known[bucket]))
+            self._calls[kind] = deque(sorted(self._calls[kind]))
+
+    def _current(self, kind: str, now: float) -> deque[float]:
+        calls = self._calls[kind]
+        longest = max(seconds for _, seconds in self._quotas[kind])
+        while calls and calls[0] <= now - longest:
+            calls.popleft()
+        return calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,35 +244,69 @@ class NoManifests:
 
 
 class StsRoute:
-    """The `TransferRoute` port over the service: one transfer job for each (prefix, attempt)."""
+    """The `TransferRoute` port over the service: a transfer job for each attempt, of one prefix or of several.
 
-    def __init__(self, client: StsClient, settings: TransferSettings, manifests: Manifests | None = None) -> None:
-        self._client, self._settings = client, settings
+    clients   one for each project that shares the work; the first is meant where an order names none
+    """
+
+    def __init__(self, clients: Mapping[str, StsClient], settings: TransferSettings, manifests: Manifests | None = None) -> None:
+        self._clients, self._settings = clients, settings
         self._manifests = manifests or NoManifests()
+        self._home: dict[OperationName, str] = {}
 
     def start(self, order: StartJob) -> Started:
+        client = client_in(self._clients, order.project)
         job = self._job(order)
-        return adopted(self._client, job, may_run=False) if order.adopt_only else begun(self._client, job)
+        started = adopted(client, job, may_run=False) if order.adopt_only else begun(client, job)
+        if started.operation_name is not None:
+            self._home[started.operation_name] = client.project
+        return started
 
     def _job(self, order: StartJob) -> sts.TransferJob:
         try:
-            return transfer_job(order, self._settings, self._manifests.manifest(order))
+            manifest = "" if order.others else self._manifests.manifest(order)
+            return transfer_job(order, self._settings, manifest)
         except ValueError as error:
             raise Permanent(f"{order.prefix!r}: {error}", code="ROUTE_UNFIT") from error
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
-        found: dict[OperationName, OperationSnapshot] = {}
-        for some in chunks(names, NAMES_PER_POLL):
-            for _, seen in self._client.operations(operationNames=[str(name) for name in some]):
-                found[seen.name] = seen
+        found = listed(self._clients, names, self._home)
         carried = self._manifests.carried([str(seen.job_name) for seen in found.values()])
         return {name: _carrying(seen, *carried.get(str(seen.job_name), (0, 0))) for name, seen in found.items()}
 
     def pause(self, name: OperationName) -> None:
-        self._client.pause(name)
+        self._client_of(name).pause(name)
 
     def resume(self, name: OperationName) -> None:
-        self._client.resume(name)
+        self._client_of(name).resume(name)
+
+    def _client_of(self, name: OperationName) -> StsClient:
+        """Operations are named for the whole service: which project's quota is used for a call is all that depends on it."""
+        return client_in(self._clients, self._home.get(name, ""))
+
+
+def client_in(clients: Mapping[str, StsClient], project: str) -> StsClient:
+    """The client of a project; of the first one where none is named. Raises Permanent for one that this daemon does not use."""
+    if not project:
+        return next(iter(clients.values()))
+    if project not in clients:
+        told = f"it began in project {project}, which is not among this daemon's: --project {', '.join(clients)}"
+        raise Permanent(told, code="PROJECT_UNKNOWN")
+    return clients[project]
+
+
+def listed(
+    clients: Mapping[str, StsClient], names: Sequence[OperationName], home: dict[OperationName, str]
+) -> dict[OperationName, OperationSnapshot]:
+    """Ask for operations in the projects where they are known to be (`home`, which is added to), else in all of them."""
+    found: dict[OperationName, OperationSnapshot] = {}
+    for project, client in clients.items():
+        here = [name for name in names if name not in found and home.get(name, project) == project]
+        for some in chunks(here, NAMES_PER_POLL):
+            for _, seen in client.operations(operationNames=[str(name) for name in some]):
+                found[seen.name] = seen
+                home[seen.name] = project
+    return found
 
 
 def _carrying(seen: OperationSnapshot, objects: int, size: int) -> OperationSnapshot:
@@ -270,45 +352,53 @@ def adopted(client: StsClient, wanted: sts.TransferJob, *, may_run: bool) -> Sta
 
 
 class StsProject:
-    """The `TransferProject` port: what the utility commands ask across all jobs."""
+    """The `TransferProject` port: what the utility commands ask across all jobs of one project, or of several."""
 
-    def __init__(self, client: StsClient) -> None:
-        self._client = client
+    def __init__(self, clients: Mapping[str, StsClient]) -> None:
+        self._clients = clients
+        self._home: dict[OperationName, str] = {}
 
     def transfer_jobs(self) -> Iterator[TransferJobView]:
-        for job in self._client.jobs():
-            latest = job.latest_operation_name
-            yield TransferJobView(
-                name=job.name,
-                latest_operation=OperationName(latest) if latest else None,
-                one_time=is_one_time(job),
-            )
+        for client in self._clients.values():
+            for job in client.jobs():
+                latest = job.latest_operation_name
+                yield TransferJobView(
+                    name=job.name,
+                    latest_operation=OperationName(latest) if latest else None,
+                    one_time=is_one_time(job),
+                )
 
     def active_operations(self, job_names: Collection[str] | None) -> Iterator[tuple[str, OperationSnapshot]]:
         active = ["IN_PROGRESS", "QUEUED", "SUSPENDING", "PAUSED"]
-        if job_names is None:
-            yield from self._client.operations(transferStatuses=active)
-            return
-        for some in chunks(sorted(job_names), NAMES_PER_POLL):
-            yield from self._client.operations(jobNames=list(some), transferStatuses=active)
+        for client in self._clients.values():
+            if job_names is None:
+                yield from client.operations(transferStatuses=active)
+                continue
+            for some in chunks(sorted(job_names), NAMES_PER_POLL):
+                yield from client.operations(jobNames=list(some), transferStatuses=active)
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
-        found: dict[OperationName, OperationSnapshot] = {}
-        for some in chunks(names, NAMES_PER_POLL):
-            found.update((seen.name, seen) for _, seen in self._client.operations(operationNames=[str(n) for n in some]))
-        return found
+        return listed(self._clients, names, self._home)
 
     def pause(self, name: OperationName) -> None:
-        self._client.pause(name)
+        client_in(self._clients, self._home.get(name, "")).pause(name)
 
     def resume(self, name: OperationName) -> None:
-        self._client.resume(name)
+        client_in(self._clients, self._home.get(name, "")).resume(name)
 
     def cancel(self, name: OperationName) -> None:
-        self._client.cancel(name)
+        client_in(self._clients, self._home.get(name, "")).cancel(name)
 
     def delete_job(self, name: str) -> None:
-        self._client.delete(name)
+        """In whichever project it is. Raises NotFound."""
+        *others, last = self._clients.values()
+        for client in others:
+            try:
+                client.delete(name)
+            except NotFound:
+                continue
+            return
+        last.delete(name)
 
 
 def connect(project: str, emulator: str | None, clock: Clock) -> StsClient:

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from google.cloud import storage_transfer_v1 as sts
 
-from sts_manager.domain.model import StartJob
+from sts_manager.domain.model import PREFIXES_OF_A_JOB_MAX, Egress, StartJob
+from sts_manager.domain.naming import overlaps
 from sts_manager.domain.place import Place, Scheme, places_of
 
 
@@ -60,10 +61,11 @@ def transfer_job(order: StartJob, settings: TransferSettings, manifest: str = ""
 
     Raises ValueError when its own source is one that these settings cannot open.
     """
+    more = f" and {len(order.others):,} more" if order.others else ""
     job = sts.TransferJob(
         name=order.job_name,
-        description=_shortened(f"STS Manager: {order.prefix} (attempt {order.attempt})"),
-        project_id=settings.project,
+        description=_shortened(f"STS Manager: {order.prefix}{more} (attempt {order.attempt})"),
+        project_id=order.project or settings.project,
         status=sts.TransferJob.Status.ENABLED,
         transfer_spec=transfer_spec(order, settings, manifest),
     )
@@ -109,8 +111,13 @@ def list_job(listed: ListedTransfer, project: str) -> sts.TransferJob:
 def transfer_spec(order: StartJob, settings: TransferSettings, manifest: str = "") -> sts.TransferSpec:
     """What is moved from where to where. Prefixes, and names of a manifest, are relative to the source's path."""
     source, sink = places_of(order.source, order.destination, otherwise=(settings.source, settings.sink))
-    settings = replace(settings, source=source, sink=sink)
-    conditions = sts.ObjectConditions(include_prefixes=[] if manifest else [order.prefix])
+    settings = _leaving(replace(settings, source=source, sink=sink), order.egress)
+    prefixes = sorted((order.prefix, *order.others))
+    if len(prefixes) > PREFIXES_OF_A_JOB_MAX:
+        raise ValueError(f"{len(prefixes):,} prefixes do not fit into one transfer job; {PREFIXES_OF_A_JOB_MAX:,} are the most")
+    for one in overlaps([(prefix, at) for at, prefix in enumerate(prefixes)]):
+        raise ValueError(f"{prefixes[one.inner]!r} lies under {prefixes[one.outer]!r}: the service takes no such pair in one job")
+    conditions = sts.ObjectConditions(include_prefixes=[] if manifest else prefixes)
     if settings.modified_since is not None:
         conditions.last_modified_since = settings.modified_since
     if settings.modified_before is not None:
@@ -135,6 +142,15 @@ def transfer_spec(order: StartJob, settings: TransferSettings, manifest: str = "
     return spec
 
 
+def _leaving(settings: TransferSettings, egress: str) -> TransferSettings:
+    """How a prefix's bytes leave AWS, where its row says so."""
+    if not egress:
+        return settings
+    domain = egress if egress.startswith("https://") else ""
+    network = egress == Egress.PRIVATE_NETWORK
+    return replace(settings, s3_cloudfront_domain=domain, s3_managed_private_network=network)
+
+
 def _s3_data(settings: TransferSettings) -> sts.AwsS3Data:
     access = settings.s3_access
     assert access is not None, "TransferSettings refuses an S3 source without access"
@@ -156,18 +172,28 @@ def _s3_data(settings: TransferSettings) -> sts.AwsS3Data:
 def differences(wanted: sts.TransferSpec, found: sts.TransferSpec) -> Iterator[str]:
     """Name the fields in which an existing job would move other objects, or put them elsewhere.
 
-    How S3 is opened is not compared: the service never gives keys out again, and a rotated role moves the same objects.
+    A job of several prefixes is that of some of them, too: the others' rows may have gone another way meanwhile. How S3 is opened
+    is not compared: the service never gives keys out again, and a rotated role moves the same objects.
     """
     pairs = {
         "source": (_source(wanted), _source(found)),
         "sink": (_location(wanted.gcs_data_sink), _location(found.gcs_data_sink)),
-        "object_conditions": (wanted.object_conditions, found.object_conditions),
+        "object_conditions": (_conditions(wanted, found), found.object_conditions),
         "manifest": (wanted.transfer_manifest.location, found.transfer_manifest.location),
         "transfer_options": (wanted.transfer_options, found.transfer_options),
     }
     for name, (ours, theirs) in pairs.items():
         if ours != theirs:
             yield name
+
+
+def _conditions(wanted: sts.TransferSpec, found: sts.TransferSpec) -> sts.ObjectConditions:
+    ours, theirs = set(wanted.object_conditions.include_prefixes), set(found.object_conditions.include_prefixes)
+    if not ours < theirs:
+        return wanted.object_conditions
+    same = sts.ObjectConditions(wanted.object_conditions)
+    same.include_prefixes = list(found.object_conditions.include_prefixes)
+    return same
 
 
 def _source(spec: sts.TransferSpec) -> tuple[str, str, str]:

@@ -14,9 +14,9 @@ from cdn_worker.contract import JobSpec
 from cdn_worker.lists.ledger import CANCELLED, Job, ListLedger, Part, State, spec_text
 from sts_manager.domain.errors import NameTaken, Permanent, Retryable
 from sts_manager.domain.model import OperationSnapshot, OperationState, StartJob
-from sts_manager.domain.naming import OperationName, chunks
+from sts_manager.domain.naming import OperationName
 from sts_manager.ports import Clock, Started
-from sts_manager.routes.sts import NAMES_PER_POLL, StsClient, begun
+from sts_manager.routes.sts import StsClient, begun, client_in, listed
 from sts_manager.routes.sts_spec import ListedTransfer, list_job
 from sts_manager.url_lists.document import ListOperations, operation_of
 
@@ -37,14 +37,15 @@ class UrlListRoute:
 
     def __init__(
         self,
-        client: StsClient,
+        clients: Mapping[str, StsClient],
         ledger: ListLedger,
         spec_of: Callable[[StartJob], JobSpec],
         clock: Clock,
         *,
         full_metadata: bool = True,
     ) -> None:
-        self._client, self._ledger, self._spec_of, self._clock = client, ledger, spec_of, clock
+        self._clients, self._ledger, self._spec_of, self._clock = clients, ledger, spec_of, clock
+        self._home: dict[OperationName, str] = {}
         self._own = ListOperations(ledger)
         self._full_metadata = full_metadata
         self._told: set[str] = set()
@@ -59,7 +60,7 @@ class UrlListRoute:
         spec = self._spec_of(order)
         if known is not None and spec_text(known.spec) != spec_text(spec):
             raise NameTaken(f"{name} is in the ledger of URL lists with another spec: {known.spec}, not {spec}")
-        self._ledger.begin(spec, order.prefix, self._clock.now(), full_metadata=self._full_metadata)
+        self._ledger.begin(spec, order.prefix, self._clock.now(), full_metadata=self._full_metadata, project=order.project)
         return Started(operation_name=operation_of(name), adopted=known is not None)
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
@@ -92,10 +93,7 @@ class UrlListRoute:
         return False
 
     def _poll(self, parts: Sequence[Part]) -> Seen:
-        found: dict[OperationName, OperationSnapshot] = {}
-        for some in chunks([part.operation for part in parts], NAMES_PER_POLL):
-            found.update((seen.name, seen) for _, seen in self._client.operations(operationNames=list(some)))
-        return found
+        return listed(self._clients, [OperationName(part.operation) for part in parts], self._home)
 
     def _looked_at(self, job: Job, part: Part, seen: Seen) -> Part:
         """Record what the service says of a part, and steer it as its job is steered."""
@@ -129,16 +127,16 @@ class UrlListRoute:
         return next(one for one in self._ledger.parts(part.job) if one.number == part.number)
 
     def _steer_part(self, job: Job, part: Part, operation: OperationSnapshot) -> None:
-        name = operation.name
+        name, client = operation.name, client_in(self._clients, job.project)
         calls: list[Callable[[OperationName], None]] = []
         if job.cancelled and operation.active:
-            calls.append(self._client.cancel)
+            calls.append(client.cancel)
         elif job.paused and operation.state in (OperationState.IN_PROGRESS, OperationState.QUEUED):
             self._ledger.may_resume(part, resumable=True)
-            calls.append(self._client.pause)
+            calls.append(client.pause)
         elif part.resumable and not job.paused and operation.state is OperationState.PAUSED:
             # What a person paused at the service stays paused, until a command says otherwise.
-            calls.append(self._client.resume)
+            calls.append(client.resume)
         elif part.resumable and not job.paused and operation.state is OperationState.IN_PROGRESS:
             self._ledger.may_resume(part, resumable=False)  # the wish is fulfilled
         for call in calls:
@@ -178,7 +176,7 @@ class UrlListRoute:
 
     def _started(self, job: Job, part: Part) -> bool:
         """Begin a part's transfer, or find it begun. Whether to go on with the next one now."""
-        listed = ListedTransfer(
+        transfer = ListedTransfer(
             name=part.transfer_job,
             description=f"STS Manager: {job.prefix}, list {part.number}",
             location=part.location,
@@ -187,7 +185,8 @@ class UrlListRoute:
             storage_class=job.spec.storage_class,
         )
         try:
-            started = begun(self._client, list_job(listed, self._client.project))
+            client = client_in(self._clients, job.project)
+            started = begun(client, list_job(transfer, client.project))
         except Retryable as error:
             self._tell("part_waits", f"{part.transfer_job}: {error}")
             return False

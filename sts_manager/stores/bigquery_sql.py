@@ -25,6 +25,9 @@ _ADDED: Columns = {
     "route": "STRING",
     "source": "STRING",
     "destination": "STRING",
+    "egress": "STRING",
+    "project": "STRING",
+    "lead": "STRING",
     "attempt": "INT64",
     "attempt_base": "INT64",
     "forgiven": "INT64",
@@ -70,7 +73,7 @@ OBJECT_COLUMNS: Columns = {
     "seen_at": "TIMESTAMP",
 }
 """Appended to: of an object that was seen more than once the line with the latest `seen_at` counts."""
-STAGED_COLUMNS: Columns = {"prefix": "STRING", "route": "STRING", "source": "STRING", "destination": "STRING"}
+STAGED_COLUMNS: Columns = {"prefix": "STRING", "route": "STRING", "source": "STRING", "destination": "STRING", "egress": "STRING"}
 REQUIRED = ("prefix", "status", "timestamp", "key", "value")
 
 ROW: Columns = {
@@ -263,8 +266,8 @@ def add_staged(names: Names, staged: str) -> str:
     """Add the staged prefixes that are not there yet; safe to repeat."""
     return (
         f"MERGE `{names.full(names.job)}` AS j USING `{names.full(staged)}` AS s ON j.prefix = s.prefix "
-        "WHEN NOT MATCHED THEN INSERT (prefix, status, last_updated, attempt, generation, route, source, destination) "
-        "VALUES (s.prefix, 'waiting', @at, 0, 0, s.route, s.source, s.destination)"
+        "WHEN NOT MATCHED THEN INSERT (prefix, status, last_updated, attempt, generation, route, source, destination, egress) "
+        "VALUES (s.prefix, 'waiting', @at, 0, 0, s.route, s.source, s.destination, s.egress)"
     )
 
 

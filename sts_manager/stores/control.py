@@ -9,7 +9,7 @@ from typing import Any
 
 from sts_manager.domain.model import Breaker, Hold, Limit
 from sts_manager.domain.naming import Prefix
-from sts_manager.ports import Control, PassReport, Sample
+from sts_manager.ports import Control, PassReport, QuotaUse, Sample
 
 
 def control_of(found: Mapping[str, str]) -> Control:
@@ -72,6 +72,8 @@ def report_text(report: PassReport) -> str:
             "samples": [
                 [sample.at.isoformat(), sample.done, sample.bytes_copied, sample.objects_copied] for sample in report.samples
             ],
+            "quotas": [[one.project, one.kind, one.seconds, one.calls, one.most] for one in report.quotas],
+            "creates": {project: dict(buckets) for project, buckets in report.creates.items()},
         }
     )
 
@@ -82,7 +84,15 @@ def report_of(text: str) -> PassReport:
         Sample(at=_time(at), done=done, bytes_copied=copied, objects_copied=objects)
         for at, done, copied, objects in value.pop("samples")
     )
-    return PassReport(at=_time(value.pop("at")), samples=samples, **value)
+    quotas = tuple(
+        QuotaUse(project=project, kind=kind, seconds=seconds, calls=calls, most=most)
+        for project, kind, seconds, calls, most in value.pop("quotas", ())
+    )
+    creates = {
+        project: {int(bucket): number for bucket, number in buckets.items()}
+        for project, buckets in value.pop("creates", {}).items()
+    }
+    return PassReport(at=_time(value.pop("at")), samples=samples, quotas=quotas, creates=creates, **value)
 
 
 def _time(text: str) -> datetime:

@@ -8,7 +8,7 @@ from typing import Any
 from sts_manager.domain.model import Chosen, Counters, FailedObject, JobStatus, KnownObject, PausedBy, PrefixJob, Route
 from sts_manager.domain.naming import JobName, OperationName, Prefix
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COUNTERS = tuple(Counters.__slots__)
 ADOPTED = "transferJobs/adopted"
 """The job name of a row taken over from the older tool, until its operation tells the real one."""
@@ -26,6 +26,9 @@ def row_of(job: PrefixJob) -> dict[str, Any]:
         "route": None if job.route is None else job.route.value,
         "source": job.source or None,
         "destination": job.destination or None,
+        "egress": job.egress or None,
+        "project": job.project or None,
+        "lead": job.lead,
         "attempt": job.attempt,
         "attempt_base": job.attempt_base,
         "forgiven": job.forgiven,
@@ -51,6 +54,7 @@ def own_columns(chosen: Chosen | None) -> dict[str, str | None]:
         "route": None if own.route is None else own.route.value,
         "source": own.source or None,
         "destination": own.destination or None,
+        "egress": own.egress or None,
     }
 
 
@@ -85,6 +89,9 @@ def job_of(row: Mapping[Any, Any], updated: str = "last_updated") -> PrefixJob:
         route=Route(row["route"]) if row["route"] else None,
         source=row["source"] or "",
         destination=row["destination"] or "",
+        egress=row["egress"] or "",
+        project=row["project"] or "",
+        lead=Prefix(row["lead"]) if row["lead"] else None,
         job_name=JobName(row["job_name"]) if row["job_name"] else None,
         operation_name=OperationName(row["operation_name"]) if row["operation_name"] else None,
         attempt=row["attempt"] or 0,

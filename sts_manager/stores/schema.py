@@ -49,6 +49,9 @@ def _added_columns() -> list[sa.Column[Any]]:
         sa.Column("route", sa.String(16)),
         sa.Column("source", sa.Text),
         sa.Column("destination", sa.Text),
+        sa.Column("egress", sa.String(256)),
+        sa.Column("project", sa.String(64)),
+        sa.Column("lead", PREFIX_TEXT),
         _number("attempt"),
         _number("attempt_base"),
         _number("forgiven"),
@@ -181,5 +184,11 @@ def to_own_routes(connection: sa.Connection, made: Tables) -> None:
             index.create(connection, checkfirst=True)
 
 
-MIGRATIONS: Mapping[int, Callable[[sa.Connection, Tables], None]] = {0: from_older_tool, 1: to_own_routes}
+def to_shared_jobs(connection: sa.Connection, made: Tables) -> None:
+    """Schema 2 to schema 3: prefixes may share a transfer job, in one of several projects, by an egress of their own."""
+    for table in (made.job, made.history):
+        add_missing_columns(connection, table)
+
+
+MIGRATIONS: Mapping[int, Callable[[sa.Connection, Tables], None]] = {0: from_older_tool, 1: to_own_routes, 2: to_shared_jobs}
 """How to get from a schema to the next one."""

@@ -25,7 +25,7 @@ from sts_manager.domain.model import (
     changed,
 )
 from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes
-from sts_manager.ports import Batch, JobStore, PassReport, PrefixClash, Sample
+from sts_manager.ports import Batch, JobStore, PassReport, PrefixClash, QuotaUse, Sample
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import FakeClock
 
@@ -63,6 +63,11 @@ def full(prefix: str) -> PrefixJob:
         prefix=Prefix(prefix),
         status=JobStatus.PAUSED,
         route=Route.STS_S3,
+        source="s3://own/in/",
+        destination="gs://own/out/",
+        egress="managed-private-network",
+        project="another-project",
+        lead=Prefix("a-lead/"),
         job_name=JOB,
         operation_name=OPERATION,
         attempt=7,
@@ -230,7 +235,9 @@ def test_an_object_is_known_as_it_was_last_seen(store: JobStore) -> None:
 def test_prefixes_of_each_limit_are_startable_however_many_the_other_has(store: JobStore) -> None:
     own = {
         **{
-            Prefix(f"a{index}/"): Chosen(route=Route.CDN, source="s3://other/in", destination="gs://other/out")
+            Prefix(f"a{index}/"): Chosen(
+                route=Route.CDN, source="s3://other/in", destination="gs://other/out", egress="https://d.example"
+            )
             for index in range(3)
         },
         Prefix("c/"): Chosen(route=Route.STS_GCS),
@@ -240,6 +247,7 @@ def test_prefixes_of_each_limit_are_startable_however_many_the_other_has(store: 
     job = store.job(Prefix("a1/"))
     assert job is not None
     assert (job.route, job.source, job.destination) == (Route.CDN, "s3://other/in", "gs://other/out")
+    assert job.egress == "https://d.example"
     both = store.startable(NOW, {Limit.SERVICE: 2, Limit.POOL: 2}, Route.STS_S3)
     assert [one.prefix for one in both] == ["a0/", "a1/", "b/", "c/"]
     default = store.startable(NOW, {Limit.SERVICE: 2, Limit.POOL: 4}, Route.CDN)
@@ -293,7 +301,18 @@ def test_hold_breaker_and_report_are_kept(store: JobStore) -> None:
     store.set_hold(hold)
     breaker = Breaker(code="X", message="m", opened_at=NOW, probe_at=NOW, probes=2, probe=Prefix("a/"))
     sample = Sample(at=NOW, done=1, bytes_copied=2, objects_copied=3)
-    report = PassReport(at=NOW, interval_s=60.0, running=4, stalled=1, blocked="b", degraded="d", samples=(sample,))
+    used = QuotaUse(project="one", kind="create", seconds=60.0, calls=2, most=600)
+    report = PassReport(
+        at=NOW,
+        interval_s=60.0,
+        running=4,
+        stalled=1,
+        blocked="b",
+        degraded="d",
+        samples=(sample,),
+        quotas=(used,),
+        creates={"one": {3: 4}},
+    )
     store.record(Batch(at=NOW, writes_state=True, breaker=breaker, report=report))
     control = store.control()
     assert (control.hold, control.breaker, control.report) == (hold, breaker, report)

@@ -58,7 +58,7 @@ class StageBench:
         settings = TransferSettings(
             project=PROJECT, source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}/in"), s3_access=access
         )
-        self.route = StsRoute(client, settings)
+        self.route = StsRoute({PROJECT: client}, settings)
 
     def delete(self, name: JobName) -> None:
         self.service.delete(name, PROJECT)
@@ -102,7 +102,7 @@ class ListBench:
         client = connect(PROJECT, stage.environment["STORAGE_TRANSFER_EMULATOR_HOST"], SystemClock())
         self.ledger = ListLedger(folder / "lists.db", StoreUnavailable)
         settings = PoolSettings(source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}/in"))
-        self.route = UrlListRoute(client, self.ledger, lambda asked: spec_of(asked, settings), SystemClock())
+        self.route = UrlListRoute({PROJECT: client}, self.ledger, lambda asked: spec_of(asked, settings), SystemClock())
 
     def runs(self, name: JobName) -> int:
         return int(self.ledger.job(name) is not None)

@@ -34,7 +34,7 @@ def older_operation(client: StsClient, prefix: str) -> OperationName:
     )
     name = JobName(f"transferJobs/older-{prefix.strip('/')}")
     order = StartJob(prefix=Prefix(prefix), attempt=1, job_name=name, route=Route.STS_S3)
-    operation = StsRoute(client, settings).start(order).operation_name
+    operation = StsRoute({PROJECT: client}, settings).start(order).operation_name
     assert operation is not None
     return operation
 

@@ -81,7 +81,7 @@ class MemoryStore:
         for prefix in new:
             own = chosen.get(prefix, Chosen())
             self.rows[prefix] = PrefixJob(
-                prefix=prefix, last_updated=at, route=own.route, source=own.source, destination=own.destination
+                prefix=prefix, last_updated=at, route=own.route, source=own.source, destination=own.destination, egress=own.egress
             )
         progress(len(prefixes))
         return Loaded(added=len(new), present=len(prefixes) - len(new))

@@ -15,6 +15,8 @@ from sts_manager.ports import Started
 class FakeJob:
     name: JobName
     prefix: Prefix
+    others: tuple[Prefix, ...] = ()
+    project: str = ""
     deleted: bool = False
     operation: OperationName | None = None
     runs: int = 0
@@ -41,10 +43,10 @@ class FakeTransferService:
         if job is None:
             if order.adopt_only:
                 return Started(operation_name=None)
-            job = self.jobs[order.job_name] = FakeJob(order.job_name, order.prefix)
+            job = self.jobs[order.job_name] = FakeJob(order.job_name, order.prefix, order.others, order.project)
         if job.deleted:
             raise NameDeleted(f"{order.job_name} was deleted")
-        if job.prefix != order.prefix:
+        if not {order.prefix, *order.others} <= {job.prefix, *job.others}:
             raise NameTaken(f"{order.job_name} exists with another spec")
         if job.operation is not None or order.adopt_only:
             return Started(operation_name=job.operation, adopted=True)

@@ -344,7 +344,7 @@ def test_a_dataset_of_schema_1_is_brought_up_to_date_by_prepare_tables(stage: St
     store._put({"schema_version": "1"})
     store.close()
     steps = preparation(warehouse())
-    assert [step.says for step in steps] == ["write schema version 2: older versions of this program then refuse the dataset"]
+    assert [step.says for step in steps] == ["write schema version 3: older versions of this program then refuse the dataset"]
     for step in steps:
         step.does()
     assert preparation(warehouse()) == []

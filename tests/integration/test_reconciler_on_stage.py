@@ -49,7 +49,7 @@ class Migration:
 
     def restarted(self) -> Reconciler:
         client = connect(PROJECT, self.stage.environment["STORAGE_TRANSFER_EMULATOR_HOST"], CLOCK)
-        route = StsRoute(client, self.settings)
+        route = StsRoute({PROJECT: client}, self.settings)
         self.reconciler = Reconciler(self.store, {Route.STS_S3: route, Route.STS_GCS: route}, self.policy, CLOCK)
         return self.reconciler
 

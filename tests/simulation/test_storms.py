@@ -16,6 +16,15 @@ def test_every_prefix_ends_once_faults_stop(seed: int) -> None:
     assert truthful(world)
 
 
+@pytest.mark.parametrize("seed", range(200))
+def test_so_do_prefixes_that_share_transfer_jobs(seed: int) -> None:
+    world = World(seed, prefixes=40, prefixes_per_job=35)
+    world.storm(passes=60)
+    world.calm(passes=100)
+    assert world.all_ended, {job.prefix: (job.status, job.error_message) for job in world.store.rows.values()}
+    assert truthful(world)
+
+
 def test_a_storm_really_crashes_and_fails() -> None:
     """The simulation proves nothing if nothing ever goes wrong in it."""
     seen: set[str] = set()

@@ -86,9 +86,10 @@ class CrashingRoute:
     broken: list[str] = field(default_factory=list)
 
     def start(self, order: StartJob) -> Started:
-        intent = self.store.rows[order.prefix]
-        if (intent.job_name, intent.attempt, intent.status) != (order.job_name, order.attempt, JobStatus.RUNNING):
-            self.broken.append(f"start of {order.job_name} without its intent")
+        for prefix in (order.prefix, *order.others):
+            intent = self.store.rows[prefix]
+            if (intent.job_name, intent.attempt, intent.status) != (order.job_name, order.attempt, JobStatus.RUNNING):
+                self.broken.append(f"start of {order.job_name} without its intent for {prefix}")
         self.chance.before()
         if self.chance.faulty():
             raise self.chance.random.choice(
@@ -126,7 +127,8 @@ class CrashingRoute:
 
 
 class World:
-    def __init__(self, seed: int, prefixes: int = 10) -> None:
+    def __init__(self, seed: int, prefixes: int = 10, prefixes_per_job: int = 1) -> None:
+        self.prefixes_per_job = prefixes_per_job
         self.random = random.Random(seed)
         self.clock = FakeClock()
         self.store = MemoryStore()
@@ -143,6 +145,7 @@ class World:
             migration="0badcafe",
             route=Route.STS_S3,
             running_max=RUNNING_MAX,
+            prefixes_per_job=self.prefixes_per_job,
             attempts_max=ATTEMPTS_MAX,
             retry_delay=timedelta(seconds=30),
             breaker_delay=timedelta(seconds=60),
@@ -255,7 +258,12 @@ class World:
         """The safety invariants."""
         assert not self.route.broken, self.route.broken
         assert all(job.runs <= 1 for job in self.service.jobs.values()), "a job ran twice"
-        live = Counter(self.service.prefix_of[name] for name in self.service.active())
+        jobs = {job.operation: job for job in self.service.jobs.values()}
+        live = Counter(
+            prefix
+            for name in self.service.active()
+            for prefix in ((jobs[name].prefix, *jobs[name].others) if name in jobs else (self.service.prefix_of[name],))
+        )
         assert all(number == 1 for number in live.values()), f"two live operations: {live}"
         for prefix, job in self.store.rows.items():
             events = list(self.store.history(prefix))

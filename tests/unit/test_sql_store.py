@@ -76,7 +76,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE sts_job_control SET value = '99' WHERE key = 'schema_version'")
     connection.close()
-    with pytest.raises(StoreTooNew, match=r"schema version 99; this program knows up to 2: upgrade it"):
+    with pytest.raises(StoreTooNew, match=r"schema version 99; this program knows up to 3: upgrade it"):
         open_store(f"sqlite:///{path}")
 
 
@@ -103,6 +103,27 @@ def test_a_store_of_schema_1_gets_routes_of_its_own(path: Path) -> None:
         indexes = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     connection.close()
     assert "sts_job_by_route" in indexes
+
+
+def test_a_store_of_schema_2_gets_shared_jobs(path: Path) -> None:
+    store = open_store(f"sqlite:///{path}", create=True)
+    store.load(checked_prefixes(["a/"]), NOW, lambda _: None)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        for table in ("sts_job", "sts_job_history"):
+            for column in ("egress", "project", "lead"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("UPDATE sts_job_control SET value = '2' WHERE key = 'schema_version'")
+    connection.close()
+    again = open_store(f"sqlite:///{path}")
+    job = again.job(Prefix("a/"))
+    assert job is not None
+    assert (job.egress, job.project, job.lead) == ("", "", None)
+    again.load(checked_prefixes(["b/"]), NOW, lambda _: None, {Prefix("b/"): Chosen(egress="s3")})
+    other = again.job(Prefix("b/"))
+    assert other is not None
+    assert other.egress == "s3"
+    again.close()
 
 
 def test_a_store_that_is_not_there_is_not_made_by_a_reader(path: Path) -> None:

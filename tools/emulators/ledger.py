@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "sts.reads_per_minute": 1500,
     "sts.updates_per_minute": 600,
     "sts.pauses_per_minute": 900,
+    "sts.other_projects": [],  # beside stage-project, each with quotas of its own
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says

@@ -78,9 +78,9 @@ class TransferService:
     # Jobs
 
     def create(self, job: sts.TransferJob) -> sts.TransferJob:
-        self._quota("sts.creates_per_minute", 60, "create requests per minute")
-        self._quota("sts.creates_per_day", 86_400, "create requests per day")
         self._project(job.project_id)
+        self._quota("sts.creates_per_minute", 60, "create requests per minute", job.project_id)
+        self._quota("sts.creates_per_day", 86_400, "create requests per day", job.project_id)
         check_job(job)
         with self.lock:
             if job.name in self.jobs:
@@ -99,21 +99,22 @@ class TransferService:
     def get(self, name: str, project: str) -> sts.TransferJob:
         self._reads(project)
         with self.lock:
-            return _shown(self._job(name, deleted_too=True))
+            return _shown(self._job(name, project, deleted_too=True))
 
     def list_jobs(self, wanted: Filter) -> list[sts.TransferJob]:
         self._reads(wanted.project_id)
         with self.lock:
-            return [_shown(job) for name, job in sorted(self.jobs.items()) if _job_meets(job, wanted)]
+            of = wanted.project_id
+            return [_shown(job) for _, job in sorted(self.jobs.items()) if job.project_id == of and _job_meets(job, wanted)]
 
     def update(self, name: str, project: str, patch: sts.TransferJob, mask: Sequence[str]) -> sts.TransferJob:
-        self._quota("sts.updates_per_minute", 60, "update requests per minute")
         self._project(project)
+        self._quota("sts.updates_per_minute", 60, "update requests per minute", project)
         allowed = {"description", "transfer_spec", "notification_config", "logging_config", "status"}
         if unknown := sorted(set(mask) - allowed):
             raise invalid(f"update_transfer_job_field_mask: cannot update {unknown[0]!r}")
         with self.lock:
-            job = self._job(name)
+            job = self._job(name, project)
             changed = sts.TransferJob(job)
             for path in mask or allowed:
                 setattr(changed, path, getattr(patch, path))
@@ -125,10 +126,10 @@ class TransferService:
             return _shown(changed)
 
     def delete(self, name: str, project: str) -> None:
-        self._quota("sts.updates_per_minute", 60, "delete requests per minute")
         self._project(project)
+        self._quota("sts.updates_per_minute", 60, "delete requests per minute", project)
         with self.lock:
-            self._job(name)
+            self._job(name, project)
             self._delete(name)
 
     def _delete(self, name: str) -> sts.TransferJob:
@@ -143,10 +144,10 @@ class TransferService:
     # Operations
 
     def run(self, name: str, project: str) -> Operation:
-        self._quota("sts.updates_per_minute", 60, "run requests per minute")
         self._project(project)
+        self._quota("sts.updates_per_minute", 60, "run requests per minute", project)
         with self.lock:
-            job = self._job(name)
+            job = self._job(name, project)
             if any(operation.work.status in ACTIVE for operation in self._operations_of(name)):
                 message = f"Transfer job {name} already has an active operation"
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message)
@@ -179,8 +180,12 @@ class TransferService:
                 found = [operation for name in wanted.job_names for operation in self._operations_of(name)]
             else:
                 found = list(self.operations.values())
-        found = [operation for operation in found if _operation_meets(operation, wanted)]
+        found = [one for one in found if self._project_of(one) == wanted.project_id and _operation_meets(one, wanted)]
         return sorted(found, key=lambda operation: (operation.started, operation.name), reverse=True)
+
+    def _project_of(self, operation: Operation) -> str:
+        job = self.jobs.get(operation.job)
+        return self.project if job is None else job.project_id
 
     def pause(self, name: str) -> None:
         self._quota("sts.pauses_per_minute", 60, "pause requests per minute")
@@ -261,24 +266,24 @@ class TransferService:
         operation.ended = datetime.now(UTC)
         self._admit()
 
-    def _job(self, name: str, *, deleted_too: bool = False) -> sts.TransferJob:
+    def _job(self, name: str, project: str, *, deleted_too: bool = False) -> sts.TransferJob:
         job = self.jobs.get(name)
-        if job is None or (job.status == JobState.DELETED and not deleted_too):
+        if job is None or job.project_id != project or (job.status == JobState.DELETED and not deleted_too):
             raise Refused(grpc.StatusCode.NOT_FOUND, f"Transfer job not found: {name}")
         return job
 
-    def _quota(self, name: str, seconds: float, words: str) -> None:
-        if not self.ledger.within(name, seconds):
+    def _quota(self, name: str, seconds: float, words: str, project: str = "") -> None:
+        if not self.ledger.within(name, seconds, project or self.project):
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Quota exceeded for quota metric '{words}'")
 
     def _reads(self, project: str) -> None:
-        self._quota("sts.reads_per_minute", 60, "read requests per minute")
         self._project(project)
+        self._quota("sts.reads_per_minute", 60, "read requests per minute", project)
 
     def _project(self, project: str) -> None:
         if not project:
             raise invalid("project_id is required")
-        if project != self.project:
+        if project not in (self.project, *self.ledger.setting("sts.other_projects")):
             message = f"The caller does not have permission on project {project!r}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, message)
 

@@ -1,0 +1,53 @@
+"""What this process uses of the transfer service's quotas, in each project: kept under them, shown, and carried over restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sts_manager.domain.errors import BadInput, Fatal
+from sts_manager.domain.model import Limit, Plan, StartJob
+from sts_manager.ports import Clock, QuotaUse
+from sts_manager.routes.sts import BUCKET_S, StsClient
+
+DAY_S = 86_400.0
+
+
+class ServiceQuotas:
+    """The `Quotas` port. `clients` may raise BadInput or Fatal: then no project is used, and there is nothing to count."""
+
+    def __init__(self, clients: Callable[[], Mapping[str, StsClient]], clock: Clock) -> None:
+        self._clients, self._clock = clients, clock
+
+    def used(self) -> tuple[QuotaUse, ...]:
+        return tuple(
+            QuotaUse(project=project, kind=one.kind, seconds=one.seconds, calls=one.calls, most=one.most)
+            for project, client in self._known().items()
+            for one in client.pacer.used()
+        )
+
+    def creates(self, plan: Plan) -> Mapping[str, Mapping[int, int]]:
+        found = {project: dict(client.pacer.buckets()) for project, client in self._known().items()}
+        first = next(iter(found), "")
+        now = int(self._clock.now().timestamp() // BUCKET_S)
+        for action in plan.actions:
+            if isinstance(action, StartJob) and Limit.of(action.route) is Limit.SERVICE:
+                buckets = found.get(action.project or first)
+                if buckets is not None:
+                    buckets[now] = buckets.get(now, 0) + 1
+        return found
+
+    def full(self) -> frozenset[str]:
+        return frozenset(
+            one.project for one in self.used() if one.kind == "create" and one.seconds == DAY_S and one.calls >= one.most
+        )
+
+    def recall(self, creates: Mapping[str, Mapping[int, int]]) -> None:
+        """Take over what an earlier process created in the last day."""
+        for project, client in self._known().items():
+            client.pacer.remember(creates.get(project, {}))
+
+    def _known(self) -> Mapping[str, StsClient]:
+        try:
+            return self._clients()
+        except (BadInput, Fatal):
+            return {}
