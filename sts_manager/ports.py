@@ -22,6 +22,7 @@ from sts_manager.domain.model import (
     OperationSnapshot,
     Plan,
     PrefixJob,
+    ProjectUse,
     Route,
     StartJob,
 )
@@ -273,8 +274,8 @@ class Quotas(Protocol):
         """Creates of the last day, those that the plan is about to make among them: see `PassReport`."""
         ...
 
-    def full(self) -> frozenset[str]:
-        """Projects in which nothing more can be created today."""
+    def projects(self) -> Mapping[str, ProjectUse]:
+        """How far each project's creates of the day are used."""
         ...
 
     def recall(self, creates: Mapping[str, Mapping[int, int]]) -> None:
@@ -291,8 +292,8 @@ class NoQuotas:
     def creates(self, _plan: Plan) -> Mapping[str, Mapping[int, int]]:
         return {}
 
-    def full(self) -> frozenset[str]:
-        return frozenset()
+    def projects(self) -> Mapping[str, ProjectUse]:
+        return {}
 
     def recall(self, _creates: Mapping[str, Mapping[int, int]]) -> None:
         pass

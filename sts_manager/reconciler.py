@@ -212,7 +212,7 @@ class Reconciler:
             hold=control.hold,
             breaker=self._breaker(control, now),
             ended_well=dict(self._seen.ended_well),
-            full=self._quotas.full(),
+            projects=self._quotas.projects(),
         )
         return observed, counts, why
 

@@ -22,6 +22,7 @@ from sts_manager.domain.model import (
     Plan,
     Policy,
     PrefixJob,
+    ProjectUse,
     ResumeOperation,
     Route,
     Severity,
@@ -198,7 +199,7 @@ def _starts(
     load = Counter(job.project or policy.projects[0] for job in observed.live if job.lead is None)
     started = []
     for some in islice(_batches(ready, policy), allowed):
-        project = _least_loaded(policy, load, observed.full) if limit is Limit.SERVICE else ""
+        project = _least_loaded(policy, load, observed.projects) if limit is Limit.SERVICE else ""
         if project is None:
             break
         load[project] += 1
@@ -208,12 +209,18 @@ def _starts(
     return started, breaker
 
 
-def _least_loaded(policy: Policy, load: Counter[str], full: frozenset[str]) -> str | None:
-    """The project with the fewest transfer jobs, of those in which one can be created; None when there is no such."""
-    free = [project for project in policy.projects if project not in full]
-    return min(free, key=lambda project: load[project], default=None)
+def _least_loaded(policy: Policy, load: Counter[str], used: Mapping[str, ProjectUse]) -> str | None:
+    """The project with the fewest transfer jobs, of those in which one may be created; None when there is no such."""
+
+    def rank(project: str) -> tuple[bool, int, int]:
+        use = used.get(project, UNUSED)
+        return use.refused, load[project], use.creates
+
+    free = [project for project in policy.projects if not used.get(project, UNUSED).full]
+    return min(free, key=rank, default=None)
 
 
+UNUSED = ProjectUse()
 BATCHED = (Route.STS_S3, Route.STS_GCS)
 SPLIT_BY = 32
 """A job of many prefixes that failed is tried again in so many parts: twice, and the culprit is alone."""

@@ -368,6 +368,20 @@ Outcome = JobStarted | StartRefused | OperationResumed | SteeringFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectUse:
+    """How far a project's quota of creates is used.
+
+    creates   transfer jobs created in the last 24 hours
+    full      as many as are allowed
+    refused   the service itself has just refused one: somebody else uses the project, too, or its quota is another
+    """
+
+    creates: int = 0
+    full: bool = False
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything a decision looks at.
 
@@ -377,7 +391,7 @@ class Observed:
     unseen           operations that could not be asked about in this pass (the call failed): nothing is concluded of them
     outcomes         what became of the last pass's actions, not yet recorded
     ended_well       operations that ended well since the last dispatch, by limit: the ramp counts them with what runs
-    full             projects in which no transfer job can be created for now (the quota of a day)
+    projects         how far each project's quota of creates is used; one that is not named is not used at all
     """
 
     live: tuple[PrefixJob, ...] = ()
@@ -388,7 +402,7 @@ class Observed:
     hold: Hold | None = None
     breaker: Breaker | None = None
     ended_well: Mapping[Limit, int] = field(default_factory=dict)
-    full: frozenset[str] = frozenset()
+    projects: Mapping[str, ProjectUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

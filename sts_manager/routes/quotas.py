@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sts_manager.domain.errors import BadInput, Fatal
-from sts_manager.domain.model import Limit, Plan, StartJob
+from sts_manager.domain.model import Limit, Plan, ProjectUse, StartJob
 from sts_manager.ports import Clock, QuotaUse
 from sts_manager.routes.sts import BUCKET_S, StsClient
-
-DAY_S = 86_400.0
 
 
 class ServiceQuotas:
@@ -36,10 +35,13 @@ class ServiceQuotas:
                     buckets[now] = buckets.get(now, 0) + 1
         return found
 
-    def full(self) -> frozenset[str]:
-        return frozenset(
-            one.project for one in self.used() if one.kind == "create" and one.seconds == DAY_S and one.calls >= one.most
-        )
+    def projects(self) -> Mapping[str, ProjectUse]:
+        found = {}
+        for project, client in self._known().items():
+            day = max((one for one in client.pacer.used() if one.kind == "create"), key=lambda one: one.seconds)
+            found[project] = ProjectUse(creates=day.calls, full=day.calls >= day.most, refused=client.pacer.refused("create"))
+        # The only project there is is asked again, whatever it said.
+        return found if len(found) > 1 else {project: replace(use, refused=False) for project, use in found.items()}
 
     def recall(self, creates: Mapping[str, Mapping[int, int]]) -> None:
         """Take over what an earlier process created in the last day."""

@@ -66,6 +66,7 @@ class Used:
     most: int
 
 
+REFUSED_S = 60.0
 BUCKET_S = 600
 """Creates of the last day are remembered across restarts by the ten minutes in which they were made."""
 
@@ -79,7 +80,16 @@ class Pacer:
     def __init__(self, clock: Clock, quotas: Mapping[str, tuple[tuple[int, float], ...]] = QUOTAS) -> None:
         self._clock, self._quotas = clock, quotas
         self._calls: dict[str, deque[float]] = {kind: deque() for kind in quotas}
+        self._refused: dict[str, float] = {}
         self._lock = threading.Lock()
+
+    def refuse(self, kind: str) -> None:
+        """The service has refused a call that we would have let through."""
+        self._refused[kind] = self._clock.monotonic()
+
+    def refused(self, kind: str) -> bool:
+        """Whether it did so lately."""
+        return self._clock.monotonic() - self._refused.get(kind, -REFUSED_S) < REFUSED_S
 
     def take(self, kind: str) -> None:
         """Count one call; raises Throttled, with the wait, when a window is full."""
@@ -217,8 +227,12 @@ class StsClient:
     @contextmanager
     def _call(self, kind: str, name: str) -> Iterator[None]:
         self.pacer.take(kind)
-        with translated(name):
-            yield
+        try:
+            with translated(name):
+                yield
+        except Throttled:
+            self.pacer.refuse(kind)
+            raise
 
 
 class Manifests(Protocol):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sts_manager.domain.errors import Retryable, Throttled
-from sts_manager.domain.model import Chosen, Hold, JobStatus, Limit, OperationState, Policy, PrefixJob, Route
+from sts_manager.domain.model import Chosen, Hold, JobStatus, Limit, OperationState, Policy, PrefixJob, ProjectUse, Route
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
-from sts_manager.ports import Batch
+from sts_manager.ports import Batch, NoQuotas
 from sts_manager.reconciler import PassResult, Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
@@ -199,11 +199,39 @@ def test_members_never_count_as_stalled_but_their_lead_does(scene: Scene) -> Non
     assert result.plan.stalled == 1
 
 
-def test_projects_share_the_work_evenly_and_a_full_one_gets_no_more() -> None:
+def test_projects_share_the_work_evenly() -> None:
     scene = Scene(8, projects=("one-project", "two-project"), running_max=8)
     scene.run(5)
     assert Counter(job.project for job in scene.service.jobs.values()) == {"one-project": 4, "two-project": 4}
     assert Counter(row.project for row in scene.rows()) == {"one-project": 4, "two-project": 4}
+
+
+def test_a_project_that_is_full_or_refuses_gets_no_more() -> None:
+    scene = Scene(6, projects=("one-project", "two-project", "three-project"), running_max=9)
+    use = {"one-project": ProjectUse(full=True), "two-project": ProjectUse(refused=True), "three-project": ProjectUse(creates=9)}
+    scene.reconciler = Reconciler(scene.store, {Route.STS_S3: scene.service}, scene.policy, scene.clock, quotas=Known(use))
+    scene.run(5)
+    assert Counter(job.project for job in scene.service.jobs.values()) == {"three-project": 6}
+    use["three-project"] = ProjectUse(full=True)
+    scene.store.load(checked_prefixes(["q/"]), scene.clock.now(), lambda _: None)
+    scene.run(3)
+    assert Counter(job.project for job in scene.service.jobs.values())["two-project"] == 1, "rather than none"
+    use["two-project"] = ProjectUse(full=True)
+    scene.store.load(checked_prefixes(["r/"]), scene.clock.now(), lambda _: None)
+    scene.run(3)
+    row = scene.store.job(Prefix("r/"))
+    assert row is not None
+    assert (row.status, row.attempt) == (JobStatus.WAITING, 0)
+
+
+class Known(NoQuotas):
+    """Says what the test knows."""
+
+    def __init__(self, use: dict[str, ProjectUse]) -> None:
+        self._use = use
+
+    def projects(self) -> dict[str, ProjectUse]:
+        return self._use
 
 
 def test_as_many_rows_are_asked_for_as_may_start() -> None:

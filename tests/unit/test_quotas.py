@@ -108,7 +108,15 @@ def test_projects_are_counted_apart_and_the_plans_own_creates_are_in() -> None:
     clock.advance(61)
     for _ in range(2):
         clients["one-project"].pacer.take("create")
-    assert quotas.full() == {"one-project"}
+    used = quotas.projects()
+    assert {project: (one.creates, one.full, one.refused) for project, one in used.items()} == {
+        "one-project": (5, True, False),
+        "two-project": (0, False, False),
+    }
+    clients["two-project"].pacer.refuse("create")
+    assert quotas.projects()["two-project"].refused
+    clock.advance(61)
+    assert not quotas.projects()["two-project"].refused
     orders = [
         StartJob(prefix=Prefix("p/"), attempt=1, job_name=job_name("m", Prefix("p/"), 1), route=route, project=project)
         for route, project in ((Route.STS_S3, "two-project"), (Route.STS_S3, ""), (Route.CDN, ""))
@@ -119,7 +127,7 @@ def test_projects_are_counted_apart_and_the_plans_own_creates_are_in() -> None:
     again = {name: StsClient(None, name, Pacer(clock, SMALL)) for name in clients}  # type: ignore[arg-type]
     recalled = ServiceQuotas(lambda: again, clock)
     recalled.recall(told)
-    assert recalled.full() == {"one-project"}
+    assert {project: one.full for project, one in recalled.projects().items()} == {"one-project": True, "two-project": False}
 
 
 def test_without_a_client_there_is_nothing_to_count() -> None:
@@ -127,4 +135,4 @@ def test_without_a_client_there_is_nothing_to_count() -> None:
         raise BadInput("no project")
 
     quotas = ServiceQuotas(none, FakeClock())
-    assert (quotas.used(), quotas.full(), quotas.creates(Plan())) == ((), frozenset(), {})
+    assert (quotas.used(), quotas.projects(), quotas.creates(Plan())) == ((), {}, {})
