@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
+from sts_manager.domain.decide import launch
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import (
     LIVE,
+    PREFIXES_OF_A_JOB_MAX,
     Chosen,
     Hold,
     JobStatus,
     OperationSnapshot,
     OperationState,
     PausedBy,
+    Policy,
     PrefixJob,
     Route,
     changed,
@@ -138,6 +141,63 @@ def rerun(store: JobStore, wanted: Sequence[Prefix], at: datetime) -> list[Done]
 def rerun_all(store: JobStore, at: datetime) -> Iterator[Done]:
     """`rerun` for every prefix that is done."""
     return _change_all(store, store.with_status(JobStatus.DONE), at, _fresh)
+
+
+def follow(store: JobStore, wanted: Sequence[Prefix] | None, at: datetime) -> list[Done]:
+    """Let prefixes that are done (None: all of them) follow what changes at the source, in one transfer job.
+
+    Intents are written here and carried out by the daemon. Raises BadInput where they do not fit into one job, or some follow.
+    """
+    following = [job for job in store.live() if job.route is Route.STS_FOLLOW]
+    if following:
+        raise BadInput(
+            f"{len(following):,} prefixes follow already, {following[0].prefix!r} among them: one queue serves one transfer job; "
+            "`follow --stop` first"
+        )
+    rows = {job.prefix: job for job in store.with_status(JobStatus.DONE) if wanted is None or job.prefix in wanted}
+    missing = [
+        Done(name=prefix, done=False, why="it is not done, or not in the table") for prefix in wanted or () if prefix not in rows
+    ]
+    if not rows:
+        return missing
+    if len(rows) > PREFIXES_OF_A_JOB_MAX:
+        raise BadInput(
+            f"{len(rows):,} prefixes do not fit into one transfer job, which takes {PREFIXES_OF_A_JOB_MAX:,}: name fewer"
+        )
+    if len({(job.source, job.destination, job.egress) for job in rows.values()}) > 1:
+        raise BadInput(
+            "their sources, destinations or egresses differ, and one transfer job has one of each: name prefixes alike"
+        )
+    # The attempt is part of the job's name, so it is one for all.
+    latest = max(job.attempt for job in rows.values())
+    fresh = [replace(_fresh(job), attempt=latest, attempt_base=latest, route=Route.STS_FOLLOW) for job in rows.values()]
+    policy = Policy(migration=store.control().migration, route=Route.STS_FOLLOW, prefixes_per_job=PREFIXES_OF_A_JOB_MAX)
+    intents = [change.after for change in launch(fresh, policy, at).changes]
+    changes = tuple(changed(rows[intent.prefix], intent, at) for intent in intents)
+    stale = store.record(Batch(changes=changes, at=at))
+    return missing + [
+        Done(name=one.prefix, done=one.prefix not in stale, why=CHANGED_MEANWHILE if one.prefix in stale else "")
+        for one in intents
+    ]
+
+
+def stop_following(store: JobStore, project: TransferProject, at: datetime) -> list[Done]:
+    """End it: the rows are done, and the transfer job is deleted. Safe to repeat."""
+    live = [job for job in store.live() if job.route is Route.STS_FOLLOW]
+    # First the rows: the daemon must not take the deletion for somebody's cancel.
+    out = list(
+        _change_all(
+            store,
+            live,
+            at,
+            lambda job: replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=at, not_before=None),
+        )
+    )
+    rows = [job for status in (JobStatus.DONE, JobStatus.ERROR) for job in store.with_status(status)]
+    ours = {str(job.job_name) for job in rows if job.route is Route.STS_FOLLOW and job.job_name is not None}
+    if ours:
+        out += [_call(job.name, project.delete_job, dry_run=False) for job in project.transfer_jobs() if job.name in ours]
+    return out
 
 
 def set_route(store: JobStore, wanted: Sequence[Prefix], route: Route | None, at: datetime) -> list[Done]:

@@ -382,6 +382,30 @@ def rerun(
 
 @app.command()
 @command(*STORE_FLAGS)
+def follow(
+    *,
+    settings: Settings,
+    prefixes: Annotated[list[str] | None, typer.Argument(help="Prefixes that are done, to follow from now on.")] = None,
+    every_prefix: Annotated[bool, typer.Option("--all", help="All prefixes that are done.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Follow no more: delete the transfer job.")] = False,
+) -> None:
+    """After the bulk: copy what changes at the source, as S3 tells it (`run --event-queue`), until `follow --stop`."""
+    if (bool(prefixes) + every_prefix + stop) != 1:
+        raise BadInput("name prefixes to follow, or give --all for all that are done, or --stop")
+    now = datetime.now(UTC)
+    with opened_store(settings) as opened:
+        if stop:
+            with wiring.transfer_project(settings) as project:
+                done = chores.stop_following(opened, project, now)
+        else:
+            done = chores.follow(opened, None if every_prefix else [Prefix(prefix) for prefix in prefixes or ()], now)
+    report(done, "stopped" if stop else "set to follow", dry_run=False)
+    if any(not one.done for one in done):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+@app.command()
+@command(*STORE_FLAGS)
 def cancel(
     *,
     settings: Settings,

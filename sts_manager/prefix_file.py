@@ -21,7 +21,7 @@ from sts_manager.domain.place import Scheme, place
 
 FAULTS_SHOWN = 20
 KEYS = ("prefix", "route", "source", "destination", "egress")
-ROUTES = tuple(route.value for route in Route)
+ROUTES = tuple(route.value for route in Route if route is not Route.STS_FOLLOW)
 
 
 @dataclass(frozen=True, slots=True)

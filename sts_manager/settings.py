@@ -20,6 +20,7 @@ ENVIRONMENT_STEM = "STS_MANAGER_"
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _TABLE = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
+_SQS_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,80}")
 _SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
 _BIGQUERY = re.compile(r"bigquery://(?P<project>[^/]+)/(?P<dataset>[^/]+)/?")
 _DATASET = re.compile(r"[A-Za-z0-9_]{1,1024}")
@@ -116,6 +117,9 @@ class Settings(BaseModel):
         7 * 24 * 3600, ge=300, description="Seconds that a signature lasts; renewed in time by itself."
     )
     cdn_substitute: str = Field("", description="OLD=NEW pairs, separated by ';', put in place in the path of the CDN's URL.")
+    event_queue: str = Field(
+        "", description="SQS queue that S3 tells its changes, for `follow`: arn:aws:sqs:REGION:ACCOUNT:NAME."
+    )
     list_ledger: str = Field("", description="SQLite file of route sts-url-list's state; beside the store by default.")
     url_list_rows: int = Field(
         100_000, ge=1, le=1_000_000, description="Objects in one URL list (of at most 128 MB): one transfer job each."
@@ -330,6 +334,10 @@ def _check_places(settings: Settings, named: Any) -> None:
 
 
 def _check_s3(settings: Settings, named: Any) -> None:
+    if settings.event_queue and not _SQS_ARN.fullmatch(settings.event_queue):
+        raise BadInput(f"{named('event_queue')}: {settings.event_queue!r} is not like arn:aws:sqs:REGION:123456789012:NAME")
+    if settings.event_queue and settings.source.scheme is not Scheme.S3:
+        raise BadInput(f"{named('event_queue')} is for an S3 source, but {named('source_bucket')} is {settings.source}")
     given = [key for key in Settings.model_fields if key.startswith("s3_") and getattr(settings, key)]
     if settings.source.scheme is not Scheme.S3:
         if given:

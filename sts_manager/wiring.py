@@ -37,6 +37,7 @@ from sts_manager.ports import JobStore, Routes, TransferProject, TransferRoute
 from sts_manager.pulse import Pulse
 from sts_manager.queries import Asked
 from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.routes.follow import FollowRoute
 from sts_manager.routes.none import NoRoute
 from sts_manager.routes.quotas import ServiceQuotas
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
@@ -250,13 +251,17 @@ class OwnRoutes:
 def routes_of(settings: Settings, own: OwnRoutes) -> Routes:
     """Both STS routes are one adapter: what differs is in the job's spec, which a started row has behind it."""
     route: TransferRoute
+    follow: TransferRoute
     try:
-        route = StsRoute(own.clients(), transfer_settings(settings), own.lists)
+        for_all = transfer_settings(settings)
+        route = StsRoute(own.clients(), for_all, own.lists)
+        follow = FollowRoute(own.clients(), for_all, settings.event_queue)
     except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
-        route = NoRoute(str(error))  # nobody asked for it; a row that does is told why
-    return {Route.STS_S3: route, Route.STS_GCS: route, Route.STS_URL_LIST: own.lists, Route.CDN: own.pool}
+        route = follow = NoRoute(str(error))  # nobody asked for it; a row that does is told why
+    service = {Route.STS_S3: route, Route.STS_GCS: route, Route.STS_FOLLOW: follow}
+    return {**service, Route.STS_URL_LIST: own.lists, Route.CDN: own.pool}
 
 
 def policy_of(settings: Settings, migration: str) -> Policy:

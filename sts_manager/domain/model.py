@@ -27,11 +27,12 @@ ENDED = (JobStatus.DONE, JobStatus.ERROR)
 
 
 class Route(StrEnum):
-    """How a prefix travels."""
+    """How a prefix travels; `sts-follow`: event by event, after the bulk was copied (by the command `follow` only)."""
 
     STS_S3 = "sts-s3"
     STS_GCS = "sts-gcs"
     STS_URL_LIST = "sts-url-list"
+    STS_FOLLOW = "sts-follow"
     CDN = "cdn"
 
 

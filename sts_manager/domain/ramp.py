@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 
-from sts_manager.domain.model import Counters, JobStatus, PrefixJob
+from sts_manager.domain.model import Counters, JobStatus, PrefixJob, Route
 
 
 def ramp_room(running: int, ended_well: int, running_max: int) -> int:
@@ -34,10 +34,14 @@ def backoff(key: str, tries: int, first: timedelta, longest: timedelta) -> timed
 
 
 def is_stalled(job: PrefixJob, now: datetime, stalled_after: timedelta) -> bool:
-    """Whether a running prefix's counters have not moved for `stalled_after`; those of a shared job are its lead's."""
+    """Whether a running prefix's counters have not moved for `stalled_after`; those of a shared job are its lead's.
+
+    A transfer that follows events moves when there are some.
+    """
     return (
         job.status is JobStatus.RUNNING
         and job.lead is None
+        and job.route is not Route.STS_FOLLOW
         and job.progress_at is not None
         and now - job.progress_at >= stalled_after
     )

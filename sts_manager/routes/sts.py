@@ -339,22 +339,36 @@ def begun(client: StsClient, job: sts.TransferJob) -> Started:
     return Started(operation_name=client.run(JobName(job.name)))
 
 
+def made(client: StsClient, job: sts.TransferJob) -> None:
+    """Create a job, or find that it is there already: one that the service begins by itself. Raises NameTaken, NameDeleted."""
+    try:
+        client.create(job)
+    except _AlreadyExists:
+        same_job(client, job)
+
+
+def same_job(client: StsClient, wanted: sts.TransferJob) -> sts.TransferJob:
+    """The job of this name, if it is the one we would have made. Raises NotFound, NameDeleted, NameTaken."""
+    found = client.get(JobName(wanted.name))
+    if found.status == sts.TransferJob.Status.DELETED:
+        raise NameDeleted(f"{wanted.name} was deleted; the service keeps its name for about 30 days")
+    if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
+        raise NameTaken(
+            f"{wanted.name} exists with another {' and '.join(different)}; this run would move other objects than that "
+            "job does. Run with the settings it was made with, or delete the job and `retry` the prefix"
+        )
+    return found
+
+
 def adopted(client: StsClient, wanted: sts.TransferJob, *, may_run: bool) -> Started:
     """Take over the job of this name if it is the one we would have made; run it only if it never ran."""
     name = JobName(wanted.name)
     try:
-        found = client.get(name)
+        found = same_job(client, wanted)
     except NotFound as error:
         if may_run:
             raise NameDeleted(f"{name} was deleted; the service keeps its name for about 30 days") from error
         return Started(operation_name=None)
-    if found.status == sts.TransferJob.Status.DELETED:
-        raise NameDeleted(f"{name} was deleted; the service keeps its name for about 30 days")
-    if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
-        raise NameTaken(
-            f"{name} exists with another {' and '.join(different)}; this run would move other objects than that "
-            "job does. Run with the settings it was made with, or delete the job and `retry` the prefix"
-        )
     if found.latest_operation_name:
         return Started(operation_name=OperationName(found.latest_operation_name), adopted=True)
     # The job's own record may lag behind: the list of operations is asked too before anything is run.

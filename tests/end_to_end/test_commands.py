@@ -253,8 +253,16 @@ WRONG = [
     (["status", "--store", "bigquery://project"], 2, "is written bigquery, or bigquery://PROJECT/DATASET"),
     (["status", "--store", "bigquery", "--dataset", "my-data"], 2, "--dataset: 'my-data' is not a dataset's name"),
     (["status", "--store", "bigquery://Project/data"], 2, "'Project' is not a project's id"),
-    (["doctor", "--prefix", "p/", "--source-bucket", "gs://a-bucket", "--project", "p"], 2, "--prefix is for an S3 source"),
-    (["doctor", "--route", "sts-url-list", "--source-bucket", "s3://a-bucket", "--project", "p"], 2, "--cdn-url is missing"),
+    (
+        ["doctor", "--prefix", "p/", "--source-bucket", "gs://a-bucket", "--project", "my-project"],
+        2,
+        "--prefix is for an S3 source",
+    ),
+    (
+        ["doctor", "--route", "sts-url-list", "--source-bucket", "s3://a-bucket", "--project", "my-project"],
+        2,
+        "--cdn-url is missing",
+    ),
     (["doctor", "--scan-max", "0"], 2, "--scan-max"),
     (["health"], 2, "--health-file: name the file"),
     (["health", "--health-file", "nowhere"], 1, "unhealthy: nowhere does not exist"),

@@ -143,6 +143,7 @@ SCENES: dict[str, Callable[[Stage, Shell], None]] = {
     "route": after_a_run("route", "p/", "cdn"),
     "rerun": after_a_run("rerun", "p/"),
     "cancel": cancelling,
+    "follow": after_a_run("follow", "p/"),
     "retry": after_a_run("retry", "--errors"),
     "pause-all-jobs": steering("pause-all-jobs"),
     "resume-all-jobs": steering("resume-all-jobs"),

@@ -76,7 +76,7 @@ def test_it_is_finished_and_nothing_is_transferred_twice(stage: Stage, tmp_path:
     refused = shell.run("run", *BUCKETS, *QUICK, "--until-done")
     assert (refused.code, "holds the older tool's tables" in refused.err) == (3, True)
     planned = shell.run("prepare-tables", "--dry-run")
-    assert "would add 26 columns to sts_job" in planned.out
+    assert "would add 29 columns to sts_job" in planned.out
     assert "2 live operations are watched to their end" in planned.out
     assert shell.run("status").code == 3, "a dry run changes nothing"
     assert shell.run("prepare-tables").code == 0

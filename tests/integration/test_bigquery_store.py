@@ -410,7 +410,7 @@ def test_the_older_tools_dataset_is_taken_over_without_losing_a_row(stage: Stage
     with pytest.raises(StoreNotPrepared, match="holds the older tool's tables"):
         open_store(warehouse())
     says = [step.says for step in preparation(warehouse())]
-    assert says[0].startswith("add 26 columns to sts_job: operation_name, route, source, destination, attempt")
+    assert says[0].startswith("add 29 columns to sts_job: operation_name, route, source, destination, egress")
     assert "2 live operations are watched to their end" in says[-1]
     assert "generation" not in {one.name for one in client.get_table(NAMES.full("sts_job")).schema}, "a look changes nothing"
     store = bigquery_store()

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "sts.updates_per_minute": 600,
     "sts.pauses_per_minute": 900,
     "sts.other_projects": [],  # beside stage-project, each with quotas of its own
+    "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
@@ -91,6 +92,7 @@ class Ledger:
     lock: threading.Lock = field(default_factory=threading.Lock)
     windows: dict[tuple[str, float, str], deque[float]] = field(default_factory=dict)
     permissions: Counter[str] = field(default_factory=Counter)
+    events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
 
     def count(self, service: str, method: str) -> Rule | None:
         """Count a call; returns the fault it must meet, if any."""
@@ -125,6 +127,18 @@ class Ledger:
             self.permissions[permission] += 1
             return permission not in self.settings["iam.denied"]
 
+    def tell(self, bucket: str, key: str) -> None:
+        """An object came to be, or changed: told where a queue is set for its bucket."""
+        with self.lock:
+            if bucket in self.settings["sqs.queues"].values():
+                self.events.setdefault(bucket, deque()).append(key)
+
+    def event(self, queue: str) -> str | None:
+        """The next key of a queue; None when there is none now."""
+        with self.lock:
+            waiting = self.events.get(self.settings["sqs.queues"].get(queue, ""))
+            return waiting.popleft() if waiting else None
+
     def grants(self, permission: str) -> bool:
         """Whether the caller has a permission, for whoever only asks."""
         with self.lock:
@@ -157,5 +171,6 @@ class Ledger:
             self.rules.clear()
             self.windows.clear()
             self.permissions.clear()
+            self.events.clear()
             self.settings.clear()
             self.settings.update(DEFAULTS)

@@ -12,6 +12,7 @@ import io
 import logging
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
 from moto.core.request import Request, normalize_request
@@ -61,6 +62,8 @@ class S3:
         if refused is not None:
             return _error(environ, start_response, *refused)
         result = _moto(environ, target, body, is_key=bool(key))
+        if method in ("PutObject", "CompleteMultipartUpload") and result.status_code == 200:
+            self._ledger.tell(unquote(bucket), unquote(key))
         if fault is not None:
             raise lost_answer()
         response: Iterable[bytes] = result(environ, start_response)

@@ -56,6 +56,7 @@ class Work:
     todo: Iterator[Listed] | None = None
     ends: tuple[Source, GcsSink] | None = None
     suspend_until: float = 0.0
+    events: Callable[[], str | None] | None = None  # the next key that changed, for an operation that follows
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -150,12 +151,15 @@ class Copier:
                 work.ends = work.open_ends()
                 for end in work.ends:
                     end.check()
-                work.todo = iter(list(_listing(work, work.ends[0])))
-            listed = next(work.todo or iter(()), None)
+                work.todo = iter(list(_listing(work, work.ends[0]))) if work.events is None else None
+            listed = next(work.todo or iter(()), None) if work.events is None else _told(work, work.ends[0], work.events)
         except EndError as error:
             work.fail(error.code, work.source_path, error.details)
             self._end(work, Status.FAILED)
             return False
+        if listed is None and work.events is not None:
+            time.sleep(0.02)
+            return True
         if listed is None:
             end_of_failed = Status[self._ledger.setting("sts.failed_objects_end")]
             self._end(work, end_of_failed if work.counts.failed[0] else Status.SUCCESS)
@@ -207,6 +211,14 @@ def _listing(work: Work, source: Source) -> Iterator[Listed]:
             if listed.storage_class in SKIPPED_CLASSES:
                 continue  # silently, as the service does
             yield listed
+
+
+def _told(work: Work, source: Source, events: Callable[[], str | None]) -> Listed | None:
+    """The object of the next event, if it is still there and one of the wanted."""
+    key = events()
+    if key is None:
+        return None
+    return next((one for one in _listing(work, source) if one.key == key), None)
 
 
 def _copy(work: Work, ends: tuple[Source, GcsSink], listed: Listed) -> None:

@@ -16,6 +16,7 @@ from tools.emulators.rpc import invalid
 JOB_NAME = re.compile(r"(?=.{1,128}$)transferJobs/(?!OPI)[A-Za-z0-9\-._~]*[A-Za-z0-9]")
 ROLE_ARN = re.compile(r"arn:aws:iam::\d{12}:role/.+")
 MANIFEST = re.compile(r"gs://[a-z0-9][a-z0-9._-]+/.+")
+SQS_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,80}")
 SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
 PREFIXES_MAX = 1000
 PREFIX_BYTES_MAX = 1024
@@ -31,6 +32,11 @@ def check_job(job: sts.TransferJob) -> None:
     if len(job.description.encode()) > 1024:
         raise invalid("TransferJob.description is longer than 1,024 bytes")
     check_spec(job.transfer_spec)
+    if "event_stream" in job:
+        if "aws_s3_data_source" in job.transfer_spec and not SQS_ARN.fullmatch(job.event_stream.name):
+            raise invalid(f"event_stream.name is no ARN of an SQS queue: {job.event_stream.name!r}")
+        if "aws_s3_data_source" not in job.transfer_spec or "schedule" in job:
+            raise invalid("event_stream goes with an S3 source, and without a schedule")
 
 
 def check_spec(spec: sts.TransferSpec) -> None:

@@ -94,7 +94,19 @@ class TransferService:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {stored.name}")
             stored.creation_time = stored.last_modification_time = datetime.now(UTC)
             self.jobs[stored.name] = stored
+            if "event_stream" in stored:
+                self._listen(stored)
             return _shown(stored)
+
+    def _listen(self, job: sts.TransferJob) -> None:
+        """A job with an event stream is begun by the service itself, and goes on until it is deleted or disabled."""
+        operation = self._operation_of(job)
+        operation.work.events = functools.partial(self.ledger.event, job.event_stream.name)
+        if job.event_stream.name not in self.ledger.setting("sqs.queues"):
+            operation.work.fail("PERMISSION_DENIED", job.event_stream.name, "the queue cannot be read")
+            operation.work.status = Status.FAILED
+            operation.ended = datetime.now(UTC)
+        self._admit()
 
     def get(self, name: str, project: str) -> sts.TransferJob:
         self._reads(project)
@@ -151,18 +163,24 @@ class TransferService:
             if any(operation.work.status in ACTIVE for operation in self._operations_of(name)):
                 message = f"Transfer job {name} already has an active operation"
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message)
-            spec = sts.TransferSpec(job.transfer_spec)
-            operation = Operation(
-                name=f"transferOperations/{name.replace('/', '-')}-{next(self.numbers)}",
-                job=name,
-                started=datetime.now(UTC),
-                work=Work(name=name, spec=spec, open_ends=lambda: self._ends(spec)),
-            )
-            self.operations[operation.name] = operation
-            self.by_job.setdefault(name, []).append(operation.name)
-            job.latest_operation_name = operation.name
+            if "event_stream" in job:
+                raise invalid("a job with an event stream is begun by the service")
+            operation = self._operation_of(job)
             self._admit()
             return operation
+
+    def _operation_of(self, job: sts.TransferJob) -> Operation:
+        spec = sts.TransferSpec(job.transfer_spec)
+        operation = Operation(
+            name=f"transferOperations/{job.name.replace('/', '-')}-{next(self.numbers)}",
+            job=job.name,
+            started=datetime.now(UTC),
+            work=Work(name=job.name, spec=spec, open_ends=lambda: self._ends(spec)),
+        )
+        self.operations[operation.name] = operation
+        self.by_job.setdefault(job.name, []).append(operation.name)
+        job.latest_operation_name = operation.name
+        return operation
 
     def operation(self, name: str) -> Operation:
         with self.lock:
