@@ -252,9 +252,10 @@ def cancel(store: JobStore, wanted: Sequence[Prefix], end: Callable[[OperationNa
 
 
 def _fresh(job: PrefixJob) -> PrefixJob:
-    """Waiting again, with a fresh count of attempts."""
+    """Waiting again, with a fresh count of attempts. What followed goes by the daemon's route: `follow` alone makes it follow."""
     return replace(
         job,
+        route=None if job.route is Route.STS_FOLLOW else job.route,
         status=JobStatus.WAITING,
         operation_name=None,
         lead=None,

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import boto3
+from botocore.exceptions import BotoCoreError
 
 from cdn_worker.contract import JobSpec
 from cdn_worker.domain.replace import Replace
@@ -20,13 +21,14 @@ from cdn_worker.lists.ledger import ListLedger, State
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
-from sts_manager.domain.errors import BadInput, Permanent, StoreUnavailable, Throttled
-from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, Route, StartJob
+from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
+from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.keeping import Keeping
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.sts import StsClient
+from sts_manager.routes.transfer_log import LoggedFailure, logged_failures
 from sts_manager.routes.url_list import UrlListRoute
 from sts_manager.settings import Settings
 from sts_manager.url_lists.comparison import comparison_of, earlier, hints_of, transfer_job_of
@@ -106,6 +108,8 @@ class UrlLists:
                     self._ledger.forget(job.prefix)
             elif job.counters.objects_failed and self._finds:
                 self._compare(change)
+            elif job.counters.objects_failed and self._settings.sts_log_failures:
+                self._told_by_log(job)
         except (BadInput, StoreUnavailable, Permanent) as error:
             # It costs a longer retry, and names nobody knows; nothing else.
             log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
@@ -119,8 +123,15 @@ class UrlLists:
     def _finds(self) -> bool:
         if not self._settings.sts_find_failures:
             return False
-        if boto3.Session().get_credentials() is None:
-            cause = "no AWS credentials on this machine, which comparing the listings needs"
+        try:
+            cause = (
+                ""
+                if boto3.Session().get_credentials()
+                else "no AWS credentials on this machine, which comparing the listings needs"
+            )
+        except BotoCoreError as error:
+            cause = f"AWS credentials: {error}"
+        if cause:
             log.warning(
                 "failed_objects_not_found", extra={"fields": {"cause": cause, "effect": "each retry moves its whole prefix"}}
             )
@@ -144,7 +155,41 @@ class UrlLists:
         spec = replace(spec, job=comparison_of(job.job_name), replace=Replace.NEVER if never else Replace.DIFFERENT)
         self._keep()
         self._made()
-        self._ledger.compare(spec, job.prefix, SystemClock().now(), hints_of(job, change.results, spec.source_bucket))
+        hints = hints_of(job, change.results, spec.source_bucket)
+        self._ledger.compare(
+            spec, job.prefix, SystemClock().now(), hints, operation=str(job.operation_name or ""), project=job.project
+        )
+
+    def _told_by_log(self, job: PrefixJob) -> None:
+        """Nothing can be compared here: what the service wrote to Cloud Logging by now is all that is known."""
+        assert job.operation_name is not None
+        failures = [
+            FailedObject(
+                prefix=job.prefix,
+                key=one.key,
+                size=0,
+                etag="",
+                verdict="failed",
+                error=one.error,
+                details=one.details,
+                job_name=str(job.job_name),
+            )
+            for one in self._logged(job.project, job.operation_name).values()
+        ]
+        if failures:
+            self._own_store().put_failures(job.prefix, failures, SystemClock().now())
+
+    def _logged(self, project: str, operation: OperationName) -> dict[str, LoggedFailure]:
+        """What the service logged of an operation, by key; nothing where it cannot be read, which is told."""
+        if not self._settings.sts_log_failures:
+            return {}
+        try:
+            home = project or next(iter(self._clients()))
+            return {one.key: one for one in logged_failures(home, operation, FAILURES_MAX)}
+        except (Retryable, Permanent) as error:
+            effect = "each object is shown with the operation's commonest cause"
+            log.warning("transfer_log_not_read", extra={"fields": {"cause": str(error), "effect": effect}})
+            return {}
 
     def manifest(self, order: StartJob) -> str:
         """For an attempt after one that left objects behind. Raises Throttled while they are found."""
@@ -218,12 +263,20 @@ class UrlLists:
         keeping.begin()
         self._kept = True
 
+    def _own_store(self) -> JobStore:
+        """The daemon's is not to be used by two threads."""
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
+
     def tell(self) -> bool:
         """Let the job store know which objects failed. Raises StoreUnavailable."""
         assert self._parts is not None
         ledger = self._parts[0]
         for job in ledger.untold():
             prefix = Prefix(job.prefix)
+            known = ledger.failures(job.name, FAILURES_MAX)
+            logged = self._logged(job.project, OperationName(job.operation)) if known and job.operation else {}
             failures = [
                 FailedObject(
                     prefix=prefix,
@@ -231,14 +284,12 @@ class UrlLists:
                     size=one.size,
                     etag=one.etag,
                     verdict=one.verdict,
-                    error=one.error,
-                    details=one.details,
+                    error=logged[one.key].error if one.key in logged else one.error,
+                    details=logged[one.key].details if one.key in logged else one.details,
                     job_name=transfer_job_of(job.name),
                 )
-                for one in ledger.failures(job.name, FAILURES_MAX)
+                for one in known
             ]
-            if self._store is None:
-                self._store = self._open_store()
-            self._store.put_failures(prefix, failures, SystemClock().now())
+            self._own_store().put_failures(prefix, failures, SystemClock().now())
             ledger.told(job.name)
         return False

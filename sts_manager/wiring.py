@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -216,15 +216,22 @@ def route_of(settings: Settings) -> Route:
 class OwnRoutes:
     """The routes that this program runs itself: kept going while this daemon leads (as a context).
 
-    clients   the transfer service's, made when they are first asked for: shared by all routes, as quotas are a project's
+    clients         the transfer service's, made when they are first asked for: shared by all routes, as quotas are a project's
+    known_clients   those, once they are made: who only counts asks nobody for credentials
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.clients = cache(partial(clients_of, settings))
+        self._settings = settings
+        self.known_clients: Mapping[str, StsClient] = {}
         open_own = partial(store_of, settings)  # the daemon's is not to be used by two threads
         self.pool = Pool(settings, open_own)
         self.lists = UrlLists(settings, open_own, self.clients)
         self._leading: ExitStack | None = None
+
+    def clients(self) -> Mapping[str, StsClient]:
+        """Raises BadInput, Fatal where they cannot be had."""
+        self.known_clients = self.known_clients or clients_of(self._settings)
+        return self.known_clients
 
     def __enter__(self) -> Self:
         with ExitStack() as entered:
@@ -311,7 +318,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
         fence=None if lease is None else fence,
         stopping=stop,
         ended=own.lists.ended,
-        quotas=ServiceQuotas(own.clients, CLOCK),
+        quotas=ServiceQuotas(lambda: own.known_clients, CLOCK),
     )
 
 

@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS job (
   began_at TEXT NOT NULL, ended_at TEXT, base TEXT NOT NULL DEFAULT '', naming TEXT NOT NULL DEFAULT '',
   error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0,
   hints TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', used_by TEXT NOT NULL DEFAULT '',
-  forgotten INTEGER NOT NULL DEFAULT 0,
+  forgotten INTEGER NOT NULL DEFAULT 0, operation TEXT NOT NULL DEFAULT '',
   {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in COUNTS)},
   by_md5 INTEGER NOT NULL DEFAULT 0, by_size INTEGER NOT NULL DEFAULT 0
 );
@@ -167,6 +167,7 @@ class Part:
 class Job:
     """One attempt at one prefix. full_metadata: what the list loses is restored from S3, an object at a time.
 
+    operation of the transfer that a comparison is about
     manifest  where the names of the objects that a comparison found are written down; empty where there are none
     base      what stands before the path of each key, as its host's objects are named
     counts    of objects and bytes, by COUNTS
@@ -178,6 +179,7 @@ class Job:
     spec: JobSpec
     manifest: str
     project: str
+    operation: str
     full_metadata: bool
     state: State
     paused: bool
@@ -241,14 +243,27 @@ class ListLedger:
         assert found is not None
         return found
 
-    def compare(self, spec: JobSpec, prefix: str, at: datetime, hints: Hints) -> None:
-        """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten."""
+    def compare(self, spec: JobSpec, prefix: str, at: datetime, hints: Hints, *, operation: str = "", project: str = "") -> None:
+        """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten.
+
+        operation, project   of that transfer
+        """
         with self._write() as connection:
             self._forget(connection, prefix, told=1)
             connection.execute(
-                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at, hints) "
-                "VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
-                (spec.job, Kind.COMPARISON, prefix, spec_text(spec), State.LISTING, at.isoformat(), hints.text()),
+                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at, hints, operation, project) "
+                "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
+                (
+                    spec.job,
+                    Kind.COMPARISON,
+                    prefix,
+                    spec_text(spec),
+                    State.LISTING,
+                    at.isoformat(),
+                    hints.text(),
+                    operation,
+                    project,
+                ),
             )
 
     def forget(self, prefix: str) -> None:
@@ -561,6 +576,7 @@ def _job(row: sqlite3.Row) -> Job:
         spec=task.spec,
         manifest=row["manifest"],
         project=row["project"],
+        operation=row["operation"],
         full_metadata=bool(row["full_metadata"]),
         state=State(row["state"]),
         paused=bool(row["paused"]),

@@ -6,12 +6,10 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import google.auth
 import requests
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
-from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage  # type: ignore[attr-defined]
 
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
@@ -19,6 +17,7 @@ from sts_manager.domain.errors import Denied
 from sts_manager.domain.model import Route
 from sts_manager.domain.place import Place, Scheme
 from sts_manager.routes.sts import StsClient
+from sts_manager.routes.transfer_log import session_at
 
 VENDORS: tuple[type[Exception], ...] = (exceptions.GoogleAPICallError, GoogleAuthError, requests.RequestException)
 RESOURCE_MANAGER = "https://cloudresourcemanager.googleapis.com"
@@ -123,11 +122,7 @@ class GoogleSide:
             yield skipped(name, "--publish-heartbeat is off")
 
     def _may(self, name: str, project: str, wanted: Mapping[str, str]) -> Iterator[Finding]:
-        base = os.environ.get(RESOURCE_MANAGER_EMULATOR, RESOURCE_MANAGER)
-        session: requests.Session = requests.Session()
-        if base == RESOURCE_MANAGER:
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-            session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+        base, session = session_at(RESOURCE_MANAGER_EMULATOR, RESOURCE_MANAGER)
         with session:
             url = f"{base}/v1/projects/{project}:testIamPermissions"
             answer = session.post(url, json={"permissions": list(wanted)}, timeout=30)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.domain.model import Limit, Plan, ProjectUse, StartJob
 from sts_manager.ports import Clock, QuotaUse
 from sts_manager.routes.sts import BUCKET_S, StsClient
 
 
 class ServiceQuotas:
-    """The `Quotas` port. `clients` may raise BadInput or Fatal: then no project is used, and there is nothing to count."""
+    """The `Quotas` port. `clients`: those of the projects that are used; none where nothing has asked for them yet."""
 
     def __init__(self, clients: Callable[[], Mapping[str, StsClient]], clock: Clock) -> None:
         self._clients, self._clock = clients, clock
@@ -20,12 +19,12 @@ class ServiceQuotas:
     def used(self) -> tuple[QuotaUse, ...]:
         return tuple(
             QuotaUse(project=project, kind=one.kind, seconds=one.seconds, calls=one.calls, most=one.most)
-            for project, client in self._known().items()
+            for project, client in self._clients().items()
             for one in client.pacer.used()
         )
 
     def creates(self, plan: Plan) -> Mapping[str, Mapping[int, int]]:
-        found = {project: dict(client.pacer.buckets()) for project, client in self._known().items()}
+        found = {project: dict(client.pacer.buckets()) for project, client in self._clients().items()}
         first = next(iter(found), "")
         now = int(self._clock.now().timestamp() // BUCKET_S)
         for action in plan.actions:
@@ -37,7 +36,7 @@ class ServiceQuotas:
 
     def projects(self) -> Mapping[str, ProjectUse]:
         found = {}
-        for project, client in self._known().items():
+        for project, client in self._clients().items():
             day = max((one for one in client.pacer.used() if one.kind == "create"), key=lambda one: one.seconds)
             found[project] = ProjectUse(creates=day.calls, full=day.calls >= day.most, refused=client.pacer.refused("create"))
         # The only project there is is asked again, whatever it said.
@@ -45,11 +44,5 @@ class ServiceQuotas:
 
     def recall(self, creates: Mapping[str, Mapping[int, int]]) -> None:
         """Take over what an earlier process created in the last day."""
-        for project, client in self._known().items():
+        for project, client in self._clients().items():
             client.pacer.remember(creates.get(project, {}))
-
-    def _known(self) -> Mapping[str, StsClient]:
-        try:
-            return self._clients()
-        except (BadInput, Fatal):
-            return {}

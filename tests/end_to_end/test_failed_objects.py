@@ -87,6 +87,27 @@ def test_an_automatic_retry_waits_for_the_names_and_moves_just_those(stage: Stag
     }
 
 
+@pytest.mark.parametrize("how", ["compared", "logs alone", "logs denied"])
+def test_the_services_log_says_of_each_object_why(stage: Stage, tmp_path: Path, how: str) -> None:
+    """Of one code the service gives five samples; its log has all of them."""
+    fill(stage, {f"p/{index:02}": b"x" for index in range(12)})
+    shell = loaded(stage, tmp_path, ["p/"])
+    fail(stage, 8, after=2)
+    words = ["--sts-log-failures", "--max-attempts", "1"]
+    words += ["--no-sts-find-failures"] if how == "logs alone" else []
+    if how == "logs denied":
+        stage.ledger.change({"iam.denied": ["logging.logEntries.list"]})
+    with shell.started("run", *BUCKETS, *QUICK, *words) as daemon:
+        wait_for(lambda: len(json.loads(shell.run("failures", "--json").out)) == 8, seconds=40)
+        daemon.terminate()
+        _, err = daemon.communicate(timeout=20)
+    told = json.loads(shell.run("failures", "--json").out)
+    assert {one["key"] for one in told} == {f"p/{index:02}" for index in range(2, 10)}
+    known = [one for one in told if one["error"] == "unavailable" and "InternalError" in one["details"]]
+    assert len(known) == (5 if how == "logs denied" else 8)
+    assert ("grant roles/logging.viewer" in err) == (how == "logs denied")
+
+
 @pytest.mark.parametrize("how", ["--no-sts-find-failures", "no credentials"])
 def test_without_names_a_retry_moves_the_whole_prefix(stage: Stage, tmp_path: Path, how: str) -> None:
     fill(stage, {f"p/{index}": b"x" for index in range(4)})

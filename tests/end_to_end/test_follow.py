@@ -81,6 +81,10 @@ def test_what_changes_is_copied_until_it_is_stopped(stage: Stage, shell: Shell) 
     assert stage.sts is not None
     assert sum("event_stream" in job for job in stage.sts.jobs.values()) == 1
     assert shell.run("follow", "--stop").code == 0
+    assert shell.run("rerun", "--all").code == 0
+    assert shell.run("run", *BUCKETS, *QUICK, "--until-done").code == 0, "a delta pass is no following"
+    assert now_at_sink(stage)["a/late"] == b"too late"
+    assert sum("event_stream" in job for job in stage.sts.jobs.values()) == 1
     assert shell.run("follow", "--all").code == 0, "and it can be begun again"
 
 
@@ -92,6 +96,9 @@ def test_without_a_queue_that_can_be_read_it_ends_in_error(stage: Stage, shell: 
     ended = shell.run("run", *BUCKETS, *QUICK, "--until-done", *words)
     assert ended.code in (1, 3), ended.err
     assert set(rows(shell, "status, error_code, attempt")) == {("error", code, 2)}
+    assert shell.run("retry", "--errors").code == 0
+    assert shell.run("run", *BUCKETS, *QUICK, "--until-done").code == 0
+    assert set(rows(shell, "status, route")) == {("done", "sts-s3")}, "a retry is a transfer like any other"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sts_manager.domain.errors import BadInput, Throttled
+from sts_manager.domain.errors import Throttled
 from sts_manager.domain.model import Plan, Route, StartJob
 from sts_manager.domain.naming import Prefix, job_name
 from sts_manager.routes.quotas import ServiceQuotas
@@ -131,8 +131,5 @@ def test_projects_are_counted_apart_and_the_plans_own_creates_are_in() -> None:
 
 
 def test_without_a_client_there_is_nothing_to_count() -> None:
-    def none() -> dict[str, StsClient]:
-        raise BadInput("no project")
-
-    quotas = ServiceQuotas(none, FakeClock())
+    quotas = ServiceQuotas(dict, FakeClock())
     assert (quotas.used(), quotas.projects(), quotas.creates(Plan())) == ((), {}, {})

@@ -92,6 +92,7 @@ class Ledger:
     lock: threading.Lock = field(default_factory=threading.Lock)
     windows: dict[tuple[str, float, str], deque[float]] = field(default_factory=dict)
     permissions: Counter[str] = field(default_factory=Counter)
+    log_entries: list[dict[str, Any]] = field(default_factory=list)  # what services wrote to Cloud Logging
     events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
 
     def count(self, service: str, method: str) -> Rule | None:
@@ -172,5 +173,6 @@ class Ledger:
             self.windows.clear()
             self.permissions.clear()
             self.events.clear()
+            self.log_entries.clear()
             self.settings.clear()
             self.settings.update(DEFAULTS)

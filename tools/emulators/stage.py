@@ -15,6 +15,7 @@ from tools.emulators.cdn import KEY_PAIR_ID, Cdn
 from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import BadFault, Ledger
+from tools.emulators.logging_api import CloudLogging
 from tools.emulators.monitoring.server import MonitoringServer
 from tools.emulators.pubsub.server import PubSubServer
 from tools.emulators.resource_manager import ResourceManager
@@ -25,7 +26,7 @@ from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
-SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn", "pubsub", "resourcemanager")
+SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn", "pubsub", "resourcemanager", "logging")
 PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
@@ -69,6 +70,9 @@ class Stage:
             self._start_cdn()
         if "pubsub" in only:
             self._start_pubsub()
+        if "logging" in only:
+            server = self._web(WebServer(application(CloudLogging(self.ledger, PROJECT).handle), threads=4))
+            self.environment["LOGGING_EMULATOR_HOST"] = server.url
         if "resourcemanager" in only:
             server = self._web(WebServer(application(ResourceManager(self.ledger, PROJECT).handle), threads=4))
             self.environment["CLOUDRESOURCEMANAGER_EMULATOR_HOST"] = server.url

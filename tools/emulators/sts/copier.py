@@ -56,6 +56,7 @@ class Work:
     todo: Iterator[Listed] | None = None
     ends: tuple[Source, GcsSink] | None = None
     suspend_until: float = 0.0
+    logged: Callable[[str, str, str], None] | None = None  # writes (key, code, message) of a failed object to Cloud Logging
     events: Callable[[], str | None] | None = None  # the next key that changed, for an operation that follows
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -239,6 +240,8 @@ def _copy(work: Work, ends: tuple[Source, GcsSink], listed: Listed) -> None:
             _add(work.counts.found, listed.size)
         _add(work.counts.failed, listed.size)
         work.fail(error.code, source.url(listed.key), error.details)
+        if work.logged is not None:
+            work.logged(listed.key, error.code, error.details)
 
 
 def _kept(spec: sts.TransferSpec, sink: GcsSink, name: str, listed: Listed) -> bool:
