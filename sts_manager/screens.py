@@ -44,6 +44,7 @@ OBJECT_ADVICE: Mapping[str, str] = {
     "exists": "another object has its name: delete that, or run with --overwrite-when DIFFERENT, then `sts-manager retry PREFIX`",
     "forbidden": "may the CDN (or the AWS key) read the object? Then `sts-manager retry PREFIX`",
     "sink_forbidden": "grant the workers roles/storage.objectUser on the destination",
+    "sink": "Cloud Storage refuses it as it is: see its details, mend it at the source, then `sts-manager retry PREFIX`",
     "sink_missing": "the destination bucket is not there",
     "hash_mismatch": "what was stored was not what was read, several times, and was deleted: look at the network, then retry",
     "source_changing": "it is being written at the source; `sts-manager retry PREFIX` when that is over, or `rerun` later",

@@ -54,6 +54,8 @@ TURN_S = 0.02
 MANIFEST_ROWS_MAX = 1_000_000
 MOVES_AT_ONCE = 250
 RECOGNISED_AT_ONCE = 1000
+REFUSED_ALONE = "sink"
+"""The code of what Cloud Storage refuses for the object's own sake: not for want of a right, or of time."""
 NOT_THERE = (405, 501)
 """What a service says of a method that it does not have."""
 
@@ -137,7 +139,7 @@ class Lister:
         """The job comes to nothing: what it left in the bucket is cleared up; or, where that is what fails, it is left there."""
         state = self.job.state
         self._over = True
-        if code.endswith("_busy") or (state is State.MOVING and code == "sink_refused"):
+        if code.endswith("_busy") or (state is State.MOVING and code.endswith("_refused")):
             # It may pass, or be mended: this state is begun anew. What has been transferred is not to be paid for twice.
             self.waits = True
             log.warning("lists_wait", extra={"fields": {"job": self.job.name, "state": state.value, "code": code, "cause": why}})
@@ -341,6 +343,14 @@ class Lister:
         return None if url is None else self._ledger.row(self.job.name, url)
 
     def _one_moved(self, one: SinkObject, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
+        try:
+            yield from self._given_its_name(one, row, moved, bad)
+        except Ended as end:
+            if end.code != REFUSED_ALONE:
+                raise
+            bad.append((row, _failed(row, "sink", end.details)))
+
+    def _given_its_name(self, one: SinkObject, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
         verified = _proved(one.stored, row)
         if verified is None:
             told = f"the service brought other bytes ({one.stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"

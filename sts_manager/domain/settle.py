@@ -20,6 +20,7 @@ from sts_manager.domain.model import (
     Policy,
     PrefixJob,
     Refusal,
+    Route,
     Severity,
     StartRefused,
     SteeringFailed,
@@ -134,6 +135,9 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
             # Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again.
             return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
         case Refusal.NAME_DELETED:
+            return _try_again_or_end(replace(settled, after=job), policy, now)
+        case Refusal.PERMANENT if refused.others and job.route is not Route.STS_FOLLOW:
+            # Perhaps one of those that share the job is unfit: they are tried again in smaller parts.
             return _try_again_or_end(replace(settled, after=job), policy, now)
         case Refusal.PERMANENT:
             return _ended_in_error(replace(settled, after=job), refused.code, refused.message, now)

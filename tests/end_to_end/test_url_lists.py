@@ -243,6 +243,32 @@ def test_moves_that_are_missing_or_whose_answers_are_lost(
     assert stage.ledger.rules[0].fired > 0
 
 
+def test_an_object_that_the_sink_refuses_fails_alone(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.add_rule({"service": "gcs", "method": "objects.patch", "error": "BAD_REQUEST", "after": 2, "times": 1})
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--max-attempts", "1")
+    assert ended.code == 1, ended.err
+    (one,) = json.loads(lists.shell.run("failures", "--json").out)
+    assert one["error"] == "sink"
+    assert set(at_sink(stage)) == set(OBJECTS) - {one["key"]}, "and it is cleared away"
+
+
+def test_moves_that_are_refused_for_a_while_wait(stage: Stage, tmp_path: Path) -> None:
+    """What has been transferred is not paid for twice because a right was lost for a minute."""
+    fill(stage, OBJECTS)
+    # The canary is moved; then a right is gone for as long as it takes to be asked for thrice, with the pauses between.
+    stage.ledger.add_rule({"service": "gcs", "method": "objects.move", "error": "FORBIDDEN", "after": 1, "times": 40})
+    lists = Lists(stage, tmp_path)
+    ended = lists.run()
+    assert ended.code == 0, ended.err
+    assert "lists_wait" in ended.err
+    assert at_sink(stage) == OBJECTS
+    assert stage.sts is not None
+    copied = sum(operation.work.counts.copied[0] for operation in stage.sts.operations.values())
+    assert copied == len(OBJECTS)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

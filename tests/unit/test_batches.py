@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sts_manager.domain.errors import Retryable, Throttled
+from sts_manager.domain.errors import Permanent, Retryable, Throttled
 from sts_manager.domain.model import Chosen, Hold, JobStatus, Limit, OperationState, Policy, PrefixJob, ProjectUse, Route
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch, NoQuotas
@@ -138,6 +138,18 @@ def test_a_failed_job_is_split_until_the_culprit_is_alone() -> None:
 def _runs(scene: Scene, name: Any) -> bool:
     operation = scene.service.jobs[name].operation
     return operation is not None and scene.service.states[operation].active
+
+
+def test_a_refused_job_is_split_too() -> None:
+    scene = Scene(40, prefixes_per_job=40, running_max=100)
+    scene.service.fail_start = Permanent("one of the prefixes is refused")
+    scene.run(2)
+    assert {(row.status, row.attempt) for row in scene.rows()} == {(JobStatus.WAITING, 1)}
+    scene.service.fail_start = None
+    for _ in range(9):
+        scene.run()
+    assert {len(job.others) for job in scene.service.jobs.values()} == {0}
+    assert scene.statuses() == {"running": 40}
 
 
 def test_a_crash_before_the_answer_asks_again_for_the_same_job(scene: Scene) -> None:

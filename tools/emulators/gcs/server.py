@@ -13,6 +13,7 @@ from tools.emulators.ledger import BadFault, Ledger, Rule
 from tools.emulators.web import Request, Response, pause_for
 
 SOFT_ERRORS = {
+    "BAD_REQUEST": 400,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
     "REQUEST_TIMEOUT": 408,
