@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import boto3
 from botocore.exceptions import BotoCoreError
@@ -25,6 +23,7 @@ from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnava
 from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.keeping import Keeping
+from sts_manager.own_route import OwnRoute
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.sts import StsClient
@@ -52,46 +51,34 @@ def lister_words(settings: Settings) -> list[str]:
     return [*words, "--list-rows", str(settings.url_list_rows)]
 
 
-class UrlLists:
-    """The route `sts-url-list`, and what keeps it going while this daemon leads (as a context)."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    ledger: ListLedger
+    route: UrlListRoute
+
+    def busy(self) -> bool:
+        return self.ledger.busy()
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+class UrlLists(OwnRoute[_Parts]):
+    """The route `sts-url-list`, and which objects other transfers left behind; what keeps both going while this daemon leads."""
+
+    name, waits = "lists", "prefixes on route sts-url-list wait"
 
     def __init__(
         self, settings: Settings, open_store: Callable[[], JobStore], clients: Callable[[], Mapping[str, StsClient]]
     ) -> None:
-        self._settings, self._open_store, self._clients = settings, open_store, clients
-        self._store: JobStore | None = None
-        self._parts: tuple[ListLedger, UrlListRoute] | None = None
-        self._leading: ExitStack | None = None
-        self._kept = False
-
-    def __enter__(self) -> Self:
-        self._leading = ExitStack()
-        try:
-            if self._parts is None and list_ledger_path(self._settings).exists():
-                self._made()
-            if self._parts is not None and self._parts[0].busy():
-                self._keep()  # an earlier run left prefixes in it, or something to tell
-        except (BadInput, StoreUnavailable) as error:
-            log.error("lists_away", extra={"fields": {"cause": str(error), "effect": "prefixes on route sts-url-list wait"}})
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._leading is not None:
-            self._leading.__exit__(kind, error, trace)
-        self._leading, self._kept = None, False
-
-    def close(self) -> None:
-        if self._parts is not None:
-            self._parts[0].close()
-            self._parts = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        super().__init__(list_ledger_path(settings), open_store)
+        self._settings, self._clients = settings, clients
 
     def catch_up(self) -> None:
         """For one pass without threads: see what the service says, start what is due, tell what is over."""
-        if self._parts is not None or list_ledger_path(self._settings).exists():
-            self._made().advance()
+        parts = self._known()
+        if parts is not None:
+            parts.route.advance()
             self.tell()
 
     # What other attempts left behind
@@ -103,40 +90,41 @@ class UrlLists:
             if job.route is not Route.STS_S3:
                 return
             if job.status is JobStatus.DONE:
-                if self._parts is not None or list_ledger_path(self._settings).exists():
-                    self._made()
-                    self._ledger.forget(job.prefix)
+                self._forget(job)
             elif job.counters.objects_failed and self._finds:
                 self._compare(change)
             elif job.counters.objects_failed and self._settings.sts_log_failures:
-                self._told_by_log(job)
+                self._put(job.prefix, self._told_by_log(job))
         except (BadInput, StoreUnavailable, Permanent) as error:
             # It costs a longer retry, and names nobody knows; nothing else.
             log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
 
-    @property
-    def _ledger(self) -> ListLedger:
-        assert self._parts is not None
-        return self._parts[0]
+    def _forget(self, job: PrefixJob) -> None:
+        parts = self._known()
+        if parts is not None:
+            parts.ledger.forget(job.prefix)
+        if job.attempt > 1 and not self._finds and self._settings.sts_log_failures:
+            self._put(job.prefix, [])
+
+    def _put(self, prefix: Prefix, failures: list[FailedObject]) -> None:
+        """From the daemon's own thread, so with a store that is opened for it."""
+        with closing(self._open_store()) as store:
+            store.put_failures(prefix, failures, SystemClock().now())
 
     @cached_property
     def _finds(self) -> bool:
+        """Whether listings can be compared here; asked for, and told, once."""
         if not self._settings.sts_find_failures:
             return False
         try:
-            cause = (
-                ""
-                if boto3.Session().get_credentials()
-                else "no AWS credentials on this machine, which comparing the listings needs"
-            )
+            there = boto3.Session().get_credentials() is not None
+            cause = "" if there else "no AWS credentials on this machine, which comparing the listings needs"
         except BotoCoreError as error:
             cause = f"AWS credentials: {error}"
         if cause:
-            log.warning(
-                "failed_objects_not_found", extra={"fields": {"cause": cause, "effect": "each retry moves its whole prefix"}}
-            )
-            return False
-        return True
+            fields = {"cause": cause, "effect": "each retry moves its whole prefix"}
+            log.warning("failed_objects_not_found", extra={"fields": fields})
+        return not cause
 
     def _compare(self, change: Change) -> None:
         job = change.after
@@ -154,16 +142,15 @@ class UrlLists:
         never = self._settings.overwrite_when == "NEVER"
         spec = replace(spec, job=comparison_of(job.job_name), replace=Replace.NEVER if never else Replace.DIFFERENT)
         self._keep()
-        self._made()
         hints = hints_of(job, change.results, spec.source_bucket)
-        self._ledger.compare(
+        self._made().ledger.compare(
             spec, job.prefix, SystemClock().now(), hints, operation=str(job.operation_name or ""), project=job.project
         )
 
-    def _told_by_log(self, job: PrefixJob) -> None:
+    def _told_by_log(self, job: PrefixJob) -> list[FailedObject]:
         """Nothing can be compared here: what the service wrote to Cloud Logging by now is all that is known."""
         assert job.operation_name is not None
-        failures = [
+        return [
             FailedObject(
                 prefix=job.prefix,
                 key=one.key,
@@ -176,8 +163,6 @@ class UrlLists:
             )
             for one in self._logged(job.project, job.operation_name).values()
         ]
-        if failures:
-            self._own_store().put_failures(job.prefix, failures, SystemClock().now())
 
     def _logged(self, project: str, operation: OperationName) -> dict[str, LoggedFailure]:
         """What the service logged of an operation, by key; nothing where it cannot be read, which is told."""
@@ -193,40 +178,36 @@ class UrlLists:
 
     def manifest(self, order: StartJob) -> str:
         """For an attempt after one that left objects behind. Raises Throttled while they are found."""
-        if self._parts is None and not list_ledger_path(self._settings).exists():
-            return ""
-        self._made()
+        parts = self._known()
         name = comparison_of(earlier(order.job_name, order.attempt))
-        found = self._ledger.job(name)
-        if found is None:
+        found = None if parts is None else parts.ledger.job(name)
+        if parts is None or found is None:
             return ""
         if found.state is State.LISTING and SystemClock().now() - found.began_at < FINDING_MAX:
             self._keep()
             raise Throttled(f"the objects that failed under {order.prefix!r} are still being found", after=FINDING_WAIT)
-        return self._ledger.use(name, order.job_name)
+        return parts.ledger.use(name, order.job_name)
 
     def carried(self, jobs: Collection[str]) -> Mapping[str, tuple[int, int]]:
-        if self._parts is None and not list_ledger_path(self._settings).exists():
-            return {}
-        self._made()
-        return self._ledger.carried(jobs)
+        parts = self._known()
+        return {} if parts is None else parts.ledger.carried(jobs)
 
     # The route
 
     def start(self, order: StartJob) -> Started:
         self._spec_of(order)  # before anything is made for it
         self._keep()
-        return self._made().start(order)
+        return self._made().route.start(order)
 
     def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
         self._keep()
-        return self._made().operations(names)
+        return self._made().route.operations(names)
 
     def pause(self, name: OperationName) -> None:
-        self._made().pause(name)
+        self._made().route.pause(name)
 
     def resume(self, name: OperationName) -> None:
-        self._made().resume(name)
+        self._made().route.resume(name)
 
     def _spec_of(self, order: StartJob) -> JobSpec:
         if not self._settings.cdn_url:
@@ -236,43 +217,29 @@ class UrlLists:
             )
         return spec_of(order, pool_settings(self._settings, order, "sts-url-list"))
 
-    def _made(self) -> UrlListRoute:
-        if self._parts is None:
-            ledger = ListLedger(list_ledger_path(self._settings), StoreUnavailable)
-            route = UrlListRoute(
-                self._clients(), ledger, self._spec_of, SystemClock(), full_metadata=self._settings.url_list_metadata == "all"
-            )
-            self._parts = (ledger, route)
-        return self._parts[1]
+    def _make(self) -> _Parts:
+        ledger = ListLedger(list_ledger_path(self._settings), StoreUnavailable)
+        route = UrlListRoute(
+            self._clients(), ledger, self._spec_of, SystemClock(), full_metadata=self._settings.url_list_metadata == "all"
+        )
+        return _Parts(ledger, route)
 
-    def _keep(self) -> None:
-        """Start the lister and the turns, once, when this daemon leads."""
-        if self._leading is None or self._kept:
-            return
-        route = self._made()
+    def _keep_going(self, parts: _Parts, leading: ExitStack) -> None:
         crew = Crew(lister_words(self._settings), "what it was at is begun anew; nothing is lost")
 
         def tend() -> bool:
             crew.tend()
             return False
 
-        keeping = Keeping("lists", (tend, route.advance, self.tell), rest_s=min(TURN_S, self._settings.sleep_timeout))
-        self._leading.callback(keeping.guarded, self.tell)
-        self._leading.callback(keeping.end, LAST_S)
-        self._leading.callback(crew.stop)
+        keeping = Keeping("lists", (tend, parts.route.advance, self.tell), rest_s=min(TURN_S, self._settings.sleep_timeout))
+        leading.callback(keeping.guarded, self.tell)
+        leading.callback(keeping.end, LAST_S)
+        leading.callback(crew.stop)
         keeping.begin()
-        self._kept = True
-
-    def _own_store(self) -> JobStore:
-        """The daemon's is not to be used by two threads."""
-        if self._store is None:
-            self._store = self._open_store()
-        return self._store
 
     def tell(self) -> bool:
         """Let the job store know which objects failed. Raises StoreUnavailable."""
-        assert self._parts is not None
-        ledger = self._parts[0]
+        ledger = self._made().ledger
         for job in ledger.untold():
             prefix = Prefix(job.prefix)
             known = ledger.failures(job.name, FAILURES_MAX)

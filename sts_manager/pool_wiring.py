@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from cdn_worker.domain.errors import BadInput as WorkerBadInput
 from cdn_worker.ports import Queues
@@ -17,9 +15,10 @@ from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
-from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable
+from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
+from sts_manager.own_route import OwnRoute
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Started
@@ -56,48 +55,22 @@ class _Parts:
     ledger: PoolLedger
     route: CdnRoute
 
-
-class Pool:
-    """The route `cdn`, and what keeps it going while this daemon leads (as a context)."""
-
-    def __init__(self, settings: Settings, open_store: Callable[[], JobStore]) -> None:
-        self._settings, self._open_store = settings, open_store
-        self._store: JobStore | None = None
-        self._parts: _Parts | None = None
-        self._leading: ExitStack | None = None
-        self._kept = False
-
-    def __enter__(self) -> Self:
-        self._leading = ExitStack()
-        try:
-            if self._parts is None and ledger_path(self._settings).exists():
-                self._made()
-            if self._parts is not None and self._parts.ledger.busy():
-                self._keep()  # an earlier run left prefixes in it, or something to tell
-        except (BadInput, StoreUnavailable) as error:
-            # Each prefix of the pool asks for it again; the others need not wait for that.
-            log.error("pool_away", extra={"fields": {"cause": str(error), "effect": "prefixes on route cdn wait"}})
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._leading is not None:
-            self._leading.__exit__(kind, error, trace)
-        self._leading, self._kept = None, False
+    def busy(self) -> bool:
+        return self.ledger.busy()
 
     def close(self) -> None:
-        if self._parts is not None:
-            self._parts.queues.close()
-            self._parts.ledger.close()
-            self._parts = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self.queues.close()
+        self.ledger.close()
 
-    def _own_store(self) -> JobStore:
-        """The daemon's is not to be used by two threads."""
-        if self._store is None:
-            self._store = self._open_store()
-        return self._store
+
+class Pool(OwnRoute[_Parts]):
+    """The route `cdn`, and what keeps it going while this daemon leads (as a context)."""
+
+    name, waits = "pool", "prefixes on route cdn wait"
+
+    def __init__(self, settings: Settings, open_store: Callable[[], JobStore]) -> None:
+        super().__init__(ledger_path(settings), open_store)
+        self._settings = settings
 
     def _told(self) -> Told:
         if self._settings.bigquery is None:
@@ -106,8 +79,8 @@ class Pool:
 
     def catch_up(self) -> None:
         """For one pass without threads or workers: take in what was reported, post what changed. Nothing where no pool is."""
-        if self._parts is not None or ledger_path(self._settings).exists():
-            parts = self._made()
+        parts = self._known()
+        if parts is not None:
             PoolKeeper(parts.queues, parts.ledger, SystemClock(), told=self._told()).catch_up()
 
     def open(self) -> None:
@@ -137,26 +110,19 @@ class Pool:
     def resume(self, name: OperationName) -> None:
         self._made().route.resume(name)
 
-    def _made(self) -> _Parts:
-        if self._parts is None:
-            try:
-                queues = open_queues(queue_address(self._settings), lease_s=self._settings.queue_lease)
-            except WorkerBadInput as error:
-                raise BadInput(str(error)) from error
-            for told in queues.warnings:
-                log.warning("queue", extra={"fields": {"cause": told}})
-            ledger = PoolLedger(ledger_path(self._settings))
-            clock = SystemClock()
-            route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order, "cdn"), clock)
-            self._parts = _Parts(queues, ledger, route)
-        return self._parts
+    def _make(self) -> _Parts:
+        try:
+            queues = open_queues(queue_address(self._settings), lease_s=self._settings.queue_lease)
+        except WorkerBadInput as error:
+            raise BadInput(str(error)) from error
+        for told in queues.warnings:
+            log.warning("queue", extra={"fields": {"cause": told}})
+        ledger = PoolLedger(ledger_path(self._settings))
+        clock = SystemClock()
+        route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order, "cdn"), clock)
+        return _Parts(queues, ledger, route)
 
-    def _keep(self) -> None:
-        """Start the keeper and the workers, once, when this daemon leads."""
-        if self._leading is None or self._kept:
-            return
-        parts = self._made()
+    def _keep_going(self, parts: _Parts, leading: ExitStack) -> None:
         words = worker_words(self._settings)
         crew = Crew(words) if words else None
-        self._leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told()))
-        self._kept = True
+        leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told()))
