@@ -54,6 +54,7 @@ TURN_S = 0.02
 MANIFEST_ROWS_MAX = 1_000_000
 MOVES_AT_ONCE = 250
 RECOGNISED_AT_ONCE = 1000
+UNFIT = "ROUTE_UNFIT"
 REFUSED_ALONE = "sink"
 """The code of what Cloud Storage refuses for the object's own sake: not for want of a right, or of time."""
 NOT_THERE = (405, 501)
@@ -83,7 +84,6 @@ class Lister:
         self._access = self._keyring.access()
         self._player = Player(engine, renew=self._renew)
         self._use()
-        self._running = 0
         self._planner: Planner | None = None
         self._over = False
         self.waits = False  # it ended for something that may pass
@@ -94,8 +94,8 @@ class Lister:
 
     def begin(self) -> None:
         match self.job.state:
-            case State.LISTING if self.job.kind is Kind.URLS and (fault := self._reachable()) is not None:
-                self._fail("ROUTE_UNFIT", fault)
+            case State.LISTING if self.job.kind is Kind.URLS and (fault := self._unreachable()) is not None:
+                self._fail(*fault)
             case State.LISTING:
                 self._ledger.list_anew(self.job.name, self._base)
                 self._planner = Planner(self._player, self._ground(), deliver=self._deliver, full=lambda: False, lanes=4)
@@ -118,7 +118,10 @@ class Lister:
 
     def stay_signed(self) -> None:
         if self._keyring.due(self._access):
-            self._access = self._keyring.access()
+            try:
+                self._access = self._keyring.access()
+            except BadInput as error:
+                log.warning("access_not_renewed", extra={"fields": {"job": self.job.name, "cause": str(error)}})
             self._use()
 
     # What all of it shares
@@ -182,10 +185,10 @@ class Lister:
 
     # The listing
 
-    def _reachable(self) -> str | None:
-        """Why the service could not, or should not, read what the lists would name."""
+    def _unreachable(self) -> tuple[str, str] | None:
+        """Why the service could not, or should not, read what the lists would name: (code, text)."""
         if not self._base:
-            return "a URL list needs the CDN before the bucket: --cdn-url names it"
+            return UNFIT, "a URL list needs the CDN before the bucket: --cdn-url names it"
         if self._sizes.loopback:
             return None
         fault = host_fault(self._base)
@@ -193,9 +196,9 @@ class Lister:
             try:
                 found = socket.getaddrinfo(urlsplit(self._base).hostname, None)
             except OSError as error:
-                return f"--cdn-url {self._base}: its host is not known: {error}"
+                return "resolver_busy", f"--cdn-url {self._base}: its host cannot be looked up: {error}"
             fault = host_fault(self._base, {str(one[4][0]) for one in found})
-        return None if fault is None else f"--cdn-url {self._base} will not do for a URL list: {fault}"
+        return None if fault is None else (UNFIT, f"--cdn-url {self._base} will not do for a URL list: {fault}")
 
     def _ground(self) -> Ground:
         spec = self.job.spec

@@ -38,6 +38,7 @@ PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 
 def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     """Name the steps that close the gap between the job table and what runs."""
+    observed = replace(observed, live=_led(observed.live))
     settled = tuple(settle(job, observed, policy, now) for job in observed.live)
     breaker = next_breaker(observed, settled, policy, now)
     shared = _shared(observed)
@@ -82,6 +83,25 @@ class Begun:
 
     changes: tuple[Change, ...]
     action: StartJob
+
+
+def _led(live: Sequence[PrefixJob]) -> tuple[PrefixJob, ...]:
+    """The live rows, each with a lead that is in the same transfer job.
+
+    Somebody may have changed the lead's row in the very moment when the intents were written: it is not of the job then, and
+    the first of the others takes its place.
+    """
+    led = {job.job_name for job in live if job.lead is None}
+    heirs: dict[JobName | None, Prefix] = {}
+    for job in live:
+        if job.job_name not in led:
+            heirs[job.job_name] = min(heirs.get(job.job_name, job.prefix), job.prefix)
+    if not heirs:
+        return tuple(live)
+    return tuple(
+        replace(job, lead=None if job.prefix == heirs[job.job_name] else heirs[job.job_name]) if job.job_name in heirs else job
+        for job in live
+    )
 
 
 def _shared(observed: Observed) -> Shared:
@@ -265,7 +285,8 @@ def launch(jobs: Sequence[PrefixJob], policy: Policy, now: datetime, project: st
     """The intents to start the next attempt of prefixes in one transfer job, and the action that carries them out."""
     lead, *others = sorted(jobs, key=lambda job: job.prefix)
     attempt = lead.attempt + 1
-    name = job_name(policy.migration, lead.prefix, attempt)
+    # Of several it tells who they are: their lead may come to be in another job, should somebody change its row just now.
+    name = job_name(policy.migration, Prefix("\0".join(job.prefix for job in (lead, *others))), attempt)
     # A row names its project only where there is a choice.
     own = project if len(policy.projects) > 1 else ""
     changes = [

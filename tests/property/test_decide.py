@@ -44,6 +44,8 @@ counts = st.integers(min_value=0, max_value=3)
 counters = st.builds(Counters, objects_copied=counts, objects_failed=counts, objects_found=counts)
 policies = st.builds(
     Policy,
+    projects=st.sampled_from([("",), ("one-project", "two-project")]),
+    prefixes_per_job=st.sampled_from([1, 2, 3, 40]),
     migration=st.just(MIGRATION),
     route=st.just(Route.STS_S3),
     running_max=st.integers(min_value=1, max_value=8),
@@ -230,3 +232,17 @@ def test_each_prefix_changes_once_and_by_one_generation(observed: Observed, poli
     prefixes = [change.before.prefix for change in plan.changes]
     assert len(prefixes) == len(set(prefixes))
     assert all(change.after.generation == change.before.generation + 1 for change in plan.changes)
+
+
+@given(observed=worlds(), policy=policies)
+def test_each_prefix_that_starts_is_in_one_transfer_job_of_what_is_alike(observed: Observed, policy: Policy) -> None:
+    plan = decide(observed, policy, NOW)
+    begun = {change.after.prefix: change.after for change in plan.changes if change.before.attempt < change.after.attempt}
+    asked = [prefix for action in starts(plan) for prefix in (action.prefix, *action.others)]
+    assert sorted(asked) == sorted(begun)
+    for action in starts(plan):
+        rows = [begun[prefix] for prefix in (action.prefix, *action.others)]
+        assert len(rows) <= policy.prefixes_per_job
+        assert {row.job_name for row in rows} == {action.job_name}
+        assert [row.lead for row in rows] == [None, *[action.prefix] * len(action.others)]
+        assert len({(row.route, row.source, row.destination, row.egress, row.attempt, row.project) for row in rows}) == 1
