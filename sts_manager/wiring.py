@@ -139,10 +139,6 @@ def project_told(settings: Settings) -> str:
         return ""
 
 
-def client_of(settings: Settings) -> StsClient:
-    return connect(project_of(settings), os.environ.get(STS_EMULATOR), CLOCK)
-
-
 def clients_of(settings: Settings) -> Mapping[str, StsClient]:
     """One for each project that shares the work; the first is meant where a row names none."""
     projects = settings.projects or (project_of(settings),)
@@ -349,7 +345,7 @@ def patient_of(settings: Settings, routes: frozenset[str]) -> Patient:
 
 def means_of(settings: Settings) -> Means:
     return Means(
-        client=partial(client_of, settings),
+        clients=partial(clients_of, settings),
         open_store=partial(store_of, settings),
         granted=None if settings.bigquery is None else partial(granted_on_table, settings),
     )

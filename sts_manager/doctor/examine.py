@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sts_manager.doctor import aws, cdn, google, home
 from sts_manager.doctor.aws import AwsSide
@@ -22,18 +22,22 @@ VENDORS = (*google.VENDORS, *aws.VENDORS, *cdn.VENDORS, *home.VENDORS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What the checks are made with. granted: see `HomeSide`."""
+    """What the checks are made with. clients: of the transfer service, by project; granted: see `HomeSide`."""
 
-    client: Callable[[], StsClient]
+    clients: Callable[[], Mapping[str, StsClient]]
     open_store: Callable[[], JobStore]
     granted: Callable[[tuple[str, ...]], list[str]] | None = None
 
 
 def examine(patient: Patient, means: Means, prefixes: Sequence[str] = (), scan_max: int = 100_000) -> Iterator[Finding]:
     """Every finding, as it is found. Nothing is changed anywhere."""
-    with closing(GoogleSide(patient, means.client())) as googles, closing(AwsSide(patient)) as awss:
-        yield from guarded("Storage Transfer API", googles.api, VENDORS)
-        yield from guarded("permissions", googles.permissions, VENDORS)
+    clients = means.clients()
+    with closing(GoogleSide(patient, clients[patient.project])) as googles, closing(AwsSide(patient)) as awss:
+        yield from _in_project(googles)
+        for project, client in clients.items():
+            if project != patient.project:
+                with closing(GoogleSide(replace(patient, project=project), client)) as others:
+                    yield from (replace(one, check=f"{one.check} ({project})") for one in _in_project(others))
         yield from guarded("buckets", googles.buckets, VENDORS)
         yield from guarded("workers' rights on the sink", googles.own_writes, VENDORS)
         if patient.source.scheme is Scheme.S3:
@@ -48,6 +52,12 @@ def examine(patient: Patient, means: Means, prefixes: Sequence[str] = (), scan_m
         yield from guarded("the pool's queue", homes.queue, VENDORS)
         for prefix in prefixes:
             yield from guarded(f"prefix {prefix!r}", Scan(patient, awss.client(), prefix, scan_max).findings, VENDORS)
+
+
+def _in_project(googles: GoogleSide) -> Iterator[Finding]:
+    """What each project that shares the work must have."""
+    yield from guarded("Storage Transfer API", googles.api, VENDORS)
+    yield from guarded("permissions", googles.permissions, VENDORS)
 
 
 def _distance(sink: str, region: str) -> Iterator[Finding]:

@@ -200,6 +200,18 @@ def test_a_cdn_that_drops_metadata_or_is_closed_to_robots_is_found(stage: Stage,
     assert "robots.txt" in found["fit for URL lists"].says
 
 
+def test_each_project_that_shares_the_work_is_looked_at(stage: Stage, examined: Examined) -> None:
+    both = {"project": f"{PROJECT},second-project"}
+    found = examined(**both)
+    assert found["Storage Transfer API"].level is Level.PASS
+    assert found["Storage Transfer API (second-project)"].level is Level.FAIL, "the stage does not know it"
+    stage.ledger.change({"sts.other_projects": ["second-project"]})
+    found = examined(**both)
+    assert found["Storage Transfer API (second-project)"].level is Level.PASS
+    lacking_there = found["agent's roles on gs://sink-bucket (second-project)"]
+    assert (lacking_there.level, "second-project@storage-transfer-service" in lacking_there.fix) == (Level.FAIL, True)
+
+
 def test_what_costs_unawares_is_a_warning(stage: Stage, examined: Examined) -> None:
     kept = {"softDeletePolicy": {"retentionDurationSeconds": "604800"}, "retentionPolicy": {"retentionPeriod": "60"}}
     key = "projects/p/locations/eu/keyRings/r/cryptoKeys/k"

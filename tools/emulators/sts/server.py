@@ -121,6 +121,7 @@ class StsServer:
         return empty_pb2.Empty()
 
     def _account(self, request: sts.GetGoogleServiceAccountRequest) -> sts.GoogleServiceAccount:
+        self._service.check_project(request.project_id)
         return sts.GoogleServiceAccount(
             account_email=f"{request.project_id}@storage-transfer-service.iam.gserviceaccount.com", subject_id="1"
         )

@@ -78,7 +78,7 @@ class TransferService:
     # Jobs
 
     def create(self, job: sts.TransferJob) -> sts.TransferJob:
-        self._project(job.project_id)
+        self.check_project(job.project_id)
         self._quota("sts.creates_per_minute", 60, "create requests per minute", job.project_id)
         self._quota("sts.creates_per_day", 86_400, "create requests per day", job.project_id)
         check_job(job)
@@ -120,7 +120,7 @@ class TransferService:
             return [_shown(job) for _, job in sorted(self.jobs.items()) if job.project_id == of and _job_meets(job, wanted)]
 
     def update(self, name: str, project: str, patch: sts.TransferJob, mask: Sequence[str]) -> sts.TransferJob:
-        self._project(project)
+        self.check_project(project)
         self._quota("sts.updates_per_minute", 60, "update requests per minute", project)
         allowed = {"description", "transfer_spec", "notification_config", "logging_config", "status"}
         if unknown := sorted(set(mask) - allowed):
@@ -138,7 +138,7 @@ class TransferService:
             return _shown(changed)
 
     def delete(self, name: str, project: str) -> None:
-        self._project(project)
+        self.check_project(project)
         self._quota("sts.updates_per_minute", 60, "delete requests per minute", project)
         with self.lock:
             self._job(name, project)
@@ -156,7 +156,7 @@ class TransferService:
     # Operations
 
     def run(self, name: str, project: str) -> Operation:
-        self._project(project)
+        self.check_project(project)
         self._quota("sts.updates_per_minute", 60, "run requests per minute", project)
         with self.lock:
             job = self._job(name, project)
@@ -322,10 +322,10 @@ class TransferService:
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Quota exceeded for quota metric '{words}'")
 
     def _reads(self, project: str) -> None:
-        self._project(project)
+        self.check_project(project)
         self._quota("sts.reads_per_minute", 60, "read requests per minute", project)
 
-    def _project(self, project: str) -> None:
+    def check_project(self, project: str) -> None:
         if not project:
             raise invalid("project_id is required")
         if project not in (self.project, *self.ledger.setting("sts.other_projects")):
