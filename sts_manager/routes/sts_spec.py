@@ -189,7 +189,7 @@ def differences(wanted: sts.TransferSpec, found: sts.TransferSpec) -> Iterator[s
 
 def _conditions(wanted: sts.TransferSpec, found: sts.TransferSpec) -> sts.ObjectConditions:
     ours, theirs = set(wanted.object_conditions.include_prefixes), set(found.object_conditions.include_prefixes)
-    if not ours < theirs:
+    if not ours or not ours < theirs:
         return wanted.object_conditions
     same = sts.ObjectConditions(wanted.object_conditions)
     same.include_prefixes = list(found.object_conditions.include_prefixes)

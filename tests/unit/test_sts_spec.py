@@ -11,7 +11,7 @@ from sts_manager.domain.model import OperationState, Route, StartJob
 from sts_manager.domain.naming import JobName, Prefix, job_name
 from sts_manager.domain.place import place
 from sts_manager.routes.sts import is_one_time, snapshot
-from sts_manager.routes.sts_spec import S3Access, TransferSettings, differences, transfer_job
+from sts_manager.routes.sts_spec import S3Access, TransferSettings, differences, transfer_job, transfer_spec
 from tools.emulators.sts.copier import Status
 from tools.emulators.sts.rules import check_job
 
@@ -153,3 +153,57 @@ def test_names_are_deterministic_legal_and_apart() -> None:
     for bad in ("transferJobs/", "transferJobs/OPI1", "transferJobs/a-", "transferJobs/a b", "x/y", "transferJobs/" + "a" * 120):
         with pytest.raises(ValueError, match="not the name of a transfer job"):
             JobName(bad)
+
+
+def shared(*prefixes: str, **more: Any) -> StartJob:
+    first, *others = (Prefix(prefix) for prefix in prefixes)
+    return replace(ORDER, prefix=first, others=tuple(others), **more)
+
+
+def test_prefixes_that_share_a_job_stand_in_it_in_order() -> None:
+    job = transfer_job(shared("b/", "a/", "c/"), S3)
+    assert list(job.transfer_spec.object_conditions.include_prefixes) == ["a/", "b/", "c/"]
+    assert "b/ and 2 more" in job.description
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "told"),
+    [
+        (["a/", "b/", "a/deep/"], "'a/deep/' lies under 'a/'"),
+        ([f"p{index:04}/" for index in range(1001)], "1,001 prefixes do not fit into one transfer job"),
+    ],
+)
+def test_what_the_service_would_refuse_of_several_is_refused_here(prefixes: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        transfer_job(shared(*prefixes), S3)
+
+
+def test_a_shared_job_is_that_of_some_of_its_prefixes_and_of_no_other() -> None:
+    found = transfer_spec(shared("a/", "b/", "c/"), S3)
+    for some in (["a/"], ["b/", "c/"], ["a/", "b/", "c/"]):
+        assert not list(differences(transfer_spec(shared(*some), S3), found))
+    for others in (["d/"], ["a/", "d/"], ["a/", "b/", "c/", "d/"]):
+        assert list(differences(transfer_spec(shared(*others), S3), found)) == ["object_conditions"]
+    assert "sink" in list(differences(transfer_spec(shared("a/", destination="gs://other"), S3), found))
+
+
+@pytest.mark.parametrize(
+    ("egress", "domain", "network"),
+    [
+        ("", "https://all.example", False),
+        ("s3", "", False),
+        ("managed-private-network", "", True),
+        ("https://own.example", "https://own.example", False),
+    ],
+)
+def test_an_egress_of_its_own_wins_over_the_daemons(egress: str, domain: str, network: bool) -> None:
+    settings = replace(S3, s3_cloudfront_domain="https://all.example")
+    source = transfer_spec(shared("a/", egress=egress), settings).aws_s3_data_source
+    assert (source.cloudfront_domain, source.managed_private_network) == (domain, network)
+
+
+def test_a_manifest_takes_the_place_of_the_prefix() -> None:
+    spec = transfer_spec(ORDER, S3, "gs://sink/.sts-manager/x/manifest.csv")
+    assert spec.transfer_manifest.location == "gs://sink/.sts-manager/x/manifest.csv"
+    assert list(spec.object_conditions.include_prefixes) == []
+    assert sorted(differences(spec, transfer_spec(ORDER, S3))) == ["manifest", "object_conditions"]
