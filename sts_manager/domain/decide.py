@@ -31,7 +31,7 @@ from sts_manager.domain.model import (
 )
 from sts_manager.domain.naming import JobName, Prefix, job_name
 from sts_manager.domain.ramp import is_stalled, ramp_room
-from sts_manager.domain.settle import Settled, next_breaker, settle
+from sts_manager.domain.settle import Settled, next_breaker, settle, told
 
 PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 
@@ -39,7 +39,8 @@ PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     """Name the steps that close the gap between the job table and what runs."""
     observed = replace(observed, live=_led(observed.live))
-    settled = tuple(settle(job, observed, policy, now) for job in observed.live)
+    outcomes = told(observed.outcomes)
+    settled = tuple(settle(job, observed, policy, now, outcomes) for job in observed.live)
     breaker = next_breaker(observed, settled, policy, now)
     shared = _shared(observed)
     steering = [
@@ -73,8 +74,15 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
     )
 
 
-Shared = Mapping[JobName, Sequence[PrefixJob]]
-"""The live rows of each transfer job that has several."""
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """The live rows of one transfer job: their prefixes in order, and the first of those that do not know its operation."""
+
+    prefixes: tuple[Prefix, ...]
+    asker: Prefix | None
+
+
+Shared = Mapping[JobName, Sharing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +113,19 @@ def _led(live: Sequence[PrefixJob]) -> tuple[PrefixJob, ...]:
 
 
 def _shared(observed: Observed) -> Shared:
+    """The transfer jobs that have several live rows."""
     rows: dict[JobName, list[PrefixJob]] = {}
     for job in observed.live:
         if job.job_name is not None:
             rows.setdefault(job.job_name, []).append(job)
-    return {name: some for name, some in rows.items() if len(some) > 1}
+    return {
+        name: Sharing(
+            tuple(sorted(job.prefix for job in some)),
+            min((job.prefix for job in some if job.operation_name is None), default=None),
+        )
+        for name, some in rows.items()
+        if len(some) > 1
+    }
 
 
 def steer(
@@ -131,21 +147,21 @@ def steer(
         if after.lead is None:
             action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
         after = replace(after, paused_by=PausedBy.HOLD)
-    told = row.seen and after.status is not JobStatus.PAUSED
-    if after == row.before and not told:
+    seen = row.seen and after.status is not JobStatus.PAUSED
+    if after == row.before and not seen:
         return None, action
     return changed(row.before, after, now, row.results), action
 
 
 def _asks(job: PrefixJob, shared: Shared) -> bool:
-    """Whether this row asks again about an intent: the first of those that share it and do not know its operation."""
-    rows = shared.get(job.job_name, ()) if job.job_name is not None else ()
-    return not rows or job.prefix == min(one.prefix for one in rows if one.operation_name is None)
+    """Whether this row asks again about an intent: of those that share it, one does."""
+    sharing = shared.get(job.job_name) if job.job_name is not None else None
+    return sharing is None or sharing.asker == job.prefix
 
 
 def _others(job: PrefixJob, shared: Shared) -> tuple[Prefix, ...]:
-    rows = shared.get(job.job_name, ()) if job.job_name is not None else ()
-    return tuple(sorted(one.prefix for one in rows if one.prefix != job.prefix))
+    sharing = shared.get(job.job_name) if job.job_name is not None else None
+    return () if sharing is None else tuple(prefix for prefix in sharing.prefixes if prefix != job.prefix)
 
 
 def _order(job: PrefixJob, route: Route, others: tuple[Prefix, ...], *, adopt_only: bool = False) -> StartJob:

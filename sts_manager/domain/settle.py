@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,6 +26,7 @@ from sts_manager.domain.model import (
     StartRefused,
     SteeringFailed,
 )
+from sts_manager.domain.naming import Prefix
 from sts_manager.domain.ramp import backoff, progressed
 
 Fields = dict[str, str | int]
@@ -51,13 +53,32 @@ class Settled:
     state: OperationState | None = None
 
 
-def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) -> Settled:
-    """Fold the outcomes of the last pass, then the operation's snapshot, into a live row."""
+Told = Mapping[Prefix, Sequence[Outcome]]
+"""What became of the last pass's actions, by each prefix that it concerns."""
+
+
+def told(outcomes: Sequence[Outcome]) -> Told:
+    """Of a shared transfer job, what became of it concerns all that share it, whoever of them asked."""
+    found: dict[Prefix, list[Outcome]] = {}
+    for outcome in outcomes:
+        others = outcome.others if isinstance(outcome, (JobStarted, StartRefused)) else ()
+        for prefix in (outcome.prefix, *others):
+            found.setdefault(prefix, []).append(outcome)
+    return found
+
+
+def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime, outcomes: Told | None = None) -> Settled:
+    """Fold the outcomes of the last pass, then the operation's snapshot, into a live row.
+
+    outcomes   `told(observed.outcomes)`, for whoever settles many rows
+    """
+    outcomes = told(observed.outcomes) if outcomes is None else outcomes
     settled = Settled(before=job, after=job)
-    # What became of a shared transfer job is told of the row that asked: its lead, or one that shares it.
-    askers = {job.prefix, job.lead} if job.lead is not None else {job.prefix}
-    for outcome in observed.outcomes:
-        if outcome.prefix in askers or _asked_for(outcome, job):
+    for outcome in outcomes.get(job.prefix, ()):
+        settled = _with_outcome(settled, outcome, policy, now)
+    for outcome in outcomes.get(job.lead, ()) if job.lead is not None else ():
+        # Its lead has the calls made that steer what they share.
+        if isinstance(outcome, (OperationResumed, SteeringFailed)):
             settled = _with_outcome(settled, outcome, policy, now)
     name = settled.after.operation_name
     if name is None or settled.after.status not in (JobStatus.RUNNING, JobStatus.PAUSED):
@@ -68,10 +89,6 @@ def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) ->
     if name in observed.unseen:
         return settled
     return _with_missing(settled, policy, now)
-
-
-def _asked_for(outcome: Outcome, job: PrefixJob) -> bool:
-    return isinstance(outcome, (JobStarted, StartRefused)) and job.prefix in outcome.others
 
 
 def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datetime) -> Settled:

@@ -182,6 +182,18 @@ def test_a_cdn_that_refuses_the_canary_stops_before_anything_is_moved(stage: Sta
     assert at_sink(stage) == {}
 
 
+def test_an_origin_that_redirects_is_told_by_the_canary(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.add_rule({"service": "cdn", "method": "HEAD", "error": "REDIRECT", "times": 0})
+    lists = Lists(stage, tmp_path)
+    assert lists.run("--max-attempts", "1").code == 1
+    code, message = lists.row("error_code, error_message")
+    assert (code, "redirects" in message, "the first object" in message) == ("FAILED_PRECONDITION", True, True)
+    assert at_sink(stage) == {}
+    assert stage.sts is not None
+    assert len(stage.sts.jobs) == 1
+
+
 def test_a_pause_holds_the_lists_and_a_resume_lets_them_go(stage: Stage, tmp_path: Path) -> None:
     fill(stage, OBJECTS)
     stage.ledger.change({"sts.objects_per_second": 3})
