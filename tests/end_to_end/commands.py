@@ -44,7 +44,7 @@ class Shell:
             env=self._environment(more),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         return Ran(ran.returncode, ran.stdout, ran.stderr)

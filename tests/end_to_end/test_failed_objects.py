@@ -53,7 +53,7 @@ def test_a_retry_of_three_failed_keys_of_five_thousand_transfers_three(stage: St
     assert row(tmp_path, "status, objects_copied, objects_failed") == ("error", 4997, 3)
     with shell.started("run", *BUCKETS, *QUICK):
         # Whoever starts the daemon again finds the names that the last run had no time for.
-        wait_for(lambda: len(json.loads(shell.run("failures", "--json").out)) == 3, seconds=40)
+        wait_for(lambda: len(json.loads(shell.run("failures", "--json").out)) == 3, seconds=90)
     told = json.loads(shell.run("failures", "p/", "--json").out)
     assert {one["key"] for one in told} == {"p/0100", "p/0101", "p/0102"}
     assert all(one["error"] == "unavailable" and "InternalError" in one["details"] for one in told)
@@ -68,7 +68,7 @@ def test_a_retry_of_three_failed_keys_of_five_thousand_transfers_three(stage: St
     assert job.transfer_spec.transfer_manifest.location.endswith("/manifest.csv")
     with shell.started("run", *BUCKETS, *QUICK):
         wait_for(lambda: "no failed object is known" in shell.run("failures").out)
-        wait_for(lambda: at_sink(stage) == objects, seconds=60)  # the manifest is cleared away
+        wait_for(lambda: at_sink(stage) == objects, seconds=120)  # the manifest is cleared away
 
 
 def test_an_automatic_retry_waits_for_the_names_and_moves_just_those(stage: Stage, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_services_log_says_of_each_object_why(stage: Stage, tmp_path: Path, 
     if how == "logs denied":
         stage.ledger.change({"iam.denied": ["logging.logEntries.list"]})
     with shell.started("run", *BUCKETS, *QUICK, *words) as daemon:
-        wait_for(lambda: len(json.loads(shell.run("failures", "--json").out)) == 8, seconds=40)
+        wait_for(lambda: len(json.loads(shell.run("failures", "--json").out)) == 8, seconds=90)
         daemon.terminate()
         _, err = daemon.communicate(timeout=20)
     told = json.loads(shell.run("failures", "--json").out)
