@@ -68,7 +68,7 @@ def at_sink(stage: Stage, bucket: str = SINK) -> dict[str, bytes]:
         return {blob.name: blob.download_as_bytes(raw_download=True) for blob in client.list_blobs(bucket)}
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
     """Poll until something is so; a hang becomes a failure, and no time is asserted."""
     until = time.monotonic() + seconds
     while not what():
