@@ -43,6 +43,34 @@ class LargeObject(OneObject):
         self.md5: MultipartMd5 | None = None
 
     def steps(self) -> Steps:
+        try:
+            return (yield from self._copied())
+        except Ended:
+            verdict = yield from self._left_behind()
+            if verdict is not None:
+                return verdict
+            raise
+
+    def _left_behind(self) -> Generator[Command, Outcome, KeyVerdict | None]:
+        """Nothing unproved stays: a session that had all the bytes has stored the object, though the last try to read failed."""
+        if not self.session:
+            return None
+        answer = yield from self.ask(self.way.sink.progress(self.session, self.task.size))
+        complete = answer.status in (200, 201) and answer.fault is None
+        stored = self.way.sink.stored(answer) if complete else None
+        if stored is None:
+            return None
+        if self._proved(stored):
+            return self.done(stored, int.from_bytes(stored.crc32c), Verified.MD5, ours=True)
+        yield from self.ask(self.way.sink.delete(self.name, stored.generation))
+        return None
+
+    def _proved(self, stored: Stored) -> bool:
+        """Whether the service checked the source's own MD5 against what it stored."""
+        md5 = self.etag.md5
+        return md5 is not None and stored.size == self.task.size and stored.md5 == md5
+
+    def _copied(self) -> Steps:
         persisted = farthest = 0
         fresh = False  # whether nobody needs to be asked how far the session is
         while True:
@@ -175,7 +203,7 @@ class LargeObject(OneObject):
             # Complete before this try read it all: a session from before a restart, or a lost answer.
             known = dict(self.checkpoints).get(task.size)
             if known is None:
-                if md5 is not None and stored.size == task.size and stored.md5 == md5:
+                if self._proved(stored):
                     return self.done(stored, int.from_bytes(stored.crc32c), Verified.MD5, ours=True)
                 yield from self._reread()
                 known = dict(self.checkpoints).get(task.size)

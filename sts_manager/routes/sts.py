@@ -67,6 +67,7 @@ class Used:
 
 
 REFUSED_S = 60.0
+JUST_BEFORE_S = 0.001
 BUCKET_S = 600
 """Creates of the last day are remembered across restarts by the ten minutes in which they were made."""
 
@@ -125,7 +126,7 @@ class Pacer:
             known = Counter(int((wall - (mono - at)) // BUCKET_S) for at in self._calls[kind])
             for bucket, number in buckets.items():
                 # A time that is still to come was written by a clock that has since been set back.
-                age = max(0.0, wall - (bucket + 1) * BUCKET_S)
+                age = max(0.0, wall - (bucket + 1) * BUCKET_S + JUST_BEFORE_S)
                 self._calls[kind].extend([mono - age] * max(0, number - known[bucket]))
             self._calls[kind] = deque(sorted(self._calls[kind]))
 

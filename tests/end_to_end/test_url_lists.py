@@ -21,10 +21,15 @@ from sts_manager.domain.errors import StoreUnavailable
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_pool import cdn_flags
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
-from tools.emulators.gcs.objects import Attributes
+from tools.emulators.gcs.objects import Attributes, Listing
 from tools.emulators.stage import Stage
 
 OBJECTS = {f"a/{name}": f"body of {name}".encode() * 9 for name in ("1", "2", "3", "b c", "d+e", "f%20g", "日本", "h#i", "x//y")}
+
+
+def now_at_sink(stage: Stage) -> dict[str, bytes]:
+    """In one look, while objects are being moved."""
+    return {found.name: found.read() for found in stage.objects.list(SINK, Listing()).objects}
 
 
 class Lists:
@@ -180,6 +185,45 @@ def test_a_cdn_that_refuses_the_canary_stops_before_anything_is_moved(stage: Sta
     assert ended.code == 3, ended.err
     assert "PERMISSION_DENIED" in ended.err
     assert at_sink(stage) == {}
+
+
+def test_an_object_that_changes_between_the_listing_and_the_move_is_not_taken_for_the_listed_one(
+    stage: Stage, tmp_path: Path
+) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change({"sts.objects_per_second": 4})
+    lists = Lists(stage, tmp_path)
+    with lists.shell.started("run", *lists.flags, "--until-done", "--max-attempts", "1") as daemon:
+        wait_for(lambda: lists.step() == "sending")
+        moved = now_at_sink(stage)
+        key = next(key for key in sorted(OBJECTS) if key not in moved)
+        wait_for(lambda: any(name.startswith(".sts-manager/") and name.endswith(key) for name in now_at_sink(stage)))
+        with s3_client(stage) as source:
+            source.put_object(Bucket=SOURCE, Key=key, Body=b"another body")
+        stage.ledger.change({"sts.objects_per_second": 0})
+        assert daemon.wait(timeout=60) == 1
+    (one,) = json.loads(lists.shell.run("failures", "--json").out)
+    assert (one["key"], one["error"]) == (key, "source_changing")
+    assert set(at_sink(stage)) == set(OBJECTS) - {key}
+
+
+def test_what_a_person_pauses_at_the_service_stays_paused_until_a_command(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change({"sts.objects_per_second": 3})
+    lists = Lists(stage, tmp_path)
+    service = stage.sts
+    assert service is not None
+    with lists.shell.started("run", *lists.flags, "--until-done") as daemon:
+        wait_for(lambda: lists.step() == "sending" and len(service.operations) == 2)
+        service.pause(max(service.operations))
+        wait_for(lambda: lists.row() == "paused")
+        stage.ledger.change({"sts.objects_per_second": 0})
+        before = lists.row("generation")
+        shown = lists.shell.run("status")  # some turns go by
+        assert (shown.code, lists.row(), lists.row("generation")) == (0, "paused", before)
+        assert "1 resumed" in lists.shell.run("resume-all-jobs").out
+        assert daemon.wait(timeout=60) == 0
+    assert at_sink(stage) == OBJECTS
 
 
 def test_an_origin_that_redirects_is_told_by_the_canary(stage: Stage, tmp_path: Path) -> None:

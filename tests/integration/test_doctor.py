@@ -247,6 +247,14 @@ def test_a_dataset_that_may_not_be_written_is_found(stage: Stage, examined: Exam
     assert (found.level, "bigquery.tables.updateData missing" in found.says) == (Level.FAIL, True)
 
 
+def test_a_role_under_a_condition_is_not_taken_for_granted(stage: Stage, examined: Examined) -> None:
+    agent = lacking("")["gcs.policies"][SINK]
+    for binding in agent:
+        binding["condition"] = {"title": "office hours", "expression": "request.time.getHours() < 17"}
+    stage.ledger.change({"gcs.policies": {SINK: agent}})
+    assert examined()["agent's roles on gs://sink-bucket"].level is Level.FAIL
+
+
 def test_a_listing_that_cannot_be_copied_is_found(stage: Stage, examined: Examined) -> None:
     with s3_client(stage) as source:
         source.put_object(Bucket=SOURCE, Key="p/cold", Body=b"x", StorageClass="GLACIER")

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from sts_manager.domain.errors import Permanent, Retryable, Throttled
-from sts_manager.domain.model import Chosen, Hold, JobStatus, Limit, OperationState, Policy, PrefixJob, ProjectUse, Route
+from sts_manager.domain.model import (
+    Chosen,
+    Hold,
+    JobStatus,
+    Limit,
+    OperationState,
+    PausedBy,
+    Policy,
+    PrefixJob,
+    ProjectUse,
+    Route,
+)
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch, NoQuotas
 from sts_manager.reconciler import PassResult, Reconciler
@@ -182,6 +193,25 @@ def test_a_hold_pauses_a_shared_operation_once_and_a_resume_lets_all_go(scene: S
     scene.run(3)
     assert len(scene.service.resumed) == 1
     assert scene.statuses() == {"running": 5}
+    assert {row.paused_by for row in scene.rows()} == {PausedBy.NOBODY}, "the wish is spent for all of them"
+    scene.service.set(scene.operation(), OperationState.PAUSED)
+    scene.run(3)
+    assert len(scene.service.resumed) == 1, "what a person paused stays paused"
+    assert scene.statuses() == {"paused": 5}
+
+
+def test_a_spent_wish_is_spent_in_every_row_at_once() -> None:
+    """Paused again by a person in the very moment after: no row may take that for our own pause."""
+    scene = Scene(3, prefixes_per_job=10)
+    scene.run(2)
+    scene.store.set_hold(Hold(by="me", at=scene.clock.now()))
+    scene.run(2)
+    scene.store.set_hold(None)
+    scene.run()
+    scene.service.set(scene.operation(), OperationState.PAUSED)
+    scene.run(3)
+    assert {row.paused_by for row in scene.rows()} == {PausedBy.NOBODY}
+    assert len(scene.service.resumed) == 1
 
 
 @pytest.mark.parametrize("late", ["p001/", "p000/"])
@@ -209,6 +239,9 @@ def test_a_row_that_changed_meanwhile_stays_out_of_the_job(late: str) -> None:
         scene.service.set(name, OperationState.IN_PROGRESS, objects_found=5, objects_copied=5)
     scene.run()
     assert scene.store.totals().objects_copied == 10, "each job is counted once, whoever leads it now"
+    assert min(row.prefix for row in scene.rows() if row.prefix != late) in {
+        r.prefix for r in scene.rows() if r.counters.objects_copied
+    }
     scene.store.set_hold(Hold(by="me", at=scene.clock.now()))
     scene.run(2)
     assert scene.statuses() == {"paused": 3}

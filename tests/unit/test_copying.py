@@ -12,7 +12,20 @@ import pytest
 from google_crc32c import value as crc32c
 
 from cdn_worker.copying import copied
-from cdn_worker.copying.steps import BUSY_MAX, Command, Note, Outcome, Renew, Resume, Stream, Streamed, Task, Wait, Way
+from cdn_worker.copying.steps import (
+    BROKEN_MAX,
+    BUSY_MAX,
+    Command,
+    Note,
+    Outcome,
+    Renew,
+    Resume,
+    Stream,
+    Streamed,
+    Task,
+    Wait,
+    Way,
+)
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.integrity import MultipartMd5, Verified
 from cdn_worker.domain.keys import KeyMapping
@@ -292,8 +305,30 @@ def test_without_progress_it_ends() -> None:
     answers: list[Outcome | Play] = [HEAD, BEGUN]
     for _ in range(BUSY_MAX):
         answers += [Streamed(put=Answer(503), got=None, why=None, crc=0, read=0), nothing]
-    verdict, _ = played(LARGE, answers[:-1])
+    verdict, _ = played(LARGE, answers)
     assert verdict.error == "sink_busy"
+
+
+def too_long(last: Answer) -> list[Outcome | Play]:
+    """A stream that has a surplus at each try, until no further one is made: then the session says how far it is."""
+    surplus = Streamed(put=None, got=Answer(206), why="too_long", crc=5, read=LARGE.size)
+    nothing = Answer(308, [b"HTTP/1.1 308\r\n"])
+    tries: list[Outcome | Play] = [surplus, nothing]
+    return [HEAD, BEGUN, *tries * (BROKEN_MAX - 1), surplus, last]
+
+
+def test_what_a_session_has_stored_unproved_at_the_last_try_is_deleted() -> None:
+    verdict, commands = played(LARGE, [*too_long(whole()), Answer(204)])
+    assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "too_long")
+    assert requests(commands)[-1] == ("DELETE", "http://gcs/storage/v1/b/s/o/k")
+
+
+def test_and_what_the_service_proved_by_its_md5_stays() -> None:
+    task = LARGE._replace(etag=MD5)
+    md5 = base64.b64encode(bytes.fromhex(MD5)).decode()
+    answers = [got(b"", MD5, Content_Length=str(LARGE.size)), *too_long(whole(md5Hash=md5))[1:]]
+    verdict, _ = played(task, answers)
+    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.MD5)
 
 
 def test_a_source_that_knows_no_ranges_is_read_whole() -> None:

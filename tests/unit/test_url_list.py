@@ -124,6 +124,7 @@ def test_a_key_that_is_too_long_under_its_first_name_is_refused() -> None:
         ("https://[::1]/", (), "public internet"),
         ("https://d1.example/", ("8.8.8.8", "192.168.1.1"), "192.168.1.1"),
         ("https://d1.example/", ("fe80::1",), "fe80::1"),
+        ("https://d1.example/", ("100.64.0.1",), "100.64.0.1"),
     ],
 )
 def test_hosts_that_the_service_should_not_or_could_not_read(url: str, addresses: tuple[str, ...], why: str) -> None:
