@@ -15,7 +15,8 @@ from botocore.exceptions import BotoCoreError
 
 from cdn_worker.contract import JobSpec
 from cdn_worker.domain.replace import Replace
-from cdn_worker.lists.ledger import ListLedger, State
+from cdn_worker.lists.jobs import State
+from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings

@@ -38,7 +38,8 @@ from cdn_worker.domain.url_list import (
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
-from cdn_worker.lists.ledger import Job, Kind, ListLedger, Moved, Row, State
+from cdn_worker.lists.jobs import Job, Kind, Moved, Row, State
+from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject

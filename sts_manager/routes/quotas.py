@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from sts_manager.domain.model import Limit, Plan, ProjectUse, StartJob
 from sts_manager.ports import Clock, QuotaUse
-from sts_manager.routes.sts import BUCKET_S, StsClient
+from sts_manager.routes.pacer import BUCKET_S
+from sts_manager.routes.sts import StsClient
 
 
 class ServiceQuotas:

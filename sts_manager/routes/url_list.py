@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from cdn_worker.contract import JobSpec
-from cdn_worker.lists.ledger import CANCELLED, Job, ListLedger, Part, State, spec_text
+from cdn_worker.lists.jobs import CANCELLED, Job, Part, State, spec_text
+from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import NameTaken, Permanent, Retryable
 from sts_manager.domain.model import OperationSnapshot, OperationState, StartJob
 from sts_manager.domain.naming import OperationName

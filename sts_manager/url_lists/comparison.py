@@ -8,7 +8,7 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from cdn_worker.lists.ledger import Hints
+from cdn_worker.lists.jobs import Hints
 from sts_manager.domain.model import PrefixJob
 from sts_manager.domain.naming import JobName
 

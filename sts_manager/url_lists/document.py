@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from cdn_worker.lists.ledger import CANCELLED, Job, ListLedger, Part, State
+from cdn_worker.lists.jobs import CANCELLED, Job, Part, State
+from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import NotFound
 from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot, OperationState
 from sts_manager.domain.naming import JobName, OperationName, whole_of

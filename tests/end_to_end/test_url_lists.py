@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from cdn_worker.contract import JobSpec
-from cdn_worker.lists.ledger import ListLedger, State
+from cdn_worker.lists.jobs import State
+from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_pool import cdn_flags

@@ -11,7 +11,8 @@ import pytest
 from cdn_worker.contract import JobSpec
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.lists.ledger import CANCELLED, ListLedger, Moved, Row, State
+from cdn_worker.lists.jobs import CANCELLED, Moved, Row, State
+from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import OperationState
 from sts_manager.url_lists.document import snapshot, state_of

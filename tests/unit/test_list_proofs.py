@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from cdn_worker.domain.integrity import Stored, Verified
-from cdn_worker.lists.ledger import Row
+from cdn_worker.lists.jobs import Row
 from cdn_worker.lists.lister import _proved
 
 BODY = hashlib.md5(b"body", usedforsecurity=False)

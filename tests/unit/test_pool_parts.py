@@ -231,6 +231,7 @@ def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
             wait_for(lambda: "pool_defect" in caplog.text)
             queues.reports.publish([report])  # as the queue delivers it again when its lease has ended
             wait_for(lambda: (found := ledger.job(spec.job)) is not None and found.state == "over")
+    assert calls[:2] == [1, 1]
 
 
 def test_the_cause_of_a_failed_transaction_is_not_hidden_by_its_end(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sts_manager.domain.errors import Throttled
 from sts_manager.domain.model import Plan, Route, StartJob
 from sts_manager.domain.naming import Prefix, job_name
+from sts_manager.routes.pacer import BUCKET_S, Pacer
 from sts_manager.routes.quotas import ServiceQuotas
-from sts_manager.routes.sts import BUCKET_S, Pacer, StsClient
+from sts_manager.routes.sts import StsClient
 from tests.fakes.clock import FakeClock
 
 DAY = 86_400.0
