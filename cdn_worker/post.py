@@ -72,6 +72,7 @@ class Post:
         self._no_more = threading.Event()
         self._away: set[str] = set()
         self._asked_at = 0.0
+        self._extended_at = time.monotonic()
         self.board: Mapping[str, JobState] = {}
         self.looked = threading.Event()
         self._threads = [
@@ -188,19 +189,24 @@ class Post:
 
     def _sends(self) -> None:
         while True:
-            with self._lock:
-                parcels = list(self._outbox)
-                self._outbox.clear()
-                self._sending = len(parcels)
-            if not parcels:
-                if self._ended.is_set():
-                    return
-                self._more.wait(WAIT_S)
-                self._more.clear()
+            if self._send_all():
                 continue
+            if self._ended.is_set():
+                return
+            self._more.wait(WAIT_S)
+            self._more.clear()
+
+    def _send_all(self) -> bool:
+        """Whether there was anything to send."""
+        with self._lock:
+            parcels = list(self._outbox)
+            self._outbox.clear()
+            self._sending = len(parcels)
+        if parcels:
             self._send_until_sent(_joined(parcels))
             with self._lock:
                 self._sending = 0
+        return bool(parcels)
 
     def _send_until_sent(self, parcel: Parcel) -> None:
         while not self._ended.is_set():
@@ -229,22 +235,24 @@ class Post:
                 self._held.pop((claim.lists, claim.lease.token), None)
 
     def _keeps(self) -> None:
-        """Extend the leases while they have two thirds of their time left, and look at the board."""
-        extended = time.monotonic()
         while not self._ended.is_set():
-            try:
-                self.board = self._queues.board.read()
-                self.looked.set()
-                if time.monotonic() - extended >= self._queues.lease_s / 3:
-                    extended = time.monotonic()
-                    with self._lock:
-                        held = list(self._held.values())
-                    for lists in (True, False):
-                        self._queue(lists=lists).extend([one.lease for one in held if one.lists is lists])
-                self._is_away("keep", "")
-            except QueueUnavailable as error:
-                self._is_away("keep", str(error))
+            self._keep()
             self._ended.wait(min(BOARD_S, self._queues.lease_s / 6))
+
+    def _keep(self) -> None:
+        """Extend the leases while they have two thirds of their time left, and look at the board."""
+        try:
+            self.board = self._queues.board.read()
+            self.looked.set()
+            if time.monotonic() - self._extended_at >= self._queues.lease_s / 3:
+                self._extended_at = time.monotonic()
+                with self._lock:
+                    held = list(self._held.values())
+                for lists in (True, False):
+                    self._queue(lists=lists).extend([one.lease for one in held if one.lists is lists])
+            self._is_away("keep", "")
+        except QueueUnavailable as error:
+            self._is_away("keep", str(error))
 
     def _is_away(self, part: str, why: str) -> None:
         """What one thread met; told when it is the first that meets something, or the last that is well again."""

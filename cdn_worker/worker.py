@@ -109,10 +109,7 @@ class Worker:
     def __init__(self, pool: Pool, queues: Queues, *, stopping: Callable[[], bool]) -> None:
         self._pool, self._stopping = pool, stopping
         self.figures = Figures()
-        self._post = Post(queues, failed=self._queue_away)
-        self._engine = Engine(pool.reach.limits)
-        begin = Begin(pool.reach.limits, pool.reach.buffer_bytes, pool.reach.slots)
-        self._processes = Processes(self._engine, begin, pool.processes, said=self._say)
+        self._post, self._engine, self._processes = self._machinery(queues)
         self._desks: dict[str, Desk] = {}
         self._specs: dict[str, JobSpec] = {}
         self._copying: dict[int, Copying] = {}
@@ -120,6 +117,13 @@ class Worker:
         self._journal = None if pool.state is None else Journal(pool.state, f"the pool at {pool.reach.sink_endpoint}")
         self._sign_at = 0.0
         self._refuse_until = 0.0
+
+    def _machinery(self, queues: Queues) -> tuple[Post, Engine, Processes]:
+        """What runs beside this: threads, libcurl, processes. A simulation has others."""
+        reach = self._pool.reach
+        engine = Engine(reach.limits)
+        begin = Begin(reach.limits, reach.buffer_bytes, reach.slots)
+        return Post(queues, failed=self._queue_away), engine, Processes(engine, begin, self._pool.processes, said=self._say)
 
     def run(self) -> None:
         """Until told to stop; then what is at work may end, and the rest goes back. Raises LoopsDie, PostBroken."""

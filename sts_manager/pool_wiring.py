@@ -71,6 +71,7 @@ class Pool(OwnRoute[_Parts]):
     def __init__(self, settings: Settings, open_store: Callable[[], JobStore]) -> None:
         super().__init__(ledger_path(settings), open_store)
         self._settings = settings
+        self.fence: Callable[[], int] | None = None  # the epoch of the lease, for whoever leads
 
     def _told(self) -> Told:
         if self._settings.bigquery is None:
@@ -81,6 +82,7 @@ class Pool(OwnRoute[_Parts]):
         """For one pass without threads or workers: take in what was reported, post what changed. Nothing where no pool is."""
         parts = self._known()
         if parts is not None:
+            self._lead(parts)
             PoolKeeper(parts.queues, parts.ledger, SystemClock(), told=self._told()).catch_up()
 
     def open(self) -> None:
@@ -122,7 +124,12 @@ class Pool(OwnRoute[_Parts]):
         route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order, "cdn"), clock)
         return _Parts(queues, ledger, route)
 
+    def _lead(self, parts: _Parts) -> None:
+        if self.fence is not None:
+            parts.ledger.lead(self.fence(), SystemClock().now())
+
     def _keep_going(self, parts: _Parts, leading: ExitStack) -> None:
+        self._lead(parts)
         words = worker_words(self._settings)
         crew = Crew(words) if words else None
         leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told()))

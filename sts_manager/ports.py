@@ -241,7 +241,10 @@ class JobStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A transfer job that exists; `operation_name` is None only when it never ran and nothing was to be started."""
+    """A transfer job; `operation_name` is None only when it never ran and nothing was to be started.
+
+    adopted   it was there already; without an operation, that it is there at all
+    """
 
     operation_name: OperationName | None
     adopted: bool = False
@@ -328,6 +331,11 @@ class Lease(Protocol):
     @property
     def fence(self) -> int:
         """The epoch of the lease that is held."""
+        ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is held, and was renewed so lately that nobody can have taken over: a process may have been frozen."""
         ...
 
 

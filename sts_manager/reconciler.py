@@ -105,6 +105,7 @@ class Reconciler:
 
     policy     everything but `dispatch`, which each pass is told
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
+    leading    whether this process may still act: it may have been frozen for so long that another one leads
     ended      told of each attempt of a prefix alone that has ended, once that is committed
     quotas     what is used of the service's
     """
@@ -119,13 +120,14 @@ class Reconciler:
         interval_s: float = 60.0,
         fence: Callable[[], int] | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        leading: Callable[[], bool] = lambda: True,
         ended: Callable[[Change], None] = lambda _change: None,
         quotas: Quotas | None = None,
     ) -> None:
         self._ended = ended
         self._quotas = quotas or NoQuotas()
         self._store, self._routes, self._policy, self._clock = store, routes, policy, clock
-        self._interval_s, self._fence, self._stopping = interval_s, fence, stopping
+        self._interval_s, self._fence, self._stopping, self._leading = interval_s, fence, stopping, leading
         self._seen = _Seen()
 
     def run_pass(self, *, dispatch: bool, dry_run: bool = False, poll: bool = True) -> PassResult:
@@ -317,11 +319,14 @@ class Reconciler:
 
     def _act(self, actions: Sequence[Action]) -> list[Outcome]:
         outcomes = _overlapping(self._carry_out, actions)
+        if actions and not self._leading():
+            effect = "what was not called any more is found again by its intent, by whoever leads"
+            log.warning("lease_old", extra={"fields": {"cause": "the pass took longer than the lease lasts", "effect": effect}})
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _carry_out(self, action: Action) -> Outcome | None:
-        """One action, its result as an outcome; an action left out because the program stops is found again by its intent."""
-        if self._stopping():
+        """One action, its result as an outcome; one that is left out now is found again by its intent."""
+        if self._stopping() or not self._leading():
             return None
         route = self._routes[action.route]
         match action:
@@ -395,6 +400,7 @@ def _start(route: TransferRoute, action: StartJob) -> Outcome:
             message=str(error),
             after=getattr(error, "after", None),
             others=action.others,
+            made=action.again or getattr(error, "made", False),
         )
 
     try:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -219,6 +220,7 @@ class OwnRoutes:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.known_clients: Mapping[str, StsClient] = {}
+        self._lease: StoreLease | None = None
         open_own = partial(store_of, settings)  # the daemon's is not to be used by two threads
         self.pool = Pool(settings, open_own)
         self.lists = UrlLists(settings, open_own, self.clients)
@@ -226,8 +228,18 @@ class OwnRoutes:
 
     def clients(self) -> Mapping[str, StsClient]:
         """Raises BadInput, Fatal where they cannot be had."""
-        self.known_clients = self.known_clients or clients_of(self._settings)
+        if not self.known_clients:
+            made = clients_of(self._settings)
+            self.known_clients = {project: replace(client, leading=self.leads) for project, client in made.items()}
         return self.known_clients
+
+    def under(self, lease: StoreLease) -> None:
+        """Everything is done under this lease."""
+        self._lease = lease
+        self.pool.fence = lambda: lease.fence
+
+    def leads(self) -> bool:
+        return self._lease is None or self._lease.fresh
 
     def __enter__(self) -> Self:
         with ExitStack() as entered:
@@ -313,6 +325,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
         interval_s=settings.metrics_interval,
         fence=None if lease is None else fence,
         stopping=stop,
+        leading=own.leads,
         ended=own.lists.ended,
         quotas=ServiceQuotas(lambda: own.known_clients, CLOCK),
     )
@@ -429,6 +442,7 @@ def daemon_of(
     watch: Callable[[PassResult], None] = lambda _result: None,
 ) -> tuple[Daemon, Reconciler, StoreLease]:
     lease = lease_of(settings, store)
+    own.under(lease)
     reconciler = reconciler_of(settings, store, lease, stop, own)
     pulse = pulse_of(settings, store)
     intervals = Intervals(job_s=settings.job_interval, metrics_s=settings.metrics_interval, sleep_s=settings.sleep_timeout)

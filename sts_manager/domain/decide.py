@@ -30,7 +30,7 @@ from sts_manager.domain.model import (
     changed,
 )
 from sts_manager.domain.naming import JobName, Prefix, job_name
-from sts_manager.domain.ramp import is_stalled, ramp_room
+from sts_manager.domain.ramp import is_due, is_stalled, ramp_room
 from sts_manager.domain.settle import Settled, next_breaker, settle, told
 
 PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
@@ -140,9 +140,8 @@ def steer(
     if after.status is JobStatus.RUNNING and after.operation_name is None:
         # An intent whose start was never answered (a crash, a lost answer): ask again under the same name. It may start
         # a transfer only when starting is allowed; else what it left behind is only looked for.
-        due = after.not_before is None or after.not_before <= now
-        if due and after.job_name is not None and _asks(after, shared):
-            action = _order(after, route_of(after, policy), _others(after, shared), adopt_only=not may_start)
+        if is_due(after.not_before, now) and after.job_name is not None and _asks(after, shared):
+            action = _order(after, route_of(after, policy), _others(after, shared), again=True, adopt_only=not may_start)
     elif observed.hold is not None and row.state in PAUSABLE and after.operation_name is not None:
         if after.lead is None:
             action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
@@ -164,13 +163,16 @@ def _others(job: PrefixJob, shared: Shared) -> tuple[Prefix, ...]:
     return () if sharing is None else tuple(prefix for prefix in sharing.prefixes if prefix != job.prefix)
 
 
-def _order(job: PrefixJob, route: Route, others: tuple[Prefix, ...], *, adopt_only: bool = False) -> StartJob:
+def _order(
+    job: PrefixJob, route: Route, others: tuple[Prefix, ...], *, again: bool = False, adopt_only: bool = False
+) -> StartJob:
     assert job.job_name is not None
     return StartJob(
         prefix=job.prefix,
         attempt=job.attempt,
         job_name=job.job_name,
         route=route,
+        again=again,
         adopt_only=adopt_only,
         source=job.source,
         destination=job.destination,
@@ -292,8 +294,7 @@ def _ready(observed: Observed, now: datetime) -> Iterator[PrefixJob]:
     # Fewest attempts first: a prefix that keeps failing must not hold up the healthy ones.
     live = {job.prefix for job in observed.live}
     for job in sorted(observed.startable, key=lambda job: (job.attempt, job.prefix)):
-        due = job.not_before is None or job.not_before <= now
-        if job.status is JobStatus.WAITING and due and job.prefix not in live:
+        if job.status is JobStatus.WAITING and is_due(job.not_before, now) and job.prefix not in live:
             yield job
 
 

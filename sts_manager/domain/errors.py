@@ -24,6 +24,9 @@ class Retryable(StsManagerError):
 class Throttled(Retryable):
     """The service refused the call for now, and certainly did not apply it (RESOURCE_EXHAUSTED, our own quota pacing)."""
 
+    made = False
+    """Of a start: whether the transfer job exists all the same, and only its run was refused."""
+
     def __init__(self, message: str, *, code: str = "RESOURCE_EXHAUSTED", after: timedelta | None = None) -> None:
         super().__init__(message, code=code, after=after)
 
@@ -38,6 +41,9 @@ class Permanent(StsManagerError):
 
 class Denied(Permanent):
     """A permission or a bucket is missing: no prefix of this project can start until a person mends it."""
+
+    made = False
+    """As of `Throttled`."""
 
     def __init__(self, message: str, *, code: str = "PERMISSION_DENIED") -> None:
         super().__init__(message, code=code)

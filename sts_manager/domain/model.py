@@ -137,7 +137,7 @@ class PrefixJob:
 
     attempt          the number of the last try, 0 before the first; it is part of the transfer job's name
     attempt_base     tries before the last `retry` command: they no longer count against the limit
-    forgiven         tries that ended because of a project-wide fault (a permission, a bucket): they do not count either
+    forgiven         tries that ended because of a project-wide fault (a permission, a bucket), or never began: they do not count
     generation       row version, for compare-and-set
     not_before       earliest start of the next try
     progress_at      when the counters last changed, or the try began
@@ -279,7 +279,7 @@ class Breaker:
 class StartJob:
     """Create the transfer job (or adopt the one of this name) and run it if it never ran.
 
-    `adopt_only`: find what an earlier, unanswered start left behind, and start nothing.
+    `again`: it was asked for before, and perhaps done. `adopt_only`: find what such a start left behind, and start nothing.
     `source`, `destination`, `egress`: of this prefix alone; empty: the daemon's. `project`: where the job is made.
     `others`: prefixes that travel in the same job; they share all of the above.
     """
@@ -288,6 +288,7 @@ class StartJob:
     attempt: int
     job_name: JobName
     route: Route
+    again: bool = False
     adopt_only: bool = False
     source: str = ""
     destination: str = ""
@@ -318,7 +319,7 @@ Action = StartJob | PauseOperation | ResumeOperation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted:
-    """The transfer job exists, and this is its operation (None only for adopt_only, when it never ran)."""
+    """This is the operation of the transfer job (None only for adopt_only, when it never ran; `adopted` then: the job exists)."""
 
     prefix: Prefix
     attempt: int
@@ -339,6 +340,8 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRefused:
+    """`made`: the transfer job exists, or may exist, and only its run was refused."""
+
     prefix: Prefix
     attempt: int
     refusal: Refusal
@@ -346,6 +349,7 @@ class StartRefused:
     message: str
     after: timedelta | None = None
     others: tuple[Prefix, ...] = ()
+    made: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

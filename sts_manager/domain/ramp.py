@@ -7,6 +7,14 @@ from datetime import datetime, timedelta
 
 from sts_manager.domain.model import Counters, JobStatus, PrefixJob, Route
 
+WAIT_MAX = timedelta(hours=25)
+"""No try is put off for longer (a day's quota is the longest wait)."""
+
+
+def is_due(not_before: datetime | None, now: datetime) -> bool:
+    """Whether a time has come. One too far off was written by a clock that has since been set back: it holds nothing up."""
+    return not_before is None or not_before <= now or not_before > now + WAIT_MAX
+
 
 def ramp_room(running: int, ended_well: int, running_max: int) -> int:
     """How many may start now: 1 when nothing runs, else as many as double what runs, up to the maximum.
@@ -50,3 +58,19 @@ def is_stalled(job: PrefixJob, now: datetime, stalled_after: timedelta) -> bool:
 def progressed(before: Counters, after: Counters) -> bool:
     """Whether anything was found or done between two looks."""
     return before != after
+
+
+def advanced(before: Counters, after: Counters) -> bool:
+    """Whether more is found or done at the second look, which may be older than the first."""
+    return _looked_at(after) > _looked_at(before)
+
+
+def _looked_at(counters: Counters) -> int:
+    return (
+        counters.objects_found
+        + counters.objects_copied
+        + counters.objects_skipped
+        + counters.objects_failed
+        + counters.bytes_copied
+        + counters.bytes_found
+    )

@@ -27,7 +27,7 @@ from sts_manager.domain.model import (
     SteeringFailed,
 )
 from sts_manager.domain.naming import Prefix
-from sts_manager.domain.ramp import backoff, progressed
+from sts_manager.domain.ramp import advanced, backoff, progressed
 
 Fields = dict[str, str | int]
 
@@ -96,7 +96,7 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
     match outcome:
         case JobStarted() if outcome.attempt == job.attempt and job.operation_name is None:
             if outcome.operation_name is None:
-                return _with_nothing_started(settled)
+                return _with_nothing_started(settled, policy, made=outcome.adopted)
             note = Note(
                 event="job_adopted" if outcome.adopted else "job_started",
                 prefix=job.prefix,
@@ -127,10 +127,28 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
     return settled
 
 
-def _with_nothing_started(settled: Settled) -> Settled:
-    """A look under the intent's name found that it was never carried out: the attempt's number is free again."""
+def _withdrawn(job: PrefixJob, policy: Policy, not_before: datetime | None, *, made: bool) -> PrefixJob:
+    """An intent that was not carried out: the attempt's number is free again, and with it the name, and nothing is burned.
+
+    made   its transfer job exists, or may: next time it is adopted. But where prefixes share jobs, this one may go with others
+           then, under another name, and an attempt has just one job: so the number stays used.
+    """
+    used = int(made and policy.prefixes_per_job > 1)
+    return replace(
+        job,
+        status=JobStatus.WAITING,
+        attempt=job.attempt - 1 + used,
+        forgiven=job.forgiven + used,
+        lead=None,
+        not_before=not_before,
+        started_at=None,
+    )
+
+
+def _with_nothing_started(settled: Settled, policy: Policy, *, made: bool) -> Settled:
+    """A look under the intent's name found that it was never carried out."""
     job = settled.after
-    after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, lead=None, not_before=None, started_at=None)
+    after = _withdrawn(job, policy, None, made=made)
     note = Note(event="intent_withdrawn", prefix=job.prefix, fields={"job": str(job.job_name), "attempt": job.attempt})
     return replace(settled, after=after, notes=(*settled.notes, note))
 
@@ -142,11 +160,10 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
     wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
     match refused.refusal:
         case Refusal.THROTTLED | Refusal.DENIED:
-            # Certainly not applied: the attempt's number, and so its name, is used again. Nothing is burned.
-            # A denied prefix waits for the breaker, a throttled one for its time.
+            # Certainly not run. A denied prefix waits for the breaker, a throttled one for its time.
             denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
             due = None if denied else now + wait
-            after = replace(job, status=JobStatus.WAITING, attempt=job.attempt - 1, lead=None, not_before=due, started_at=None)
+            after = _withdrawn(job, policy, due, made=refused.made)
             return replace(settled, after=after, notes=(*settled.notes, note), denied=denied)
         case Refusal.UNCERTAIN:
             # Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again.
@@ -200,9 +217,11 @@ def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy
             unknown = Note(event="unknown_operation_state", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
             return replace(settled, notes=(*settled.notes, unknown))
         case OperationState.QUEUED | OperationState.IN_PROGRESS | OperationState.SUSPENDING:
-            # A pause that was asked for has not happened while the row is still running: the wish stays noted. Once it
-            # was paused and runs again, the wish is spent.
-            spent = settled.before.status is JobStatus.PAUSED
+            # A pause that was asked for has not happened while the row is still running: the wish stays noted. Once it was
+            # paused and runs again, the wish is spent: somebody else resumed it. That it moves proves that; what the service
+            # says of its state may be two minutes old.
+            was = settled.before
+            spent = was.status is JobStatus.PAUSED and (job.lead is not None or advanced(was.counters, snapshot.counters))
             after = replace(job, status=JobStatus.RUNNING, paused_by=PausedBy.NOBODY if spent else job.paused_by)
             return replace(settled, after=after)
 

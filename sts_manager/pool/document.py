@@ -17,6 +17,7 @@ CODES = {"forbidden": "PERMISSION_DENIED", "sink_forbidden": "PERMISSION_DENIED"
 LASTING = frozenset({"archived", "too_large", "name", "same_path", "metadata_too_large", "exists"})
 """Errors of objects that another attempt would meet again: a person must do something first."""
 CANCELLED = "CANCELLED"
+LED_ELSEWHERE = "LED_ELSEWHERE"
 STATES = {
     "new": OperationState.QUEUED,
     "running": OperationState.IN_PROGRESS,

@@ -157,8 +157,9 @@ class PoolKeeper:
             except Refused as error:
                 log.error("report_refused", extra={"fields": {"cause": str(error), "job": error.job}})
                 self._queues.reports.bury(one, str(error))
-        self._ledger.fold(found, self._clock.now())
-        self._queues.reports.ack(good)
+        unknown = self._ledger.fold(found, self._clock.now())
+        # Another daemon's ledger may wait for what this one does not know: it comes again when its lease ends.
+        self._queues.reports.ack([lease for lease, report in zip(good, found, strict=True) if report.job not in unknown])
 
     def _mourn(self, leases: list[Leased]) -> None:
         """Dead letters: the keys of a task get their verdict; what nobody can read is kept, and told."""

@@ -30,7 +30,7 @@ from cdn_worker.contract import (
 from cdn_worker.queues.sqlite_file import SqliteFile
 from sts_manager.domain.errors import Fatal, StoreUnavailable
 from sts_manager.domain.model import KnownObject
-from sts_manager.pool.document import Job
+from sts_manager.pool.document import LED_ELSEWHERE, Job
 from sts_manager.pool.ledger_rows import (
     NOTHING_TO_TELL,
     OVER_ON_BOARD,
@@ -72,6 +72,21 @@ class PoolLedger:
 
     def close(self) -> None:
         self._file.close()
+
+    def lead(self, epoch: int, at: datetime) -> None:
+        """Reports are for this ledger from now on. epoch: of the lease, which grows by one with each daemon that leads.
+
+        Where another ledger's daemon led meanwhile, it may have had reports of jobs that are live here: they would never end, so
+        they end now, and their prefixes are listed anew.
+        """
+        with self._write() as connection:
+            row = connection.execute("SELECT epoch FROM led").fetchone()
+            if row is not None and epoch not in (row["epoch"], row["epoch"] + 1):
+                told = "another daemon, with a ledger of its own, led meanwhile: what it was told of this job is not known here"
+                for job in connection.execute("SELECT name FROM job WHERE state <> 'over'").fetchall():
+                    self._ended(connection, job["name"], at, LED_ELSEWHERE, told)
+            connection.execute("DELETE FROM led")
+            connection.execute("INSERT INTO led VALUES (?)", (epoch,))
 
     # A job's life
 
@@ -204,16 +219,19 @@ class PoolLedger:
 
     # Reports
 
-    def fold(self, reports: Sequence[Report], at: datetime) -> None:
-        """Count reports: each once, and only those of the runs that are believed. One transaction."""
+    def fold(self, reports: Sequence[Report], at: datetime) -> frozenset[str]:
+        """Count reports: each once, and only those of the runs that are believed. One transaction. The jobs not known here."""
         with self._write() as connection:
             folds: dict[str, _Fold] = {}
             over: dict[str, bool] = {}
+            unknown: set[str] = set()
             for report in reports:
                 gone = over.get(report.job)
                 if gone is None:
                     row = connection.execute("SELECT state FROM job WHERE name = ?", (report.job,)).fetchone()
                     gone = over[report.job] = row is None or row["state"] == "over"
+                    if row is None:
+                        unknown.add(report.job)
                 if gone:
                     continue  # nobody waits for it any more
                 fold = folds.setdefault(report.job, _Fold(Counter()))
@@ -231,6 +249,7 @@ class PoolLedger:
                         connection.execute("INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)", values)
             for job, fold in folds.items():
                 self._add(connection, job, fold, at)
+        return frozenset(unknown)
 
     def _waits(self, connection: sqlite3.Connection, report: ListFailed) -> bool:
         row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (report.job, report.shard)).fetchone()

@@ -13,7 +13,7 @@ from sts_manager.domain.model import KnownObject
 from sts_manager.domain.naming import Prefix
 from sts_manager.pool.document import Job
 
-SCHEMA = 1
+SCHEMA = 2
 OVER_ON_BOARD = 1000
 NOTHING_TO_TELL, TOLD = 1, 2
 VERDICTS = ("done", "skipped", "failed", "unmappable", "vanished")
@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS object (job TEXT, shard TEXT, run TEXT, key TEXT, siz
 CREATE INDEX IF NOT EXISTS object_by_key ON object (job, key);
 CREATE TABLE IF NOT EXISTS parked (task TEXT PRIMARY KEY, job TEXT, kind TEXT, body TEXT);
 CREATE INDEX IF NOT EXISTS parked_by_job ON parked (job);
+CREATE TABLE IF NOT EXISTS led (epoch INTEGER);
 CREATE TABLE IF NOT EXISTS dead_letter (id INTEGER PRIMARY KEY, at TEXT, job TEXT, reason TEXT, body BLOB);
 """
 

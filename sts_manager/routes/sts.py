@@ -6,7 +6,7 @@ Every call has a deadline; none is retried here, because the next pass asks agai
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -48,12 +48,16 @@ STATE_NAMES: Mapping[int, str] = {member.value: member.name for member in _STATE
 
 @dataclass(frozen=True, slots=True)
 class StsClient:
-    """The official client with our manners; shared by the route and the utility commands."""
+    """The official client with our manners; shared by the route and the utility commands.
+
+    leading   asked before each call that changes something: a daemon that was frozen may not lead any more
+    """
 
     client: sts.StorageTransferServiceClient
     project: str
     pacer: Pacer
     deadline_s: float = DEADLINE_S
+    leading: Callable[[], bool] = lambda: True
 
     def create(self, job: sts.TransferJob) -> sts.TransferJob:
         with self._call("create", "create_transfer_job"):
@@ -135,6 +139,8 @@ class StsClient:
 
     @contextmanager
     def _call(self, kind: str, name: str) -> Iterator[None]:
+        if kind != "read" and not self.leading():
+            raise Retryable(f"{name}: not called, as another daemon may lead by now", code="LEASE_OLD")
         self.pacer.take(kind)
         try:
             with translated(name):
@@ -245,7 +251,16 @@ def begun(client: StsClient, job: sts.TransferJob) -> Started:
         client.create(job)
     except _AlreadyExists:
         return adopted(client, job, may_run=True)
-    return Started(operation_name=client.run(JobName(job.name)))
+    return Started(operation_name=_run(client, JobName(job.name)))
+
+
+def _run(client: StsClient, name: JobName) -> OperationName:
+    """Run a job that exists; who is refused that is told so."""
+    try:
+        return client.run(name)
+    except (Throttled, Denied) as error:
+        error.made = True
+        raise
 
 
 def made(client: StsClient, job: sts.TransferJob) -> None:
@@ -284,8 +299,8 @@ def adopted(client: StsClient, wanted: sts.TransferJob, *, may_run: bool) -> Sta
     for _, seen in client.operations(jobNames=[str(name)]):
         return Started(operation_name=seen.name, adopted=True)
     if not may_run:
-        return Started(operation_name=None)
-    return Started(operation_name=client.run(name), adopted=True)
+        return Started(operation_name=None, adopted=True)
+    return Started(operation_name=_run(client, name), adopted=True)
 
 
 class StsProject:

@@ -19,6 +19,7 @@ from google.cloud import bigquery
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix, chunks
+from sts_manager.domain.ramp import WAIT_MAX
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
@@ -68,6 +69,7 @@ class BigQueryStore:
         return self._jobs(
             self._say.startable,
             now=Parameter("TIMESTAMP", now),
+            too_far=Parameter("TIMESTAMP", now + WAIT_MAX),  # ramp.is_due
             route=Parameter("STRING", default.value),
             in_pool=Parameter("INT64", most.get(Limit.POOL, 0)),
             in_service=Parameter("INT64", most.get(Limit.SERVICE, 0)),

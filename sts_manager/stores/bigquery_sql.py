@@ -177,7 +177,8 @@ def statements(names: Names) -> Statements:
         counts=f"SELECT status, COUNT(*) AS number FROM {job} GROUP BY status",
         live=f"SELECT {columns} FROM {job} WHERE status IN ('running', 'paused') ORDER BY prefix",
         startable=(
-            f"SELECT {columns} FROM {job} WHERE status = 'waiting' AND (not_before IS NULL OR not_before <= @now) "
+            f"SELECT {columns} FROM {job} WHERE status = 'waiting' "
+            "AND (not_before IS NULL OR not_before <= @now OR not_before > @too_far) "
             "QUALIFY ROW_NUMBER() OVER (PARTITION BY COALESCE(route, @route) = 'cdn' ORDER BY COALESCE(attempt, 0), prefix) "
             "<= IF(COALESCE(route, @route) = 'cdn', @in_pool, @in_service) ORDER BY COALESCE(attempt, 0), prefix"
         ),

@@ -77,12 +77,21 @@ class StoreLease:
         self._boot = boot_id()
         self._mine: LeaseRecord | None = None
         self._watched: tuple[str, float] | None = None
+        self._beaten: tuple[float, datetime] | None = None
 
     @property
     def fence(self) -> int:
         if self._mine is None:
             raise LeaseLost("this daemon holds no lease")
         return self._mine.epoch
+
+    @property
+    def fresh(self) -> bool:
+        if self._mine is None or self._beaten is None:
+            return False
+        # Both clocks: the monotonic one may stand still while a machine is suspended, the other one may be set.
+        passed = max(self._clock.monotonic() - self._beaten[0], (self._clock.now() - self._beaten[1]).total_seconds())
+        return passed < self._lease_s
 
     def acquire(self) -> Holder | None:
         text = self._store.lease_text()
@@ -95,7 +104,8 @@ class StoreLease:
         if held is not None and not held.released and not proven and not self._stands_still(text or ""):
             self._unlock()
             return held.holder()
-        now = self._clock.now().isoformat()
+        began = (self._clock.monotonic(), self._clock.now())
+        now = began[1].isoformat()
         mine = LeaseRecord(
             who=f"{socket.gethostname()} (pid {os.getpid()})",
             host=socket.gethostname(),
@@ -109,7 +119,7 @@ class StoreLease:
         if not self._store.swap_lease(text, mine.text()) and self._store.lease_text() != mine.text():
             self._unlock()
             return self._who()
-        self._mine, self._watched = mine, None
+        self._mine, self._watched, self._beaten = mine, None, began
         return None
 
     def _who(self) -> Holder:
@@ -120,7 +130,8 @@ class StoreLease:
     def renew(self) -> None:
         if self._mine is None:
             raise LeaseLost("this daemon holds no lease")
-        beaten = replace(self._mine, beat=self._mine.beat + 1, beaten_at=self._clock.now().isoformat())
+        began = (self._clock.monotonic(), self._clock.now())
+        beaten = replace(self._mine, beat=self._mine.beat + 1, beaten_at=began[1].isoformat())
         if not self._store.swap_lease(self._mine.text(), beaten.text()):
             text = self._store.lease_text()
             if text is not None and epoch_of(text) == self._mine.epoch:
@@ -129,7 +140,7 @@ class StoreLease:
             self._mine = None
             self._unlock()
             raise LeaseLost(f"{self._who().who} took over this store")
-        self._mine = beaten
+        self._mine, self._beaten = beaten, began
 
     def release(self) -> None:
         if self._mine is not None:

@@ -30,6 +30,7 @@ from sts_manager.domain.model import (
 )
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.place import without_password
+from sts_manager.domain.ramp import WAIT_MAX
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_sqlite, for_tables
 from sts_manager.stores import control as texts
@@ -82,7 +83,7 @@ class SqlStore:
 
     def startable(self, now: datetime, most: Mapping[Limit, int], default: Route) -> tuple[PrefixJob, ...]:
         job = self._job
-        due = job.c.not_before.is_(None) | (job.c.not_before <= now)
+        due = job.c.not_before.is_(None) | (job.c.not_before <= now) | (job.c.not_before > now + WAIT_MAX)  # ramp.is_due
         query = sa.select(job).where(job.c.status == JobStatus.WAITING.value, due).order_by(job.c.attempt, job.c.prefix)
         found: list[PrefixJob] = []
         for limit, number in most.items():

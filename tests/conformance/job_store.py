@@ -173,6 +173,9 @@ def test_startable_rows_come_by_attempt_then_prefix_when_their_time_has_come(sto
     record(store, to(store, "b/", not_before=NOW + timedelta(microseconds=1)))
     record(store, to(store, "c/", not_before=NOW))
     run(store, "d/")
+    later = NOW - timedelta(days=365)  # a clock that was a year fast has been set right
+    assert [job.prefix for job in store.startable(later, {Limit.SERVICE: 10}, Route.STS_S3)] == ["b/", "c/", "e/", "a/"]
+    assert [job.prefix for job in store.startable(NOW - timedelta(days=1), {Limit.SERVICE: 10}, Route.STS_S3)] == ["e/", "a/"]
     assert [job.prefix for job in store.startable(NOW, {Limit.SERVICE: 10}, Route.STS_S3)] == ["c/", "e/", "a/"]
     assert [job.prefix for job in store.startable(NOW, {Limit.SERVICE: 2}, Route.STS_S3)] == ["c/", "e/"]
     assert [job.prefix for job in store.startable(NOW, {Limit.SERVICE: 2}, Route.CDN)] == []

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix
+from sts_manager.domain.ramp import is_due
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of
 
@@ -36,8 +37,7 @@ class MemoryStore:
         found = []
         for job in sorted(self.rows.values(), key=lambda job: (job.attempt, job.prefix)):
             limit = Limit.of(job.route or default)
-            due = job.not_before is None or job.not_before <= now
-            if job.status is JobStatus.WAITING and due and left.get(limit, 0) > 0:
+            if job.status is JobStatus.WAITING and is_due(job.not_before, now) and left.get(limit, 0) > 0:
                 left[limit] -= 1
                 found.append(job)
         return tuple(found)

@@ -1,287 +1,346 @@
-"""A world by seed: the real reconciler over a store and a service that outlive it, with crashes, faults and people.
+"""A world by seed: real daemons, routes, pool managers and workers over clouds in virtual time.
 
-Every call to the store or the service may be cut off before it is applied, or after (its answer is lost with the process).
-After each pass the safety invariants are checked; once the storm is over, everything must come to an end.
+While the storm lasts, every call may be refused, or applied and its answer lost; processes die, freeze, and have their clocks
+set; people do what people do. After each pass the invariants are checked. Then it is calm, and everything must come to an end.
 """
 
 from __future__ import annotations
 
 import random
+import types
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager import chores
-from sts_manager.domain.errors import Denied, Permanent, Retryable, StoreUnavailable, Throttled
-from sts_manager.domain.model import (
-    ENDED,
-    Hold,
-    JobStatus,
-    OperationSnapshot,
-    OperationState,
-    Policy,
-    Route,
-    StartJob,
-)
-from sts_manager.domain.naming import OperationName, checked_prefixes
-from sts_manager.ports import Started
-from sts_manager.reconciler import Reconciler
-from tests.fakes.clock import FakeClock
+from sts_manager import reconciler as reconciler_module
+from sts_manager.domain.errors import BadInput, Permanent, Retryable
+from sts_manager.domain.model import ENDED, Chosen, Hold, PausedBy, PrefixJob, Route
+from sts_manager.domain.naming import Prefix, checked_prefixes
+from sts_manager.own_operations import Beside
+from sts_manager.pool.operations import PoolOperations
+from sts_manager.routes.sts import StsProject
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.transfer_service import FakeTransferService
+from tests.simulation import invariants
+from tests.simulation.buckets import SINK, Buckets
+from tests.simulation.chance import Chance
+from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
+from tests.simulation.timeline import HostClock, Process, Timeline
+from tests.simulation.transfers import Transfers
+from tests.simulation.workers import POOL, SimQueues, SimWorker
+from tools.emulators.gcs.objects import Attributes
+from tools.emulators.sts.copier import Status
 
-RUNNING_MAX = 4
-ATTEMPTS_MAX = 3
+MIGRATION = "0badcafe"
+STEP_S = 20.0
+PEOPLE_EVERY_S = 300.0
+CALM_HOURS_MAX = 48.0
+HOUR, YEAR = 3600.0, 365 * 86400.0
 
 
-class Crash(BaseException):
-    """kill -9: nothing may catch it."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What differs from seed to seed: how much there is, and where it runs."""
+
+    transfers: int
+    pooled: int
+    prefixes_per_job: int
+    one_host: bool
+
+    @classmethod
+    def of(cls, draw: random.Random) -> Shape:
+        return cls(draw.randint(2, 9), draw.randint(1, 4), draw.choice([1, 1, 1, 4]), draw.random() < 0.5)
 
 
 @dataclass
-class Chance:
-    """How likely things go wrong at each call."""
-
-    random: random.Random
-    crash: float = 0.0
-    fault: float = 0.0
-
-    def before(self) -> None:
-        if self.random.random() < self.crash:
-            raise Crash
-
-    after = before
-
-    def faulty(self) -> bool:
-        return self.random.random() < self.fault
-
-
-class CrashingStore:
-    """Every write may be cut off, before or after it is applied; some are refused for now."""
-
-    def __init__(self, store: MemoryStore, chance: Chance) -> None:
-        self._store, self._chance = store, chance
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def record(self, batch: Any) -> Any:
-        self._chance.before()
-        if self._chance.faulty():
-            raise StoreUnavailable("the disk is full")
-        stale = self._store.record(batch)
-        self._chance.after()
-        return stale
-
-
-@dataclass(eq=False)
-class CrashingRoute:
-    """Every call may be cut off, or refused, before or after it is applied. Starts check that the intent came first."""
-
-    service: FakeTransferService
-    store: MemoryStore
-    chance: Chance
-    broken: list[str] = field(default_factory=list)
-
-    def start(self, order: StartJob) -> Started:
-        for prefix in (order.prefix, *order.others):
-            intent = self.store.rows[prefix]
-            if (intent.job_name, intent.attempt, intent.status) != (order.job_name, order.attempt, JobStatus.RUNNING):
-                self.broken.append(f"start of {order.job_name} without its intent for {prefix}")
-        self.chance.before()
-        if self.chance.faulty():
-            raise self.chance.random.choice(
-                [
-                    Throttled("quota"),
-                    Retryable("unavailable"),
-                    Denied("the service account may not use the sink"),
-                    Permanent("refused"),
-                ]
-            )
-        started = self.service.start(order)
-        self.chance.after()
-        if self.chance.faulty():
-            raise Retryable("the answer was lost")
-        return started
-
-    def operations(self, names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
-        self.chance.before()
-        if self.chance.faulty():
-            raise Retryable("unavailable")
-        return self.service.operations(names)
-
-    def pause(self, name: OperationName) -> None:
-        self._steer(name, self.service.pause)
-
-    def resume(self, name: OperationName) -> None:
-        self._steer(name, self.service.resume)
-
-    def _steer(self, name: OperationName, call: Any) -> None:
-        self.chance.before()
-        if self.chance.faulty():
-            raise Retryable("unavailable")
-        call(name)
-        self.chance.after()
-
-
 class World:
-    def __init__(self, seed: int, prefixes: int = 10, prefixes_per_job: int = 1) -> None:
-        self.prefixes_per_job = prefixes_per_job
-        self.random = random.Random(seed)
-        self.clock = FakeClock()
+    """`folder`: for the ledgers of the pool. `hours` of storm."""
+
+    seed: int
+    folder: Path
+    hours: float = 6.0
+    passes: int = 0
+    takeovers: int = 0
+    foreign: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(self.seed)
+        self.shape = Shape.of(self.draw)
+        self.timeline = Timeline()
         self.store = MemoryStore()
-        self.service = FakeTransferService()
-        self.store.load(checked_prefixes(f"p{index:02}/" for index in range(prefixes)), self.clock.now(), lambda _: None)
-        self.chance = Chance(self.random)
-        self.route = CrashingRoute(self.service, self.store, self.chance)
-        self.paused_by_people: set[OperationName] = set()
-        self.outside_resumes = 0
-        self.reconciler = self._restarted()
-
-    def _restarted(self) -> Reconciler:
-        policy = Policy(
-            migration="0badcafe",
-            route=Route.STS_S3,
-            running_max=RUNNING_MAX,
-            prefixes_per_job=self.prefixes_per_job,
-            attempts_max=ATTEMPTS_MAX,
-            retry_delay=timedelta(seconds=30),
-            breaker_delay=timedelta(seconds=60),
-        )
-        return Reconciler(CrashingStore(self.store, self.chance), {Route.STS_S3: self.route}, policy, self.clock)
-
-    def storm(self, passes: int) -> None:
-        self.chance.crash, self.chance.fault = 0.03, 0.08
-        for _ in range(passes):
-            self._people()
-            self._progress(fail=0.25)
-            self._one_pass()
-            self.check()
-
-    def calm(self, passes: int) -> None:
-        self.chance.crash = self.chance.fault = 0.0
-        self.store.set_hold(None)
-        for _ in range(passes):
-            # Whoever paused something comes back and resumes it: only a command or a person may.
-            for name in list(self.paused_by_people):
-                if self.service.states[name].state is OperationState.PAUSED:
-                    self.service.set(name, OperationState.IN_PROGRESS)
-                self.paused_by_people.discard(name)
-            self._progress(fail=0.0)
-            self._one_pass()
-            self.check()
+        self.chance = Chance(random.Random(self.seed + 1), self._statuses)
+        self.transfers = Transfers(self.timeline, self.chance, self._created)
+        self.buckets = Buckets(self.chance)
+        self.queues = SimQueues(self.timeline, self.chance)
+        self.history = invariants.History()
+        self.paused_by_people: set[str] = set()
+        self.clocks = [HostClock(self.timeline) for _ in range(2)]
+        self._paths = [self.folder / f"pool-{index}.db" for index in range(1 if self.shape.one_host else 2)]
+        self.daemons: list[DaemonProcess | None] = [None, None]
+        self.workers: list[Process | None] = [None, None]
+        self._console = Process(self.timeline, "console", HostClock(self.timeline))
+        self._resumed = 0
+        self._load()
 
     @property
-    def all_ended(self) -> bool:
-        return all(job.status in ENDED for job in self.store.rows.values())
+    def replay(self) -> str:
+        return f"python -m tests.simulation --seed {self.seed} --hours {self.hours:g} --tell"
 
-    def _one_pass(self) -> None:
-        self.clock.advance(self.random.choice([5, 60, 400]) if self.chance.crash else 600)
-        if self.chance.crash and self.random.random() < 0.05:
-            self.clock.jump(self.random.choice([-7200, 7200]))
-        resumed_before = len(self.service.resumed)
-        try:
-            self.reconciler.run_pass(dispatch=self.random.random() < 0.7)
-        except StoreUnavailable:
-            pass
-        except Crash:
-            self.reconciler = self._restarted()
-        for name in self.service.resumed[resumed_before:]:
-            assert name not in self.paused_by_people, f"{name} was paused by a person and resumed by the daemon"
+    def _load(self) -> None:
+        draw = self.draw
+        transfers = [Prefix(f"sts-{index:02}/") for index in range(self.shape.transfers)]
+        pooled = [Prefix(f"cdn-{index:02}/") for index in range(self.shape.pooled)]
+        for prefix in pooled:
+            for index in range(draw.randint(0, 14)):
+                self.buckets.objects[f"{prefix}{index:02}"] = draw.randbytes(draw.randint(0, 40))
+        if self.buckets.objects and draw.random() < 0.3:
+            # Somebody else's object has the name of one of ours: nobody may touch it.
+            key = draw.choice(sorted(self.buckets.objects))
+            self.foreign[key] = self.buckets.store.put(SINK, key, b"somebody else's", Attributes()).generation
+        chosen = {prefix: Chosen(route=Route.CDN) for prefix in pooled}
+        self.store.load(checked_prefixes([*transfers, *pooled]), self.clocks[0].now(), lambda _: None, chosen)
 
-    def _progress(self, fail: float) -> None:
-        """The service works on what is in progress."""
-        for name in self.service.active():
-            seen = self.service.states[name]
-            if seen.state is OperationState.UNKNOWN and self.random.random() < 0.5:
-                self.service.set(name, OperationState.IN_PROGRESS)
-            if seen.state is not OperationState.IN_PROGRESS or self.random.random() < 0.3:
-                continue
-            copied = seen.counters.objects_copied + 1
-            self.service.set(name, OperationState.IN_PROGRESS, objects_copied=copied, objects_found=copied)
-            if self.random.random() < 0.5:
-                self._end(name, fail)
-            elif fail and self.random.random() < 0.05:
-                self.service.set(name, OperationState.UNKNOWN)
+    def _statuses(self) -> set[str]:
+        return {job.status.value for job in self.store.rows.values()}
 
-    def _end(self, name: OperationName, fail: float) -> None:
-        if self.random.random() >= fail:
-            self.service.set(name, OperationState.SUCCESS)
+    def _created(self, job: sts.TransferJob) -> None:
+        self.history.creates(self.store, job)
+
+    # The course of things
+
+    def run(self) -> World:
+        """Raises AssertionError where an invariant does not hold, with the line that shows it again."""
+        with in_virtual_time(self.timeline, self.seed):
+            try:
+                self._begin()
+                self.chance.storming = True
+                self._until(self.hours * HOUR)
+                self._calm()
+                self._until(self.timeline.now + CALM_HOURS_MAX * HOUR, done=self._all_ended)
+                self._check()
+                assert self._all_ended(), f"it does not end: {self._unended()}"
+                invariants.truth(self)
+            except Exception as error:
+                told = "\n".join(self.chance.told[-15:])
+                raise AssertionError(f"{error}\nlast faults:\n{told}\nreplay: {self.replay}") from error
+            finally:
+                self._end()
+        return self
+
+    def _begin(self) -> None:
+        for index in range(2):
+            self._start_daemon(index)
+            self._start_worker(index)
+        self._every(STEP_S, self._step)
+        self._every(PEOPLE_EVERY_S, self._people)
+        self._every(HOUR / 4, self._hardware)
+
+    def _every(self, seconds: float, call: Any) -> None:
+        def again() -> None:
+            call()
+            self.timeline.after(self.draw.uniform(0.5, 1.5) * seconds, again)
+
+        self.timeline.after(self.draw.uniform(0, seconds), again)
+
+    def _until(self, when: float, done: Any = lambda: False) -> None:
+        self.timeline.run_until(when, done)
+
+    def _calm(self) -> None:
+        """No more faults. Whoever holds or paused something comes back: only a command or a person may."""
+        self.chance.storming = False
+        for clock in self.clocks:
+            clock.offset = timedelta()
+        self._lift()
+
+    def _lift(self) -> None:
+        """The hold is lifted, and what people paused they resume; what the program paused is the program's to resume."""
+        self.store.set_hold(None)
+        for name in sorted(self.paused_by_people):
+            operation = self.transfers.operations.get(name)
+            if operation is not None and operation.work.status == Status.PAUSED:
+                self.transfers.service.resume(name)
+        self.paused_by_people.clear()
+
+    def _all_ended(self) -> bool:
+        return not self.chance.storming and all(job.status in ENDED for job in self.store.rows.values())
+
+    def _unended(self) -> dict[str, tuple[str, str, str]]:
+        return {
+            job.prefix: (job.status.value, str(job.operation_name), job.error_message)
+            for job in self.store.rows.values()
+            if job.status not in ENDED
+        }
+
+    def _step(self) -> None:
+        self.transfers.progress(self.draw, fail=0.3 if self.chance.storming else 0.0)
+        for index in range(2):
+            daemon, worker = self.daemons[index], self.workers[index]
+            if daemon is None or not daemon.process.alive:
+                self._start_daemon(index)
+            if worker is None or not worker.alive:
+                self._start_worker(index)
+
+    def _start_daemon(self, index: int) -> None:
+        process = Process(self.timeline, f"daemon-{index}", self.clocks[index])
+        self.daemons[index] = DaemonProcess(self, process, self._paths[index % len(self._paths)])
+
+    def _start_worker(self, index: int) -> None:
+        process = self.workers[index] = Process(self.timeline, f"worker-{index}", self.clocks[index])
+        draw = random.Random(self.draw.random())
+        worker = SimWorker(POOL, self.queues.of(process), process, self.buckets, draw, lambda: False)
+        process.spawn("loop", worker.run)
+
+    def _end(self) -> None:
+        self.chance.storming = False
+        for daemon in self.daemons:
+            if daemon is not None:
+                daemon.process.kill()
+                daemon.close()
+        for worker in self.workers:
+            if worker is not None:
+                worker.kill()
+
+    def passed(self, process: Process) -> None:
+        """A daemon has made a pass."""
+        self.passes += 1
+        self._check()
+
+    def _check(self) -> None:
+        for name in self.transfers.resumed[self._resumed :]:
+            assert name not in self.paused_by_people, f"{name} was paused by a person and resumed by the program"
+        self._resumed = len(self.transfers.resumed)
+        invariants.check(self)
+
+    # What happens
+
+    def _hardware(self) -> None:
+        """A process dies or freezes, a clock is set: about once an hour each."""
+        if not self.chance.storming:
             return
-        match self.random.randrange(3):
-            case 0:
-                self.service.set(name, OperationState.FAILED)
-            case 1:
-                self.service.set(name, OperationState.SUCCESS, objects_failed=2)
+        draw = self.draw
+        processes = [one.process for one in self.daemons if one is not None] + [one for one in self.workers if one is not None]
+        process = draw.choice(processes)
+        match draw.randrange(6):
+            case 0 | 1:
+                process.doomed = True
+            case 2:
+                self.chance.count("killed", process.name)
+                process.kill()
+            case 3:
+                self.chance.count("frozen", process.name)
+                process.freeze(draw.uniform(60, 900))
             case _:
-                self.service.deny(name)
+                self.chance.count("clock set", process.name)
+                jump = draw.choice([-HOUR, HOUR, -5 * YEAR, 5 * YEAR, 0])
+                process.clock.offset = timedelta(seconds=jump)
 
     def _people(self) -> None:
-        """Now and then somebody does something, in the console or with a command."""
-        active = self.service.active()
-        running = [name for name in active if self.service.states[name].state is OperationState.IN_PROGRESS]
-        match self.random.randrange(24):
-            case 0 if running:
-                name = self.random.choice(running)
-                if self.store.control().hold is None and self._unmarked(name):
-                    self.service.set(name, OperationState.PAUSED)
-                    self.paused_by_people.add(name)
+        """Somebody does something, in the console or with a command."""
+        if not self.chance.storming:
+            return
+        draw, service = self.draw, self.transfers.service
+        active = self.transfers.active()
+        live = [job for job in self.store.live() if job.operation_name is not None]
+        match draw.randrange(16):
+            case 0 if active:
+                operation = draw.choice(active)
+                if operation.work.status == Status.IN_PROGRESS and self._unmarked(operation.name):
+                    self.chance.count("paused in the console", operation.name)
+                    operation.work.status = Status.PAUSED
+                    self.paused_by_people.add(operation.name)
             case 1 if active:
-                self.service.set(self.random.choice(active), OperationState.ABORTED)
-            case 2:
-                self.store.set_hold(Hold(by="ops", at=self.clock.now()))
-            case 3 | 4 | 5:
+                operation = draw.choice(active)
+                self.chance.count("cancelled in the console", operation.name)
+                service._abort(operation)
+            case 2 | 3:
+                self.chance.count("held")
+                self._pause_all(Hold(by="ops", at=self._now()))
+            case 4 | 5 | 6:
+                self.chance.count("hold lifted")
                 self.store.set_hold(None)
-            case 6 if self.service.jobs:
-                self.service.delete(self.random.choice(sorted(self.service.jobs)))
             case 7:
-                list(chores.retry_errors(self.store, self.clock.now(), code=None))
-            case 8 if active:
-                # The service forgets an operation, and the job with it.
-                name = self.random.choice(active)
-                gone = self.service.prefix_of[name]
-                del self.service.states[name]
-                for job in self.service.jobs.values():
-                    if job.prefix == gone and job.operation == name:
-                        job.deleted = True
-                        job.operation = None
-                self.paused_by_people.discard(name)
+                self.chance.count("paused by command")
+                self._pause_all(None)
+            case 8 if service.jobs:
+                names = sorted(name for name, job in service.jobs.items() if job.status != 3)
+                if names:
+                    self.chance.count("job deleted")
+                    self.transfers.delete_job(draw.choice(names))
+            case 9 | 10:
+                self.chance.count("retried")
+                list(chores.retry_errors(self.store, self._now(), code=None))
+            case 11 if active:
+                operation = draw.choice(active)
+                self.chance.count("operation forgotten", operation.name)
+                self.transfers.forget(operation)
+                self.paused_by_people.discard(operation.name)
+            case 12 if live:
+                self._cancel(draw.choice(live))
+            case 13:
+                self.chance.count("rerun")
+                list(chores.rerun_all(self.store, self._now()))
+            case 14:
+                self.chance.count("hostile message")
+                body = draw.choice([b"", b"{}", b"\xff\xfe", b'{"v":1,"kind":"copy"}', draw.randbytes(30)])
+                draw.choice([self.queues.lists, self.queues.copies, self.queues.reports]).publish([body])
 
-    def _unmarked(self, name: OperationName) -> bool:
-        """Whether no pause of this operation was asked for here: then a pause found is a person's."""
-        job = self.store.rows[self.service.prefix_of[name]]
-        return job.operation_name == name and not job.paused_by
+    def _unmarked(self, name: str) -> bool:
+        """Whether no pause of this operation was asked for here: then a pause that is found is a person's."""
+        rows = [job for job in self.store.rows.values() if job.operation_name == name]
+        return bool(rows) and self.store.control().hold is None and all(job.paused_by is PausedBy.NOBODY for job in rows)
 
-    def check(self) -> None:
-        """The safety invariants."""
-        assert not self.route.broken, self.route.broken
-        assert all(job.runs <= 1 for job in self.service.jobs.values()), "a job ran twice"
-        jobs = {job.operation: job for job in self.service.jobs.values()}
-        live = Counter(
-            prefix
-            for name in self.service.active()
-            for prefix in ((jobs[name].prefix, *jobs[name].others) if name in jobs else (self.service.prefix_of[name],))
-        )
-        assert all(number == 1 for number in live.values()), f"two live operations: {live}"
-        for prefix, job in self.store.rows.items():
-            events = list(self.store.history(prefix))
-            assert [event.job.generation for event in events] == list(range(1, job.generation + 1))
-            assert not events or events[-1].job == job, "the history does not fold to the row"
-            assert job.tries <= ATTEMPTS_MAX
-            if job.status is JobStatus.DONE:
-                assert job.operation_name is not None
-                assert job.counters.objects_failed == 0
-        names = [job.name for job in self.service.jobs.values()]
-        assert len(names) == len(set(names))
+    def _now(self) -> Any:
+        return self._console.clock.now()
+
+    @contextmanager
+    def _project(self) -> Iterator[Beside]:
+        """As the utility commands see it, run on the host of the pool's ledger that leads."""
+        ledger = open_ledger(self._paths[self._leading() % len(self._paths)])
+        try:
+            client = client_of(self.transfers, self._console)
+            yield Beside(lambda: StsProject({client.project: client}), [PoolOperations(ledger, self._console.clock)])
+        finally:
+            ledger.close()
+
+    def _leading(self) -> int:
+        return next((index for index, one in enumerate(self.daemons) if one is not None and one.leading), 0)
+
+    def _pause_all(self, hold: Hold | None) -> None:
+        with self._project() as project:
+            chores.pause_all(self.store, project, self._now(), hold=hold, dry_run=False, all_in_project=False)
+
+    def _cancel(self, job: PrefixJob) -> None:
+        with self._project() as project:
+            self.chance.count("cancelled by command", job.prefix)
+            with suppress(Retryable, Permanent, BadInput):
+                chores.cancel(self.store, [job.prefix], project.cancel)
+
+    def statistics(self) -> Counter[str]:
+        found = Counter(job.status.value for job in self.store.rows.values())
+        return found + Counter(passes=self.passes, takeovers=self.takeovers, faults=len(self.chance.told))
 
 
-def truthful(world: World) -> bool:
-    """Whether every prefix called done has an operation that ended well."""
-    for job in world.store.rows.values():
-        if job.status is JobStatus.DONE:
-            seen = world.service.states.get(job.operation_name or OperationName("transferOperations/none"))
-            if seen is not None and (seen.state is not OperationState.SUCCESS or seen.counters.objects_failed):
-                return False
-    return True
+@contextmanager
+def in_virtual_time(timeline: Timeline, seed: int) -> Iterator[None]:
+    """What asks the machine for the time, or for chance, asks the world."""
+    fake = types.SimpleNamespace(monotonic=lambda: timeline.now, sleep=timeline.sleep, time=lambda: timeline.now)
+    modules = ("cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
+    before = random.getstate()
+    random.seed(seed)
+    with mock.patch.object(reconciler_module, "_overlapping", lambda call, items: [call(one) for one in items]):
+        patches = [mock.patch(f"{module}.time", fake) for module in modules]
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in reversed(patches):
+                patch.stop()
+            random.setstate(before)

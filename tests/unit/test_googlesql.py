@@ -47,7 +47,7 @@ TEXTS = SAY.texts() | {
 }
 KINDS = {"STRING": TypeKind.TYPE_STRING, "INT64": TypeKind.TYPE_INT64, "TIMESTAMP": TypeKind.TYPE_TIMESTAMP}
 SCALARS = (
-    dict.fromkeys(("now", "at"), "TIMESTAMP")
+    dict.fromkeys(("now", "at", "too_far"), "TIMESTAMP")
     | dict.fromkeys(("number", "fence", "in_pool", "in_service"), "INT64")
     | dict.fromkeys(("prefix", "status", "write_id", "old", "new", "route"), "STRING")
 )

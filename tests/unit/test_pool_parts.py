@@ -218,11 +218,11 @@ def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
         ledger.begin(spec, "p/", "q", datetime.now(UTC))
         fold, calls = ledger.fold, []
 
-        def failing(reports: Sequence[Report], at: datetime) -> None:
+        def failing(reports: Sequence[Report], at: datetime) -> frozenset[str]:
             calls.append(len(reports))
             if len(calls) == 1:
                 raise ZeroDivisionError("a defect")
-            fold(reports, at)
+            return fold(reports, at)
 
         monkeypatch.setattr(ledger, "fold", failing)
         report = encoded(ListReport(job=spec.job, shard=ROOT, run="r", listed=0, listed_bytes=0, tasks=0))

@@ -96,21 +96,21 @@ class Cdn:
         if fault is not None:
             pause_for(fault.delay_s)
             if fault.error in STATUSES:
-                return _refused(*STATUSES[fault.error], retry_after=fault.error == "TOO_MANY_REQUESTS")
+                return refusal(*STATUSES[fault.error], retry_after=fault.error == "TOO_MANY_REQUESTS")
         path, _, query = request.target.partition("?")
         if path in self.files:
-            return _answer(request, Found(self.files[path], {"Content-Type": "text/plain"}, '"file"'))
+            return answered(request, Found(self.files[path], {"Content-Type": "text/plain"}, '"file"'))
         try:
             if not self._ledger.setting("cdn.public"):
                 self._check(path, query)
             found = self._fetch(path)
         except Forbidden as refused:
-            return _refused(403, str(refused))
+            return refusal(403, str(refused))
         except ClientError as error:
             missing = error.response["Error"]["Code"] in ("NoSuchKey", "404", "NoSuchBucket")
             # An origin that may not be listed answers 403 for what is not there; ours may be.
-            return _refused(404 if missing else 502, error.response["Error"]["Code"])
-        return _misbehaved(_answer(request, found), found, fault)
+            return refusal(404 if missing else 502, error.response["Error"]["Code"])
+        return misbehaved(answered(request, found), found, fault)
 
     def _check(self, path: str, query: str) -> None:
         """CloudFront's own checks, in its order. Raises Forbidden with its code."""
@@ -156,11 +156,12 @@ class Cdn:
         return Found(answer["Body"].read(), headers, answer["ETag"])
 
 
-def _answer(request: RawRequest, found: Found) -> RawResponse:
+def answered(request: RawRequest, found: Found) -> RawResponse:
+    """What a healthy CDN says: whole objects, ranges, preconditions."""
     headers = found.headers | {"ETag": found.etag, "Accept-Ranges": "bytes", "X-Cache": "Miss from cloudfront"}
     wanted = request.headers.get("if-match")
     if wanted not in (None, "*", found.etag):
-        return _refused(412, "PreconditionFailed")
+        return refusal(412, "PreconditionFailed")
     range_ = _RANGE.fullmatch(request.headers.get("range", ""))
     size = len(found.data)
     if range_ is None or range_[0] == "bytes=-":
@@ -168,14 +169,15 @@ def _answer(request: RawRequest, found: Found) -> RawResponse:
     first = int(range_[1]) if range_[1] else max(0, size - int(range_[2]))
     last = min(int(range_[2]), size - 1) if range_[1] and range_[2] else size - 1
     if first > last:
-        refused = _refused(416, "InvalidRange")
+        refused = refusal(416, "InvalidRange")
         refused.headers["Content-Range"] = f"bytes */{size}"
         return refused
     data = found.data[first : last + 1]
     return RawResponse(206, headers | {"Content-Range": f"bytes {first}-{last}/{size}"}, _pieces(data), len(data))
 
 
-def _misbehaved(response: RawResponse, found: Found, fault: Rule | None) -> RawResponse:
+def misbehaved(response: RawResponse, found: Found, fault: Rule | None) -> RawResponse:
+    """The same with a fault in its body or its head, if it must meet one."""
     if fault is None or response.status >= 300:
         return response
     data = b"".join(response.pieces)
@@ -208,7 +210,8 @@ def _misbehaved(response: RawResponse, found: Found, fault: Rule | None) -> RawR
     return response
 
 
-def _refused(status: int, code: str, *, retry_after: bool = False) -> RawResponse:
+def refusal(status: int, code: str, *, retry_after: bool = False) -> RawResponse:
+    """CloudFront's own, or its origin's."""
     body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'.encode()
     headers = {"Content-Type": "text/xml", "X-Cache": "Error from cloudfront"}
     if retry_after:

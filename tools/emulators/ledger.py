@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +95,7 @@ class Ledger:
     permissions: Counter[str] = field(default_factory=Counter)
     log_entries: list[dict[str, Any]] = field(default_factory=list)  # what services wrote to Cloud Logging
     events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
+    clock: Callable[[], float] = time.monotonic  # by which quotas are kept
 
     def count(self, service: str, method: str) -> Rule | None:
         """Count a call; returns the fault it must meet, if any."""
@@ -147,7 +149,7 @@ class Ledger:
 
     def within(self, quota: str, seconds: float, of: str = "") -> bool:
         """Whether one more call stays within a quota's sliding window (of one thing); counts it if so."""
-        now = time.monotonic()
+        now = self.clock()
         with self.lock:
             window = self.windows.setdefault((quota, seconds, of), deque())
             while window and window[0] <= now - seconds:

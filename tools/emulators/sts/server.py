@@ -18,11 +18,76 @@ SERVICE = "google.storagetransfer.v1.StorageTransferService"
 OPERATIONS = "google.longrunning.Operations"
 
 
+class StsAnswers:
+    """Requests as the official client makes them, and the service's answers. Raises Refused."""
+
+    def __init__(self, service: TransferService) -> None:
+        self._service = service
+
+    def create(self, request: sts.CreateTransferJobRequest) -> sts.TransferJob:
+        return self._service.create(request.transfer_job)
+
+    def get(self, request: sts.GetTransferJobRequest) -> sts.TransferJob:
+        return self._service.get(request.job_name, request.project_id)
+
+    def update(self, request: sts.UpdateTransferJobRequest) -> sts.TransferJob:
+        mask = list(request.update_transfer_job_field_mask.paths)
+        return self._service.update(request.job_name, request.project_id, request.transfer_job, mask)
+
+    def list_jobs(self, request: sts.ListTransferJobsRequest) -> sts.ListTransferJobsResponse:
+        found = self._service.list_jobs(filter_of(request.filter, JOB_FIELDS))
+        shown, token = page(found, page_size(request.page_size), request.page_token)
+        return sts.ListTransferJobsResponse(transfer_jobs=shown, next_page_token=token)
+
+    def delete(self, request: sts.DeleteTransferJobRequest) -> empty_pb2.Empty:
+        self._service.delete(request.job_name, request.project_id)
+        return empty_pb2.Empty()
+
+    def run(self, request: sts.RunTransferJobRequest) -> operations_pb2.Operation:
+        return self._long_running(self._service.run(request.job_name, request.project_id))
+
+    def pause(self, request: sts.PauseTransferOperationRequest) -> empty_pb2.Empty:
+        self._service.pause(request.name)
+        return empty_pb2.Empty()
+
+    def resume(self, request: sts.ResumeTransferOperationRequest) -> empty_pb2.Empty:
+        self._service.resume(request.name)
+        return empty_pb2.Empty()
+
+    def account(self, request: sts.GetGoogleServiceAccountRequest) -> sts.GoogleServiceAccount:
+        self._service.check_project(request.project_id)
+        return sts.GoogleServiceAccount(
+            account_email=f"{request.project_id}@storage-transfer-service.iam.gserviceaccount.com", subject_id="1"
+        )
+
+    def get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
+        return self._long_running(self._service.operation(request.name))
+
+    def list_operations(self, request: operations_pb2.ListOperationsRequest) -> operations_pb2.ListOperationsResponse:
+        if request.name != "transferOperations":
+            raise invalid("name must be 'transferOperations'")
+        found = self._service.list_operations(filter_of(request.filter, OPERATION_FIELDS))
+        shown, token = page(found, page_size(request.page_size), request.page_token)
+        operations = [self._long_running(operation) for operation in shown]
+        return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
+
+    def cancel(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:
+        self._service.cancel(request.name)
+        return empty_pb2.Empty()
+
+    def _long_running(self, operation: Operation) -> operations_pb2.Operation:
+        shown = described(operation, self._service.project)
+        metadata = any_pb2.Any()
+        metadata.Pack(sts.TransferOperation.pb(shown))
+        return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)
+
+
 class StsServer:
     """A gRPC server on a free loopback port."""
 
     def __init__(self, ledger: Ledger, service: TransferService) -> None:
         self._ledger, self._service = ledger, service
+        self.answers = StsAnswers(service)
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
         self._server.add_generic_rpc_handlers(self._handlers())
         self._port = self._server.add_insecure_port("127.0.0.1:0")
@@ -41,33 +106,39 @@ class StsServer:
         self._service.copier.stop()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        empty, long_running = empty_pb2.Empty, operations_pb2
+        to, empty, long_running = self.answers, empty_pb2.Empty, operations_pb2
         transfer: list[Rpc] = [
-            ("CreateTransferJob", sts.CreateTransferJobRequest, sts.TransferJob, self._create, "storagetransfer.jobs.create"),
-            ("GetTransferJob", sts.GetTransferJobRequest, sts.TransferJob, self._get, "storagetransfer.jobs.get"),
-            ("UpdateTransferJob", sts.UpdateTransferJobRequest, sts.TransferJob, self._update, "storagetransfer.jobs.update"),
+            ("CreateTransferJob", sts.CreateTransferJobRequest, sts.TransferJob, to.create, "storagetransfer.jobs.create"),
+            ("GetTransferJob", sts.GetTransferJobRequest, sts.TransferJob, to.get, "storagetransfer.jobs.get"),
+            ("UpdateTransferJob", sts.UpdateTransferJobRequest, sts.TransferJob, to.update, "storagetransfer.jobs.update"),
             (
                 "ListTransferJobs",
                 sts.ListTransferJobsRequest,
                 sts.ListTransferJobsResponse,
-                self._list_jobs,
+                to.list_jobs,
                 "storagetransfer.jobs.list",
             ),
-            ("DeleteTransferJob", sts.DeleteTransferJobRequest, empty, self._delete, "storagetransfer.jobs.delete"),
-            ("RunTransferJob", sts.RunTransferJobRequest, long_running.Operation, self._run, "storagetransfer.jobs.run"),
-            ("PauseTransferOperation", sts.PauseTransferOperationRequest, empty, self._pause, "storagetransfer.operations.pause"),
+            ("DeleteTransferJob", sts.DeleteTransferJobRequest, empty, to.delete, "storagetransfer.jobs.delete"),
+            ("RunTransferJob", sts.RunTransferJobRequest, long_running.Operation, to.run, "storagetransfer.jobs.run"),
+            (
+                "PauseTransferOperation",
+                sts.PauseTransferOperationRequest,
+                empty,
+                to.pause,
+                "storagetransfer.operations.pause",
+            ),
             (
                 "ResumeTransferOperation",
                 sts.ResumeTransferOperationRequest,
                 empty,
-                self._resume,
+                to.resume,
                 "storagetransfer.operations.resume",
             ),
             (
                 "GetGoogleServiceAccount",
                 sts.GetGoogleServiceAccountRequest,
                 sts.GoogleServiceAccount,
-                self._account,
+                to.account,
                 "storagetransfer.projects.getServiceAccount",
             ),
         ]
@@ -76,73 +147,16 @@ class StsServer:
                 "GetOperation",
                 long_running.GetOperationRequest,
                 long_running.Operation,
-                self._get_operation,
+                to.get_operation,
                 "storagetransfer.operations.get",
             ),
             (
                 "ListOperations",
                 long_running.ListOperationsRequest,
                 long_running.ListOperationsResponse,
-                self._list_operations,
+                to.list_operations,
                 "storagetransfer.operations.list",
             ),
-            ("CancelOperation", long_running.CancelOperationRequest, empty, self._cancel, "storagetransfer.operations.cancel"),
+            ("CancelOperation", long_running.CancelOperationRequest, empty, to.cancel, "storagetransfer.operations.cancel"),
         ]
         return tuple(handlers(self._ledger, "sts", name, rpcs) for name, rpcs in ((SERVICE, transfer), (OPERATIONS, operations)))
-
-    def _create(self, request: sts.CreateTransferJobRequest) -> sts.TransferJob:
-        return self._service.create(request.transfer_job)
-
-    def _get(self, request: sts.GetTransferJobRequest) -> sts.TransferJob:
-        return self._service.get(request.job_name, request.project_id)
-
-    def _update(self, request: sts.UpdateTransferJobRequest) -> sts.TransferJob:
-        mask = list(request.update_transfer_job_field_mask.paths)
-        return self._service.update(request.job_name, request.project_id, request.transfer_job, mask)
-
-    def _list_jobs(self, request: sts.ListTransferJobsRequest) -> sts.ListTransferJobsResponse:
-        found = self._service.list_jobs(filter_of(request.filter, JOB_FIELDS))
-        shown, token = page(found, page_size(request.page_size), request.page_token)
-        return sts.ListTransferJobsResponse(transfer_jobs=shown, next_page_token=token)
-
-    def _delete(self, request: sts.DeleteTransferJobRequest) -> empty_pb2.Empty:
-        self._service.delete(request.job_name, request.project_id)
-        return empty_pb2.Empty()
-
-    def _run(self, request: sts.RunTransferJobRequest) -> operations_pb2.Operation:
-        return self._long_running(self._service.run(request.job_name, request.project_id))
-
-    def _pause(self, request: sts.PauseTransferOperationRequest) -> empty_pb2.Empty:
-        self._service.pause(request.name)
-        return empty_pb2.Empty()
-
-    def _resume(self, request: sts.ResumeTransferOperationRequest) -> empty_pb2.Empty:
-        self._service.resume(request.name)
-        return empty_pb2.Empty()
-
-    def _account(self, request: sts.GetGoogleServiceAccountRequest) -> sts.GoogleServiceAccount:
-        self._service.check_project(request.project_id)
-        return sts.GoogleServiceAccount(
-            account_email=f"{request.project_id}@storage-transfer-service.iam.gserviceaccount.com", subject_id="1"
-        )
-
-    def _get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
-        return self._long_running(self._service.operation(request.name))
-
-    def _list_operations(self, request: operations_pb2.ListOperationsRequest) -> operations_pb2.ListOperationsResponse:
-        if request.name != "transferOperations":
-            raise invalid("name must be 'transferOperations'")
-        found = self._service.list_operations(filter_of(request.filter, OPERATION_FIELDS))
-        shown, token = page(found, page_size(request.page_size), request.page_token)
-        operations = [self._long_running(operation) for operation in shown]
-        return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
-
-    def _cancel(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:
-        self._service.cancel(request.name)
-        return empty_pb2.Empty()
-
-    def _long_running(self, operation: Operation) -> operations_pb2.Operation:
-        shown = described(operation, self._service.project)
-        metadata = any_pb2.Any()
-        metadata.Pack(sts.TransferOperation.pb(shown))
-        return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)

@@ -1,0 +1,97 @@
+"""What goes wrong, at which call: drawn by seed, counted by fault and by the statuses that prefixes had at the time."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from tests.simulation.timeline import Killed, Process
+
+T = TypeVar("T")
+Faults = Mapping[str, Callable[[], Exception]]
+"""What a call may raise, by the name of the fault."""
+
+
+@dataclass
+class Chance:
+    """`statuses` tells which statuses there are now; `storming` is over once all must come to an end.
+
+    fault    the share of calls that are refused, or whose answers are lost
+    """
+
+    random: random.Random
+    statuses: Callable[[], set[str]]
+    fault: float = 0.02
+    storming: bool = False
+    met: Counter[tuple[str, str]] = field(default_factory=Counter)
+    told: list[str] = field(default_factory=list)
+
+    def happens(self, share: float) -> bool:
+        return self.storming and self.random.random() < share
+
+    def count(self, fault: str, about: str = "") -> None:
+        """A fault has come about."""
+        for status in self.statuses():
+            self.met[fault, status] += 1
+        self.told.append(f"{fault} {about}")
+
+
+class Called:
+    """An adapter as one process calls it: each call may be refused, be applied and its answer lost, or be the process's last.
+
+    refused   faults that are certain not to have been applied; lost: what is raised after a call took effect
+    calls     which methods are calls to the outside
+    """
+
+    def __init__(
+        self,
+        inner: object,
+        label: str,
+        process: Process,
+        chance: Chance,
+        *,
+        calls: frozenset[str],
+        refused: Faults,
+        lost: Faults,
+    ) -> None:
+        self._inner, self._label, self._process, self._chance = inner, label, process, chance
+        self._calls, self._refused, self._lost = calls, refused, lost
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return partial(self._call, name, found) if name in self._calls else found
+
+    def _call(self, name: str, found: Callable[..., T], *args: Any, **more: Any) -> T:
+        chance, about = self._chance, f"{self._process.name} {self._label}.{name}"
+        self._crash_point("killed before a call", about)
+        if self._refused and chance.happens(chance.fault):
+            fault = chance.random.choice(sorted(self._refused))
+            chance.count(fault, about)
+            error = self._refused[fault]()
+            raise error
+        result = found(*args, **more)
+        self._crash_point("killed after a call", about)
+        if self._lost and chance.happens(chance.fault / 2):
+            fault = chance.random.choice(sorted(self._lost))
+            chance.count(fault, about)
+            error = self._lost[fault]()
+            raise error
+        if chance.happens(FREEZES):
+            chance.count("frozen", about)
+            self._process.freeze(chance.random.uniform(60, 900))
+        return result
+
+    def _crash_point(self, fault: str, about: str) -> None:
+        if self._process.doomed and self._chance.random.random() < DOOM:
+            self._chance.count(fault, about)
+            self._process.kill()
+            raise Killed
+
+
+DOOM = 0.2
+"""At which share of its calls a process that is doomed dies: somewhere among the next ones."""
+FREEZES = 0.0004

@@ -1,0 +1,212 @@
+"""The real daemon in virtual time: its loop, and the threads that keep its pool, are actors of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from google.api_core import exceptions
+
+from sts_manager.daemon import Daemon, Intervals, Stop
+from sts_manager.domain.errors import StoreUnavailable
+from sts_manager.domain.model import Policy, Route
+from sts_manager.domain.place import place
+from sts_manager.pool.keeper import PoolKeeper, Told
+from sts_manager.pool.ledger import PoolLedger
+from sts_manager.ports import JobStore, Routes
+from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.routes.cdn import CdnRoute, PoolSettings
+from sts_manager.routes.pacer import Pacer
+from sts_manager.routes.quotas import ServiceQuotas
+from sts_manager.routes.sts import StsClient, StsRoute
+from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.stores.lease import StoreLease
+from tests.simulation.buckets import SINK, SOURCE
+from tests.simulation.chance import Called, Chance
+from tests.simulation.timeline import Process, Timeline
+from tests.simulation.transfers import PROJECT, TransferApi, Transfers
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+LEASE_S = 90.0
+KEEPER_S = 15.0
+ATTEMPTS_MAX = 3
+SETTINGS = TransferSettings(
+    project=PROJECT,
+    source=place(f"s3://{SOURCE}"),
+    sink=place(f"gs://{SINK}"),
+    s3_access=S3Access(role_arn="arn:aws:iam::123456789012:role/stage-reader"),
+)
+POOLED = PoolSettings(source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}"))
+STORE_CALLS = frozenset(
+    {"counts", "live", "startable", "record", "control", "lease_text", "swap_lease", "totals", "put_failures", "put_objects"}
+)
+STS_CALLS = frozenset(
+    {
+        "create_transfer_job",
+        "get_transfer_job",
+        "run_transfer_job",
+        "list_operations",
+        "pause_transfer_operation",
+        "resume_transfer_operation",
+    }
+)
+LEDGER_CALLS = frozenset({"begin", "published", "set_paused", "fold", "told", "unpark", "bury", "end", "forget", "lead"})
+
+
+def away() -> Exception:
+    return StoreUnavailable("the disk is full")
+
+
+def client_of(
+    transfers: Transfers, process: Process, chance: Chance | None = None, leading: Callable[[], bool] = lambda: True
+) -> StsClient:
+    """A client of one process; with `chance`, faults come between."""
+    api: Any = TransferApi(transfers)
+    if chance is not None:
+        api = Called(
+            api,
+            "sts",
+            process,
+            chance,
+            calls=STS_CALLS,
+            refused={
+                "sts unavailable": lambda: exceptions.ServiceUnavailable("try again"),  # type: ignore[no-untyped-call]
+                "sts exhausted": lambda: exceptions.ResourceExhausted("quota exceeded"),  # type: ignore[no-untyped-call]
+                "sts denied": lambda: exceptions.PermissionDenied("the sink may not be used"),  # type: ignore[no-untyped-call]
+            },
+            lost={"sts answer lost": lambda: exceptions.DeadlineExceeded("no answer came")},  # type: ignore[no-untyped-call]
+        )
+    return StsClient(api, PROJECT, Pacer(process.clock), leading=leading)
+
+
+def open_ledger(path: Path) -> PoolLedger:
+    return PoolLedger(path)
+
+
+class SimStop(Stop):
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self._timeline = timeline
+
+    def wait(self, seconds: float) -> bool:
+        if not self():
+            self._timeline.sleep(seconds)
+        return self()
+
+
+class DaemonProcess:
+    """One life of a daemon."""
+
+    def __init__(self, world: World, process: Process, ledger: Path) -> None:
+        self.process, self._world = process, world
+        self._ledger = open_ledger(ledger)
+        self.leading = False
+        process.spawn("loop", self._run)
+
+    def _run(self) -> None:
+        self._daemon(self._world).run()
+
+    def close(self) -> None:
+        self._ledger.close()
+
+    def _called(self, inner: object, label: str, calls: frozenset[str], faults: bool = True) -> Any:
+        refused = {f"{label} away": away} if faults else {}
+        lost = {f"{label}'s answer lost": away} if faults else {}
+        return Called(inner, label, self.process, self._world.chance, calls=calls, refused=refused, lost=lost)
+
+    def _daemon(self, world: World) -> Daemon:
+        process, timeline = self.process, world.timeline
+        store = cast("JobStore", self._called(world.store, "store", STORE_CALLS))
+        ledger = cast("PoolLedger", self._called(self._ledger, "ledger", LEDGER_CALLS))
+        queues = world.queues.of(process)
+        lease = StoreLease(store, process.clock, lock_path=None, lease_s=LEASE_S)
+        clients = {PROJECT: client_of(world.transfers, process, world.chance, lambda: lease.fresh)}
+        pool = CdnRoute(queues, ledger, lambda _order: POOLED, process.clock)
+        routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool}
+        policy = Policy(
+            migration=world.store.control().migration,
+            route=Route.STS_S3,
+            prefixes_per_job=world.shape.prefixes_per_job,
+            running_max=4,
+            cdn_running_max=3,
+            attempts_max=ATTEMPTS_MAX,
+            retry_delay=timedelta(seconds=60),
+            retry_delay_max=timedelta(minutes=10),
+            breaker_delay=timedelta(minutes=2),
+            breaker_delay_max=timedelta(minutes=20),
+        )
+        stop = SimStop(timeline)
+        reconciler = Reconciler(
+            store,
+            routes,
+            policy,
+            process.clock,
+            interval_s=60.0,
+            fence=lambda: lease.fence,
+            stopping=stop,
+            leading=lambda: lease.fresh,
+            quotas=ServiceQuotas(lambda: clients, process.clock),
+        )
+        keeper = PoolKeeper(queues, ledger, process.clock, told=Told(store=lambda: store))
+        duty = _Duty(self, keeper, lambda: ledger.lead(lease.fence, process.clock.now()))
+        intervals = Intervals(job_s=60.0, metrics_s=60.0, sleep_s=15.0)
+        return Daemon(reconciler, lease, process.clock, intervals, stop, watch=self._passed, duty=duty)
+
+    def _passed(self, _result: PassResult) -> None:
+        self._world.passed(self.process)
+
+
+class _Duty:
+    """The pool is kept while the daemon leads, by an actor of the same process."""
+
+    def __init__(self, daemon: DaemonProcess, keeper: PoolKeeper, lead: Callable[[], None]) -> None:
+        self._daemon, self._keeper, self._lead = daemon, keeper, lead
+        self._turns: tuple[Callable[[], bool], ...] = (keeper.steer, keeper.fold_reports, keeper.mourn, keeper.tell)
+        self._shift = 0
+
+    def __enter__(self) -> None:
+        self._daemon.leading = True
+        self._daemon._world.takeovers += 1
+        self._shift += 1
+        shift = self._shift
+        process = self._daemon.process
+        keeping = self._keeper._keeping
+        keeping._ending = _Ending(process)  # type: ignore[assignment]
+
+        def led() -> bool:
+            self._lead()
+            told.append(True)
+            return False
+
+        told: list[bool] = []
+
+        def keep() -> None:
+            while not told and self._daemon.leading and shift == self._shift:
+                keeping.guarded(led)
+            while self._daemon.leading and shift == self._shift:
+                for turn in self._turns:
+                    keeping.guarded(turn)
+                process.timeline.sleep(KEEPER_S)
+
+        process.spawn("keeper", keep)
+
+    def __exit__(self, *_how: object) -> None:
+        self._daemon.leading = False
+
+
+class _Ending:
+    """An event that is never set: waiting for it takes virtual time."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def is_set(self) -> bool:
+        return False
+
+    def wait(self, seconds: float) -> bool:
+        self._process.timeline.sleep(seconds)
+        return False

@@ -1,0 +1,243 @@
+"""The real worker in virtual time: its threads, its loop and its processes are one actor."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+from typing import cast
+
+from cdn_worker.copying import copied
+from cdn_worker.copying.steps import Resume, Task, Way
+from cdn_worker.domain.http import Answer, Request
+from cdn_worker.domain.verdict import KeyVerdict
+from cdn_worker.engine.loop import Engine, Timer
+from cdn_worker.listing import Sizes
+from cdn_worker.player import Player
+from cdn_worker.ports import Access, Queues, QueueUnavailable
+from cdn_worker.post import Post
+from cdn_worker.processes import Processes
+from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
+from cdn_worker.reach import Reach
+from cdn_worker.wiring import Setup, way_of
+from cdn_worker.worker import Pool, Worker
+from tests.simulation.buckets import CDN, GCS, S3, Buckets
+from tests.simulation.chance import Called, Chance
+from tests.simulation.timeline import Process, Timeline
+
+LEASE_S = 120.0
+IDLE_S = 8.0
+AT_ONCE = 4
+DELIVERIES_MAX = 10
+
+
+class SimEngine:
+    """Exchanges take some virtual time; what they do at the other side is done at once."""
+
+    def __init__(self, process: Process, buckets: Buckets, draw: random.Random) -> None:
+        self._process, self._buckets, self._draw = process, buckets, draw
+        self._timers: list[Timer] = []
+        self._order = count()
+
+    def exchange(self, request: Request, done: Callable[[Answer], None]) -> None:
+        answer = self._buckets.answer(request)
+        self.after(self._draw.uniform(0.05, 2.0), lambda: done(answer))
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        timer = Timer(self._process.timeline.now + seconds, next(self._order), call)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def turn(self, _timeout_s: float) -> None:
+        now = self._process.timeline.now
+        due = self._timers[0].due if self._timers else now + IDLE_S
+        self._process.timeline.sleep(min(max(0.0, due - now), IDLE_S))
+        while self._timers and self._timers[0].due <= self._process.timeline.now:
+            heapq.heappop(self._timers).call()
+
+    def close(self) -> None:
+        self._timers.clear()
+
+
+class SimProcesses:
+    """All lanes in this one process."""
+
+    def __init__(self, engine: SimEngine, draw: random.Random) -> None:
+        self._engine, self._draw = engine, draw
+        self._lanes: dict[int, tuple[Way, Player, Callable[[list[tuple[int, KeyVerdict]]], None], list[int]]] = {}
+        self._numbers, self._tickets = count(1), count(1)
+        self._ready: deque[tuple[int, Task]] = deque()
+        self._active = 0
+        self.restarts = 0
+        self.concurrency: dict[str, int] = {}
+
+    def open(
+        self,
+        setup: Setup,
+        access: Access,
+        *,
+        verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
+        noted: Callable[[Task, Resume], None],
+        renew: Callable[[int], None],
+    ) -> int:
+        number, version = next(self._numbers), [access.version]
+        way = way_of(setup)
+        player = Player(cast("Engine", self._engine), noted=noted, renew=lambda: renew(version[0]), jitter=self._draw.random)
+        self._lanes[number] = (way, player, verdicts, version)
+        self.use(number, access)
+        return number
+
+    def use(self, lane: int, access: Access) -> None:
+        way, player, _, version = self._lanes[lane]
+        version[0] = access.version
+        way.source.use(access)
+        way.sink.use(access)
+        player.go_on()
+
+    def close_lane(self, number: int) -> None:
+        del self._lanes[number]
+
+    def add(self, lane: int, task: Task) -> int:
+        ticket = next(self._tickets)
+        self._ready.append((lane, task._replace(ticket=ticket)))
+        return ticket
+
+    def tend(self) -> None:
+        while self._ready and self._active < AT_ONCE:
+            lane, task = self._ready.popleft()
+            way, player, _, _ = self._lanes[lane]
+            self._active += 1
+            player.play(copied(task, way), partial(self._ended, lane, task.ticket))
+
+    def _ended(self, lane: int, ticket: int, verdict: KeyVerdict) -> None:
+        self._active -= 1
+        self._lanes[lane][2]([(ticket, verdict)])
+
+    def close(self) -> None:
+        pass
+
+
+class _Waits:
+    """An event that nobody waits for in vain: waiting takes virtual time."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline, self._set = timeline, False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, seconds: float) -> bool:
+        if not self._set:
+            self._timeline.sleep(seconds)
+        return self._set
+
+
+class SimPost(Post):
+    """What its threads do is done when the worker looks for claims."""
+
+    def __init__(self, queues: Queues, timeline: Timeline, failed: Callable[[str], None]) -> None:
+        super().__init__(queues, failed=failed)
+        self._timeline = timeline
+        self._ended = _Waits(timeline)  # type: ignore[assignment]
+        self._look_at = 0.0
+
+    def start(self) -> None:
+        self._keep()
+
+    def check(self) -> None:
+        pass
+
+    def claimed(self) -> list[object]:  # type: ignore[override]
+        now = self._timeline.now
+        if now >= self._look_at:
+            self._look_at = now + 10
+            self._keep()
+        self._send_all()
+        if not self._no_more.is_set() and not self._claim(lists=False):
+            self._claim(lists=True)
+        return list(super().claimed())
+
+    def close(self, seconds: float) -> None:
+        self.claim_no_more()
+        self._send_all()
+
+
+class SimWorker(Worker):
+    def __init__(
+        self, pool: Pool, queues: Queues, process: Process, buckets: Buckets, draw: random.Random, stopping: Callable[[], bool]
+    ) -> None:
+        self._process, self._buckets, self._draw = process, buckets, draw
+        super().__init__(pool, queues, stopping=stopping)
+
+    def _machinery(self, queues: Queues) -> tuple[Post, Engine, Processes]:
+        engine = SimEngine(self._process, self._buckets, self._draw)
+        processes = SimProcesses(engine, self._draw)
+        post = SimPost(queues, self._process.timeline, self._queue_away)
+        return post, cast("Engine", engine), cast("Processes", processes)
+
+
+POOL = Pool(
+    reach=Reach(s3_endpoint=S3, s3_region="us-east-1", sink_endpoint=GCS, cdn_url=CDN),
+    sizes=Sizes(keys=2, pages=2),
+)
+
+
+class SimQueue(MemoryQueue):
+    """Delivers twice, late and in any order while the storm lasts."""
+
+    def __init__(self, timeline: Timeline, chance: Chance, dead: MemoryQueue | None) -> None:
+        super().__init__(lease_s=LEASE_S, dead=dead, deliveries_max=DELIVERIES_MAX, clock=lambda: timeline.now)
+        self._timeline, self._chance = timeline, chance
+
+    def publish(self, bodies: Sequence[bytes]) -> None:
+        chance = self._chance
+        for body in bodies:
+            again = chance.happens(0.1)
+            if again:
+                chance.count("message twice")
+            for _ in range(1 + again):
+                if chance.happens(0.1):
+                    chance.count("message late")
+                    self._timeline.after(chance.random.uniform(1, 120), partial(super().publish, [body]))
+                else:
+                    super().publish([body])
+
+    def lease(self, most: int, _wait_s: float = 0.0) -> list[object]:  # type: ignore[override]
+        if len(self._waiting) > 1 and self._chance.happens(0.3):
+            self._chance.count("messages reordered")
+            order = list(self._waiting)
+            self._chance.random.shuffle(order)
+            self._waiting = deque(order)
+        return list(super().lease(most, 0.0))
+
+
+QUEUE_CALLS = frozenset({"publish", "lease", "extend", "ack", "release", "bury"})
+
+
+class SimQueues:
+    """The queues, which outlive every process; each process calls them through faults of its own."""
+
+    def __init__(self, timeline: Timeline, chance: Chance) -> None:
+        self._chance = chance
+        self.dead = SimQueue(timeline, chance, None)
+        self.lists, self.copies, self.reports = (SimQueue(timeline, chance, self.dead) for _ in range(3))
+        self.board = MemoryBoard()
+
+    def of(self, process: Process) -> Queues:
+        def called(inner: object, label: str, calls: frozenset[str]) -> MemoryQueue:
+            away = {"queue away": lambda: QueueUnavailable("the queue is away")}
+            lost = {"queue's answer lost": lambda: QueueUnavailable("the answer was lost")}
+            found = Called(inner, label, process, self._chance, calls=calls, refused=away, lost=lost)
+            return cast("MemoryQueue", found)
+
+        lists, copies, reports, dead = (
+            called(getattr(self, name), name, QUEUE_CALLS) for name in ("lists", "copies", "reports", "dead")
+        )
+        board = cast("MemoryBoard", called(self.board, "board", frozenset({"post", "read"})))
+        return Queues(lists=lists, copies=copies, reports=reports, dead=dead, board=board, lease_s=LEASE_S, id="queues")
