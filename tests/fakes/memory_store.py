@@ -103,7 +103,9 @@ class MemoryStore:
         return {job.job_name: job for job in self.rows.values() if job.job_name is not None and job.job_name in names}
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        return iter([job for _, job in sorted(self.rows.items()) if job.status is status])
+        return iter(
+            sorted((job for job in self.rows.values() if job.status is status), key=lambda job: (job.attempt, job.prefix))
+        )
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         return iter([event for event in self.events if event.job.prefix == prefix])

@@ -21,6 +21,7 @@ class Chance:
     """`statuses` tells which statuses there are now; `storming` is over once all must come to an end.
 
     fault    the share of calls that are refused, or whose answers are lost
+    at       of a sweep: which call meets something, and what; `calls` are all that were made
     """
 
     random: random.Random
@@ -29,6 +30,15 @@ class Chance:
     storming: bool = False
     met: Counter[tuple[str, str]] = field(default_factory=Counter)
     told: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    at: tuple[int, str] | None = None
+
+    def step(self, about: str) -> str:
+        """Count a call of a sweep; what is to become of just this one: BEFORE, AFTER, LOST or nothing."""
+        if self.at is None:
+            return ""
+        self.calls.append(about)
+        return self.at[1] if len(self.calls) - 1 == self.at[0] else ""
 
     def happens(self, share: float) -> bool:
         return self.storming and self.random.random() < share
@@ -67,6 +77,9 @@ class Called:
 
     def _call(self, name: str, found: Callable[..., T], *args: Any, **more: Any) -> T:
         chance, about = self._chance, f"{self._process.name} {self._label}.{name}"
+        step = chance.step(about)
+        if step == BEFORE:
+            self._die()
         self._crash_point("killed before a call", about)
         if self._refused and chance.happens(chance.fault):
             fault = chance.random.choice(sorted(self._refused))
@@ -74,6 +87,11 @@ class Called:
             error = self._refused[fault]()
             raise error
         result = found(*args, **more)
+        if step == AFTER:
+            self._die()
+        if step == LOST and self._lost:
+            lost = next(iter(self._lost.values()))
+            raise lost()
         self._crash_point("killed after a call", about)
         if self._lost and chance.happens(chance.fault / 2):
             fault = chance.random.choice(sorted(self._lost))
@@ -88,10 +106,14 @@ class Called:
     def _crash_point(self, fault: str, about: str) -> None:
         if self._process.doomed and self._chance.random.random() < DOOM:
             self._chance.count(fault, about)
-            self._process.kill()
-            raise Killed
+            self._die()
+
+    def _die(self) -> None:
+        self._process.kill()
+        raise Killed
 
 
+BEFORE, AFTER, LOST = "killed before it", "killed after it", "its answer lost"
 DOOM = 0.2
 """At which share of its calls a process that is doomed dies: somewhere among the next ones."""
 FREEZES = 0.0004

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from google.api_core import exceptions
 
@@ -27,9 +27,7 @@ from tests.simulation.buckets import SINK, SOURCE
 from tests.simulation.chance import Called, Chance
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.transfers import PROJECT, TransferApi, Transfers
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
+from tests.simulation.workers import SimQueues
 
 LEASE_S = 90.0
 KEEPER_S = 15.0
@@ -98,10 +96,26 @@ class SimStop(Stop):
         return self()
 
 
+class Ground(Protocol):
+    """What a daemon stands on: a world, or a sweep."""
+
+    timeline: Timeline
+    chance: Chance
+    transfers: Transfers
+    queues: SimQueues
+    takeovers: int
+
+    @property
+    def jobs(self) -> JobStore: ...
+    @property
+    def prefixes_per_job(self) -> int: ...
+    def passed(self, process: Process) -> None: ...
+
+
 class DaemonProcess:
     """One life of a daemon."""
 
-    def __init__(self, world: World, process: Process, ledger: Path) -> None:
+    def __init__(self, world: Ground, process: Process, ledger: Path) -> None:
         self.process, self._world = process, world
         self._ledger = open_ledger(ledger)
         self.leading = False
@@ -118,9 +132,9 @@ class DaemonProcess:
         lost = {f"{label}'s answer lost": away} if faults else {}
         return Called(inner, label, self.process, self._world.chance, calls=calls, refused=refused, lost=lost)
 
-    def _daemon(self, world: World) -> Daemon:
+    def _daemon(self, world: Ground) -> Daemon:
         process, timeline = self.process, world.timeline
-        store = cast("JobStore", self._called(world.store, "store", STORE_CALLS))
+        store = cast("JobStore", self._called(world.jobs, "store", STORE_CALLS))
         ledger = cast("PoolLedger", self._called(self._ledger, "ledger", LEDGER_CALLS))
         queues = world.queues.of(process)
         lease = StoreLease(store, process.clock, lock_path=None, lease_s=LEASE_S)
@@ -128,9 +142,9 @@ class DaemonProcess:
         pool = CdnRoute(queues, ledger, lambda _order: POOLED, process.clock)
         routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool}
         policy = Policy(
-            migration=world.store.control().migration,
+            migration=world.jobs.control().migration,
             route=Route.STS_S3,
-            prefixes_per_job=world.shape.prefixes_per_job,
+            prefixes_per_job=world.prefixes_per_job,
             running_max=4,
             cdn_running_max=3,
             attempts_max=ATTEMPTS_MAX,

@@ -207,6 +207,14 @@ class World:
             if worker is not None:
                 worker.kill()
 
+    @property
+    def jobs(self) -> MemoryStore:
+        return self.store
+
+    @property
+    def prefixes_per_job(self) -> int:
+        return self.shape.prefixes_per_job
+
     def passed(self, process: Process) -> None:
         """A daemon has made a pass."""
         self.passes += 1
