@@ -112,7 +112,8 @@ class BigQueryStore:
     def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
         if not objects:
             return
-        digest = hashlib.sha256()
+        # Names of jobs are the project's: the same lines for another dataset are another job.
+        digest = hashlib.sha256(self._names.full(self._names.object).encode())
         with tempfile.TemporaryFile() as file:
             for one in objects:
                 line = json.dumps(object_row(one) | {"seen_at": at.isoformat()}, ensure_ascii=False).encode() + b"\n"
@@ -259,7 +260,8 @@ class BigQueryStore:
 
     def _stage(self, prefixes: Sequence[Prefix], chosen: Mapping[Prefix, Chosen] = MappingProxyType({})) -> str:
         """A table of just these prefixes, in one load job; the same list is loaded once."""
-        digest = hashlib.sha256()
+        # Names of jobs are the project's: the same lines for another dataset are another job.
+        digest = hashlib.sha256(self._names.full(self._names.object).encode())
         with tempfile.TemporaryFile() as file:
             for prefix in prefixes:
                 own = {name: value for name, value in own_columns(chosen.get(prefix)).items() if value}

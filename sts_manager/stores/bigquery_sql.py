@@ -202,7 +202,7 @@ def statements(names: Names) -> Statements:
             "SELECT status, error_code, COUNT(*) AS number, MIN(prefix) AS example, "
             f"ANY_VALUE(error_message HAVING MIN prefix) AS message FROM {job} "
             "WHERE status != 'done' AND error_code != '' GROUP BY status, error_code "
-            "ORDER BY number DESC, error_code LIMIT @number"
+            "ORDER BY number DESC, error_code, status LIMIT @number"
         ),
         totals=f"SELECT {', '.join(f'COALESCE(SUM({name}), 0) AS {name}' for name in COUNTERS)} FROM {job}",
         control=f"SELECT key, value FROM {control}",

@@ -164,7 +164,7 @@ class SqlStore:
             sa.select(job.c.status, job.c.error_code, count, sa.func.min(job.c.prefix))
             .where(troubled)
             .group_by(job.c.status, job.c.error_code)
-            .order_by(count.desc(), job.c.error_code)
+            .order_by(count.desc(), job.c.error_code, job.c.status)
             .limit(limit)
         )
         with self._reading() as connection:

@@ -128,7 +128,7 @@ class MemoryStore:
         for _, job in sorted(self.rows.items()):
             if job.error_code and job.status is not JobStatus.DONE:
                 groups.setdefault((job.status, job.error_code), []).append(job)
-        ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0][1]))
+        ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0][1], item[0][0]))
         return tuple(
             ErrorGroup(status=status, code=code, prefixes=len(jobs), example=jobs[0].prefix, message=jobs[0].error_message)
             for (status, code), jobs in ordered[:limit]
