@@ -34,11 +34,13 @@ demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE
 test: $(STAMP)  ## The tests
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-check: $(STAMP)  ## Format, lint, types, import contracts
+check: $(STAMP)  ## Format, lint, types, import contracts, security, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r sts_manager cdn_worker
+	$(BIN)/python -m tools.audit $(UV)
 
 format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

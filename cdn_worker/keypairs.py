@@ -29,7 +29,8 @@ def signer_of(pem: bytes, digest: Digest, *, told: str) -> Signer:
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise BadInput(f"{told}: this is no private key in PEM form (-----BEGIN PRIVATE KEY-----)") from None
-    hash_: hashes.HashAlgorithm = hashes.SHA1() if digest is Digest.SHA1 else hashes.SHA256()  # noqa: S303 - CloudFront's default
+    # CloudFront's default is SHA-1
+    hash_: hashes.HashAlgorithm = hashes.SHA1() if digest is Digest.SHA1 else hashes.SHA256()  # noqa: S303  # nosec B303
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size != RSA_BITS:
             raise BadInput(f"{told}: an RSA key of {key.key_size} bits; CloudFront takes {RSA_BITS}")

@@ -176,7 +176,7 @@ class Processes:
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = [sys.executable, "-m", "cdn_worker.loop_process", str(theirs.fileno())]
-            process = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
+            process = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves  # nosec B603
         loop = _Loop(process, Channel(ours))
         loop.channel.send(self._begin)
         self._engine.watch(loop.channel.fileno(), lambda: self._receive(loop))

@@ -47,7 +47,7 @@ class Crew:
                 return
             self._began = time.monotonic()
             command = [sys.executable, "-m", "cdn_worker", *self._words, "--parent", str(os.getpid())]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves  # nosec B603
 
     def _mourned(self, code: int) -> None:
         lived = time.monotonic() - self._began

@@ -87,7 +87,7 @@ def _text(path: Path) -> str:
 def _array(path: Path, text: str, chosen: dict[Prefix, Chosen]) -> list[str]:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} starts like a JSON array but is not one: {error}") from error
     if all(type(value) is str for value in values):
         return values  # type: ignore[no-any-return]
@@ -178,7 +178,7 @@ def _overlaps(ordered: Sequence[tuple[str, int]], values: Sequence[str]) -> Iter
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

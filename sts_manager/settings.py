@@ -228,7 +228,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"--config-path {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"--config-path {path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise BadInput(f"--config-path {path} must hold a JSON object of flags (no leading dashes) and their values")

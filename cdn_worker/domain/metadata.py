@@ -61,9 +61,9 @@ def kept(headers: Mapping[str, str], *, etag: str, modified: str = "") -> Attrib
         content.pop("content-encoding")
         if rest:
             content["content-encoding"] = rest
-    custom[SOURCE_ETAG] = etag
+    custom[SOURCE_ETAG] = etag if etag.isprintable() else _CONTROL.sub(" ", etag)
     if modified:
-        custom[SOURCE_MODIFIED] = modified
+        custom[SOURCE_MODIFIED] = modified if modified.isprintable() else _CONTROL.sub(" ", modified)
     if len(custom) > 1 + bool(modified):
         size = sum(len(name.encode()) + len(value.encode()) for name, value in custom.items())
         if size > METADATA_BYTES_MAX:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
 _ENTRY = re.compile(
-    r"<Contents><Key>([^<]*)</Key><LastModified>([^<]*)</LastModified><ETag>(?:&quot;|\")?([^<&\"]*)(?:&quot;|\")?</ETag>"
+    r"<Contents><Key>([^<]*)</Key><LastModified>([^<&\s]*)</LastModified><ETag>(?:&quot;|\")?([^<&\"\s]*)(?:&quot;|\")?</ETag>"
     r"(?:<ChecksumAlgorithm>[^<]*</ChecksumAlgorithm>)?(?:<ChecksumType>[^<]*</ChecksumType>)?"
     r"<Size>(\d+)</Size>(?:<StorageClass>([A-Z0-9_]*)</StorageClass>)?</Contents>"
 )
@@ -89,7 +89,7 @@ def _parsed(body: bytes) -> Page:
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
         raise ValueError("a listing has no document type")
     try:
-        root = ET.fromstring(body)  # noqa: S314 - no entities get past the line above
+        root = ET.fromstring(body)  # noqa: S314 - no entities get past the line above  # nosec B314
     except ET.ParseError as error:
         raise ValueError(f"this is no listing: {error}") from error
     namespace = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
@@ -100,13 +100,15 @@ def _parsed(body: bytes) -> Page:
     url_encoded = text(root, "EncodingType") == "url"
     entries = []
     for one in root.findall(f"{namespace}Contents"):
-        key = text(one, "Key")
+        key, etag, modified = text(one, "Key"), text(one, "ETag").strip('"'), text(one, "LastModified")
+        if any(not part.isprintable() or " " in part for part in (etag, modified)):
+            raise ValueError(f"the ETag or the time of {key[:100]!r} is none: {etag[:100]!r}, {modified[:100]!r}")
         entries.append(
             Listed(
                 unquote_plus(key, errors="strict") if url_encoded else key,
                 int(text(one, "Size")),
-                text(one, "ETag").strip('"'),
-                text(one, "LastModified"),
+                etag,
+                modified,
                 text(one, "StorageClass") or STANDARD,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,12 @@ class Naming(StrEnum):
     ENCODED = "encoded"
 
 
+_PUBLIC_NAME = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
+"""A name of several parts, the last of which is no number: so no way of writing an address passes for a name."""
+_INSIDE = (".localhost", ".local", ".internal", ".lan", ".home", ".corp", ".intranet", ".localdomain", ".home.arpa")
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+
+
 class UrlListFault(ValueError):
     """Something that must not be in a list, or a list that the service would refuse."""
 
@@ -35,21 +42,40 @@ def host_fault(url: str, addresses: Iterable[str] = ()) -> str | None:
 
     addresses   what the host's name resolves to. A stage on loopback is let through by whoever asks, not here.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    if not (url.isascii() and url.isprintable()) or set(' \\"<>^`{|}') & set(url):
+        return "it holds a character that no URL has"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        return f"it is no URL: {error}"
     if parts.scheme != "https":
         return f"{parts.scheme or 'nothing'}:// is not https://"
     if parts.username or parts.password:
         return "a URL of a list holds no user name"
-    found = [host, *addresses]
-    for one in found:
+    for one in (host, *addresses):
         try:
             address = ipaddress.ip_address(one)
         except ValueError:
+            if one is not host:
+                return f"{host} leads to {one!r}, which is no address"
+            if not _PUBLIC_NAME.fullmatch(host) or host.endswith(_INSIDE):
+                return f"{host!r} is no name on the public internet: the service cannot read from it"
             continue
-        if not address.is_global:
+        if not _is_public(address):
             return f"{host} is {address}, which is not on the public internet: the service cannot read from it"
     return None
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Also what an IPv6 address has in it: of a tunnel, of a translation, or mapped."""
+    inside: list[ipaddress.IPv4Address | None] = []
+    if isinstance(address, ipaddress.IPv6Address):
+        inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        inside += [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)] if address in _TRANSLATED else []
+        address = address.ipv4_mapped or address
+    within = all(_is_public(one) for one in inside if one is not None and one is not address)
+    return within and address.is_global and not address.is_multicast
 
 
 def md5_column(etag: str) -> str:
