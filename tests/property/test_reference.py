@@ -41,7 +41,7 @@ from sts_manager.domain.naming import OperationName, Prefix, job_name
 from tests.fakes.clock import START as NOW
 from tests.property.reference import decided
 
-WORLDS, AT_ONCE = (100_000 if os.environ.get("STS_MANAGER_LONG") else 4_000), 1_000
+WORLDS, AT_ONCE = int(os.environ.get("STS_MANAGER_WORLDS", "4000")), 1_000
 TIMES = [None, *(NOW + timedelta(minutes=minutes) for minutes in (-600, -11, -1, 0, 1, 30, 3000))]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.http import Answer, headers_of, status_of
-from cdn_worker.domain.integrity import COMMON_PART_SIZES, MIB, PART_BYTES_MIN, PARTS_MAX, Stored, goog_hashes, part_sizes
+from cdn_worker.domain.integrity import MIB, PART_BYTES_MIN, PARTS_MAX, Stored, goog_hashes, part_sizes
 from cdn_worker.domain.metadata import kept
 from cdn_worker.domain.pace import SETTLE_S, Climb, Interval, Pace
 from cdn_worker.domain.pages import parse_page
@@ -126,29 +126,28 @@ def test_a_budget_is_taken_to_its_last_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "parts", "sizes"),
+    ("size", "parts", "first"),
     [
-        (0, 1, []),
-        (-1, 1, []),
-        (5, 0, []),
-        (1, 1, [PART_BYTES_MIN]),
-        (PART_BYTES_MIN, 1, [PART_BYTES_MIN]),
-        (9 * MIB, 1, [9 * MIB]),
-        (16 * MIB, 2, [8 * MIB, 15 * MIB]),
-        (PARTS_MAX * 8 * MIB, PARTS_MAX, [8 * MIB]),
-        (PARTS_MAX * 8 * MIB, PARTS_MAX + 1, []),
-        (21 * MIB, 3, [8 * MIB, 10 * MIB, 7 * MIB]),
+        (0, 1, None),
+        (-1, 1, None),
+        (5, 0, None),
+        (1, 1, PART_BYTES_MIN),
+        (PART_BYTES_MIN, 1, PART_BYTES_MIN),
+        (9 * MIB, 1, 9 * MIB),
+        (16 * MIB, 2, 8 * MIB),
+        (PARTS_MAX * 8 * MIB, PARTS_MAX, 8 * MIB),
+        (PARTS_MAX * 8 * MIB, PARTS_MAX + 1, None),
+        (20 * MIB, 3, 7 * MIB),
+        (21 * MIB, 3, 7 * MIB),
+        (39 * MIB, 3, 15 * MIB),
     ],
 )
-def test_guesses_of_part_sizes(size: int, parts: int, sizes: list[int]) -> None:
+def test_guesses_of_part_sizes(size: int, parts: int, first: int | None) -> None:
     found = list(part_sizes(size, parts))
-
     assert all(isinstance(one, int) for one in found)
-    assert all(-(-size // one) == parts for one in found)
-
-    assert bool(found) == bool(sizes)
-    if sizes and parts > 1:
-        assert found[0] in COMMON_PART_SIZES
+    assert all(max(1, -(-size // one)) == parts for one in found)
+    assert next(iter(found), None) == first
+    assert len(found) == len(set(found))
 
 
 def test_hashes_that_are_no_base64_are_none() -> None:
@@ -448,7 +447,11 @@ def test_a_policy_that_allows_nothing_is_none() -> None:
     assert policy.prefixes_per_job == 1000
     for name in ("running_max", "cdn_running_max", "attempts_max"):
         with pytest.raises(ValueError, match=r"^at least one job must be allowed to run, and one attempt to be made$"):
-            replace(policy, **{name: 0})
+            changed(policy, name, 0)
     for name, value in (("prefixes_per_job", 0), ("prefixes_per_job", 1001), ("projects", ())):
         with pytest.raises(ValueError, match=r"^1 to 1000 prefixes travel in one job, in a project$"):
-            replace(policy, **{name: value})
+            changed(policy, name, value)
+
+
+def changed(policy: Policy, name: str, value: Any) -> Policy:
+    return replace(policy, **{name: value})
