@@ -6,16 +6,18 @@ ROUTE ?= sts-s3
 QUEUE ?= sqlite
 # Most tests wait for processes; two at once take little more than half the time.
 TEST_WORKERS ?= 2
+SEEDS ?= 1000
+LONG_TESTS := tests/simulation/test_sweeps.py tests/property tests/integration/test_fault_proxy.py tests/end_to_end/test_killed_at_each_call.py
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
 STAMP := $(VENV)/.made-from-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format storm bench clean
+.PHONY: help setup demo test test-long check format soak mutation release storm bench clean
 
 help:  ## What can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## A .venv from the lock
 
@@ -45,6 +47,22 @@ check: $(STAMP)  ## Format, lint, types, import contracts, security, known vulne
 format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test-long: $(STAMP)  ## The long proofs: simulation, sweeps, differential tests, planted defects, soak, load (about 70 minutes)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(TEST_WORKERS)
+	STS_MANAGER_LONG=1 STS_MANAGER_WORLDS=100000 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(LONG_TESTS)
+	$(BIN)/python -m tools.planted_defects
+	$(BIN)/python -m tools.bench.million
+	$(BIN)/python -m tools.soak
+
+soak: $(STAMP)  ## A copy of 500,000 objects, one exchange in twenty goes wrong: memory and descriptors stay flat
+	$(BIN)/python -m tools.soak
+
+mutation: $(STAMP)  ## How many changes of the domain's code the tests notice (hours)
+	HYPOTHESIS_PROFILE=few STS_MANAGER_WORLDS=1000 $(UV) run --frozen --quiet --group mutation mutmut run --max-children $(TEST_WORKERS)
+
+release: $(STAMP)  ## dist/: the wheel, built twice to the same bytes, and its SBOM (CycloneDX)
+	$(BIN)/python -m tools.release $(UV) dist
 
 storm: $(STAMP)  ## The worker pool under kills, doubled messages and a failing CDN: 200 prefixes, 20,000 objects
 	$(BIN)/python -m tools.pool_storm --delta

@@ -62,7 +62,7 @@ class LargeObject(OneObject):
             return None
         if self._proved(stored):
             return self.done(stored, int.from_bytes(stored.crc32c), Verified.MD5, ours=True)
-        yield from self.ask(self.way.sink.delete(self.name, stored.generation))
+        yield from self.deleted(stored)
         return None
 
     def _proved(self, stored: Stored) -> bool:

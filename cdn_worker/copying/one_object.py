@@ -140,11 +140,21 @@ class OneObject:
 
     def undone(self, stored: Stored, told: str) -> Pausing:
         """What was just written is not what was read: delete that very generation, and try again."""
-        answer = yield from self.ask(self.way.sink.delete(self.name, stored.generation))
-        if answer.status not in (200, 204, 404):
-            left = f"{told}; generation {stored.generation} could not be deleted: {self.way.sink.refusal(answer)}"
-            raise Ended("hash_mismatch", left)
+        left = yield from self.deleted(stored)
+        if left:
+            raise Ended("hash_mismatch", f"{told}; generation {stored.generation} could not be deleted: {left}")
         yield self.tries.again("hash_mismatch", told, MISSING_MAX)
+
+    def deleted(self, stored: Stored) -> Generator[Command, Outcome, str]:
+        """Delete just this generation, however often it must be asked for; why it could not be, empty when it is gone."""
+        while True:
+            answer = yield from self.ask(self.way.sink.delete(self.name, stored.generation))
+            if answer.status in (200, 204, 404):
+                return ""
+            try:
+                yield from self.sink_trouble(answer)
+            except Ended as end:
+                return end.details
 
     def md5_doubted(self, answer: Answer) -> Pausing:
         """The service says that the bytes do not have the MD5 that the ETag names. Under KMS an ETag is none."""

@@ -240,7 +240,7 @@ def test_an_answer_that_claims_success_and_tells_no_hash_is_no_success() -> None
 
 
 def test_what_cannot_be_deleted_is_named() -> None:
-    verdict, _ = played(TASK, [got(), stored(b"other bytes, same size"), Answer(403)])
+    verdict, _ = played(TASK, [got(), stored(b"other bytes, same size"), *[Answer(403)] * 3])
     assert verdict.error == "hash_mismatch"
     assert "generation 7 could not be deleted" in verdict.details
 
@@ -409,3 +409,18 @@ def test_a_clock_that_is_off_is_told(minutes: int, told: str) -> None:
 def test_a_bucket_in_another_region_is_told_where() -> None:
     answer = Answer(301, [b"HTTP/1.1 301\r\n", b"x-amz-bucket-region: eu-west-1\r\n"])
     assert "--s3-region eu-west-1" in S3Source("http://s3", "b", "us-east-1").explained(answer)
+
+
+def test_what_is_stored_wrong_is_deleted_however_often_that_must_be_asked_for() -> None:
+    """A server that has just given up an idle connection answers 408 to whatever comes next on it."""
+    wrong = stored(b"other bytes, same size")
+    answers = [got(), wrong, Answer(408), Answer(0, fault=Fault.RESET), Answer(503), Answer(204), got(), stored()]
+    verdict, commands = played(TASK, answers)
+    assert verdict.verdict is Verdict.DONE
+    assert [method for method, _ in requests(commands)].count("DELETE") == 4
+
+
+def test_and_so_is_what_a_session_left_at_the_last_try() -> None:
+    verdict, commands = played(LARGE, [*too_long(whole()), Answer(408), Answer(204)])
+    assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "too_long")
+    assert [method for method, _ in requests(commands)].count("DELETE") == 2

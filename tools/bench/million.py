@@ -154,4 +154,6 @@ def one_step(step: str, path: str, number: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(main(1_000_000))
     one_step(*sys.argv[1:])

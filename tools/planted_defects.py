@@ -1,0 +1,181 @@
+"""Defects of earlier tools of this kind, and those that the simulation found here, planted again one by one: each must be caught.
+
+Each is a change of one place in a copy of the tree. The tests that look for it must fail there; whether the simulation finds it
+too is told beside: `python -m tools.planted_defects [--seeds 40]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parents[1]
+KNOWN = "tests/unit/test_known_defects.py"
+FOUND = "tests/unit/test_found_by_simulation.py"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """`before` in `file` becomes `after`; `tests` are those that look for it."""
+
+    says: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...] = (KNOWN,)
+
+
+DEFECTS = (
+    Defect(
+        "1 a lost answer, or a restart, makes a second job",
+        "sts_manager/domain/settle.py",
+        "            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))",
+        "            return _try_again_or_end(replace(settled, after=job), policy, now)",
+    ),
+    Defect(
+        "2 a write that is repeated doubles a history row",
+        "sts_manager/stores/sql.py",
+        "if stored.get(change.before.prefix) == change.before.generation]",
+        "if change.before.prefix in stored]",
+        ("tests/conformance/test_job_stores.py",),
+    ),
+    Defect(
+        "3 QUEUED or SUSPENDING ends the daemon",
+        "sts_manager/domain/settle.py",
+        "case OperationState.QUEUED | OperationState.IN_PROGRESS | OperationState.SUSPENDING:",
+        "case OperationState.IN_PROGRESS:",
+    ),
+    Defect(
+        "4 an ABORTED operation is started again",
+        "sts_manager/domain/settle.py",
+        '            return _ended_in_error(settled, "CANCELLED", message, now)',
+        "            return _try_again_or_end(settled, policy, now)",
+    ),
+    Defect(
+        "5 what a person paused is resumed",
+        "sts_manager/domain/decide.py",
+        "            or job.paused_by is PausedBy.NOBODY\n",
+        "",
+    ),
+    Defect(
+        "6 a call may be sent without a name",
+        "sts_manager/domain/naming.py",
+        'if stem != "transferOperations" or not rest:',
+        "if False:",
+    ),
+    Defect(
+        "7 clean-up deletes jobs that recur or never ran",
+        "sts_manager/chores.py",
+        '    if not job.one_time:\n        return "it recurs"\n',
+        "",
+    ),
+    Defect(
+        "8 retries without a bound",
+        "sts_manager/domain/settle.py",
+        "    if job.tries >= policy.attempts_max:",
+        "    if job.tries >= 10**9:",
+    ),
+    Defect(
+        "8 polling asks about every operation there was",
+        "sts_manager/reconciler.py",
+        "        live = self._store.live()\n",
+        "        live = (*self._store.live(), *self._store.with_status(JobStatus.DONE))\n",
+    ),
+    Defect(
+        "A a wait that a fast clock wrote lasts for years",
+        "sts_manager/domain/ramp.py",
+        " or not_before > now + WAIT_MAX",
+        "",
+        (FOUND,),
+    ),
+    Defect(
+        "B a frozen daemon makes its calls when another one leads",
+        "sts_manager/reconciler.py",
+        "if self._stopping() or not self._leading():",
+        "if self._stopping():",
+        (FOUND,),
+    ),
+    Defect(
+        "C and runs a job that it had just made",
+        "sts_manager/routes/sts.py",
+        'if kind != "read" and not self.leading():',
+        "if False:",
+        (FOUND,),
+    ),
+    Defect(
+        "D reports that another daemon's ledger waits for are acknowledged",
+        "sts_manager/pool/keeper.py",
+        " if report.job not in unknown]",
+        "]",
+        (FOUND,),
+    ),
+    Defect(
+        "E jobs wait for reports that another ledger took",
+        "sts_manager/pool/ledger.py",
+        'if row is not None and epoch not in (row["epoch"], row["epoch"] + 1):',
+        "if False:",
+        (FOUND,),
+    ),
+    Defect(
+        "F an answer two minutes old makes a pause of ours a person's",
+        "sts_manager/domain/settle.py",
+        "spent = was.status is JobStatus.PAUSED and (job.lead is not None or advanced(was.counters, snapshot.counters))",
+        "spent = was.status is JobStatus.PAUSED",
+        (FOUND,),
+    ),
+    Defect(
+        "G an attempt gets two shared jobs",
+        "sts_manager/domain/settle.py",
+        "used = int(made and policy.prefixes_per_job > 1)",
+        "used = 0",
+        (FOUND,),
+    ),
+)
+
+
+def caught(tree: Path, words: list[str]) -> bool:
+    """Whether a command fails in a tree."""
+    ran = subprocess.run([sys.executable, *words], cwd=tree, capture_output=True, text=True, check=False)
+    return ran.returncode != 0
+
+
+def planted(defect: Defect, seeds: int) -> tuple[bool, bool]:
+    """(whether its tests caught it, whether the simulation did). Raises ValueError where the place is not there any more."""
+    with tempfile.TemporaryDirectory(prefix="sts-manager-planted-") as name:
+        tree = Path(name) / "tree"
+        shutil.copytree(HERE, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "mutants", "dist"))
+        file = tree / defect.file
+        text = file.read_text()
+        if text.count(defect.before) != 1:
+            raise ValueError(f"{defect.says}: {defect.file} has {text.count(defect.before)} times {defect.before!r}")
+        file.write_text(text.replace(defect.before, defect.after))
+        by_tests = caught(tree, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *defect.tests])
+        simulation = ["-m", "tests.simulation", "--seeds", str(seeds), "--hours", "6", "--processes", "1"]
+        return by_tests, bool(seeds) and caught(tree, simulation)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="of the simulation, for each defect; 0: tests alone")
+    seeds = parser.parse_args().seeds
+    missed = 0
+    tests = sorted({one for defect in DEFECTS for one in defect.tests})
+    if caught(HERE, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *tests]):
+        print("the tests fail without any defect: nothing can be told", file=sys.stderr)
+        return 2
+    for defect in DEFECTS:
+        by_tests, by_simulation = planted(defect, seeds)
+        missed += not by_tests
+        simulated = f"simulation: {'caught' if by_simulation else 'not in so many seeds'}" if seeds else ""
+        print(f"{'caught' if by_tests else 'MISSED':7} {defect.says:70} {simulated}", flush=True)
+    print(f"{len(DEFECTS) - missed} of {len(DEFECTS)} caught by tests")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""A long copy under faults: 500,000 objects, one exchange in twenty goes wrong; memory and descriptors must stay flat.
+
+`python -m tools.soak [--objects 500000] [--fault-percent 5]`: `cdn-worker copy` as users run it, over servers in this process. It
+fails when an object is missing or differs, when memory grows with the number of objects, or descriptors do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from tools.bench.copying.synthetic import Synthetic
+from tools.emulators.cdn import STATUSES, Found, answered, misbehaved, refusal
+from tools.emulators.gcs.objects import ObjectStore
+from tools.emulators.gcs.server import Gcs
+from tools.emulators.ledger import Ledger, Rule
+from tools.emulators.rawhttp import RawRequest, RawResponse, RawServer
+from tools.emulators.web import Request, Response, WebServer, application
+
+BODY = random.Random(1).randbytes(2048)
+ETAG = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+SOURCE, SINK = "source-bucket", "sink-bucket"
+SOURCE_FAULTS = ("INTERNAL", "BAD_GATEWAY", "TRUNCATED", "RESET", "NO_LENGTH", "TOO_LONG", "COMPRESSED", "CHANGED_ETAG", "WHOLE")
+SINK_FAULTS = ("INTERNAL", "REQUEST_TIMEOUT", "CORRUPT", "LOST")
+SAMPLE_S = 2.0
+SLOPE_MAX = 24.0
+"""KiB for each 1,000 objects, over the second half: half of the smallest thing that Python could keep of each object."""
+GROWTH_MAX = 32
+"""Descriptors between the first half and the second, each by its median."""
+
+
+@dataclass
+class Servers:
+    """Source, CDN and sink; each exchange of an object meets a fault with this share."""
+
+    objects: int
+    share: float
+    met: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._draw, self._lock = random.Random(2), threading.Lock()
+        self.ledger, self.store = Ledger(), ObjectStore()
+        self.store.create_bucket(SINK)
+        self._gcs = Gcs(self.ledger, self.store)
+        self._listing = Synthetic(self.objects, 0, len(BODY), ETAG)
+        self._found = Found(BODY, {"Content-Type": "application/octet-stream"}, f'"{ETAG}"')
+        self.s3, self.cdn = RawServer(self._source).start(), RawServer(self._through_cdn).start()
+        self.sink = WebServer(application(self._write), threads=24).start()
+        self._gcs.at(self.sink.url)
+
+    def stop(self) -> None:
+        for server in (self.s3, self.cdn, self.sink):
+            server.stop()
+
+    def _fault(self, kinds: Sequence[str], side: str) -> str:
+        with self._lock:
+            if self._draw.random() >= self.share:
+                return ""
+            kind = self._draw.choice(kinds)
+            self.met[f"{side} {kind}"] += 1
+            return kind
+
+    def _source(self, request: RawRequest) -> RawResponse:
+        if "list-type" in request.target:
+            return self._listing.handle(request)
+        return answered(request, self._found)
+
+    def _through_cdn(self, request: RawRequest) -> RawResponse:
+        kind = self._fault(SOURCE_FAULTS, "cdn")
+        if kind in STATUSES:
+            return refusal(*STATUSES[kind])
+        return misbehaved(answered(request, self._found), self._found, Rule("cdn", "GET", error=kind) if kind else None)
+
+    def _write(self, request: Request) -> Response:
+        kind = self._fault(SINK_FAULTS, "gcs") if request.method == "PUT" else ""
+        # A handler of its own for each fault: the stage's rules are counted, and this is many threads.
+        if kind == "LOST":
+            response = self._gcs.handle(request)
+            response.hang_up = True
+            return response
+        if kind == "CORRUPT":
+            headers = {name: value for name, value in request.headers.items() if name != "x-goog-hash"}
+            body = bytes([request.body[0] ^ 1]) + request.body[1:]
+            return self._gcs.handle(Request(request.method, request.path, request.query, headers, body, request.raw_query))
+        if kind:
+            return Response(500 if kind == "INTERNAL" else 408, b"", {})
+        return self._gcs.handle(request)
+
+
+@dataclass(frozen=True)
+class Sample:
+    objects: int
+    memory_kib: int
+    descriptors: int
+    of_each: tuple[int, ...] = ()
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process and all under it."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from family(int(child))
+
+
+def sample(pid: int, objects: int) -> Sample:
+    """Resident memory and open descriptors of a family. Raises OSError when one of it has just gone."""
+    each, descriptors = list[int](), 0
+    for one in family(pid):
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{one}/status").read_text())
+        each.append(int(found[1]) if found else 0)
+        descriptors += len(list(Path(f"/proc/{one}/fd").iterdir()))
+    return Sample(objects, sum(each), descriptors, tuple(each))
+
+
+def slope(samples: Sequence[Sample]) -> float:
+    """KiB for each 1,000 objects, by least squares."""
+    count = len(samples)
+    mean_x, mean_y = sum(one.objects for one in samples) / count, sum(one.memory_kib for one in samples) / count
+    spread = sum((one.objects - mean_x) ** 2 for one in samples)
+    return 1000 * sum((one.objects - mean_x) * (one.memory_kib - mean_y) for one in samples) / spread if spread else 0.0
+
+
+def soak(objects: int, share: float, folder: Path) -> int:
+    servers = Servers(objects, share)
+    words = [sys.executable, "-m", "cdn_worker", "copy", "--source", f"s3://{SOURCE}/", "--destination", f"gs://{SINK}/"]
+    words += ["--cdn-url", f"http://{servers.cdn.address}/", "--s3-endpoint", f"http://{servers.s3.address}", "--no-sign-request"]
+    words += ["--gcs-endpoint", servers.sink.url, "--processes", "1", "--verdicts", str(folder / "verdicts.ndjson"), "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    samples: list[Sample] = []
+    there = servers.store.bucket(SINK).objects
+    with (folder / "copy.log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=folder, env=environment, stderr=log, stdout=log)
+        while process.poll() is None:
+            time.sleep(SAMPLE_S)
+            try:
+                samples.append(sample(process.pid, len(there)))
+            except OSError:
+                continue
+            if len(samples) % 30 == 0:
+                print(f"{samples[-1]}", flush=True)
+    servers.stop()
+    wrong = sum(1 for one in there.values() if one.read() != BODY)
+    half = [one for one in samples if one.objects > objects / 2 and one.objects < objects]
+    before = [one for one in samples if objects / 10 < one.objects <= objects / 2]
+    grows = slope(half) if len(half) > 2 else 0.0
+    more = round(median(one.descriptors for one in half) - median(one.descriptors for one in before)) if before and half else 0
+    print((folder / "copy.log").read_text()[-1500:])
+    print(f"exit {process.returncode}; {len(there):,} of {objects:,} objects at the sink, {wrong:,} of them wrong")
+    print(f"faults met {sum(servers.met.values()):,}: {dict(servers.met)}")
+    peak = max((one.memory_kib for one in samples), default=0) / 1024
+    print(f"memory {peak:.0f} MiB at most; second half {grows:+.2f} KiB / 1,000 objects")
+    print(f"descriptors {max((one.descriptors for one in samples), default=0)} at most; second half against first {more:+d}")
+    well = process.returncode == 0 and len(there) == objects and not wrong and len(half) > 2
+    return 0 if well and grows <= SLOPE_MAX and more <= GROWTH_MAX else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=500_000)
+    parser.add_argument("--fault-percent", type=float, default=5.0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sts-manager-soak-") as name:
+        return soak(given.objects, given.fault_percent / 100, Path(name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
