@@ -7,7 +7,8 @@ QUEUE ?= sqlite
 # Most tests wait for processes; two at once take little more than half the time.
 TEST_WORKERS ?= 2
 SEEDS ?= 1000
-LONG_TESTS := tests/simulation/test_sweeps.py tests/property tests/integration/test_fault_proxy.py tests/end_to_end/test_killed_at_each_call.py
+LONG_TESTS := tests/simulation/test_sweeps.py tests/property tests/integration/test_fault_proxy.py \
+  $(addprefix tests/end_to_end/test_,killed_at_each_call.py kill.py copy.py url_lists.py failed_objects.py)
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
@@ -34,7 +35,7 @@ demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE
 	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE) $(QUEUE))
 
 test: $(STAMP)  ## The tests
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 check: $(STAMP)  ## Format, lint, types, import contracts, security, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -123,8 +123,8 @@ def test_the_doctor_before_the_first_byte(stage: Stage, shell: Shell) -> None:
 
 
 def test_a_cancelled_transfer_stays_so_until_it_is_retried(stage: Stage, shell: Shell) -> None:
-    fill(stage, {f"p/{index}": b"x" for index in range(20)})
-    stage.ledger.change({"sts.objects_per_second": 5})
+    fill(stage, {f"p/{index}": b"x" for index in range(60)})
+    stage.ledger.change({"sts.objects_per_second": 2})
     prepared(shell, "p/")
     with shell.started("run", *BUCKETS, *QUICK, "--until-done") as daemon:
         wait_for(lambda: status(shell)["totals"]["objects_copied"] > 0)
@@ -136,19 +136,19 @@ def test_a_cancelled_transfer_stays_so_until_it_is_retried(stage: Stage, shell: 
     stage.ledger.change({"sts.objects_per_second": 0})
     assert shell.run("retry", "p/").code == 0
     assert shell.run("run", *BUCKETS, *QUICK, "--until-done").code == 0
-    assert len(at_sink(stage)) == 20
+    assert len(at_sink(stage)) == 60
 
 
 def test_a_pause_without_hold_is_resumed_by_the_daemon(stage: Stage, shell: Shell) -> None:
-    fill(stage, {f"p/{index}": b"x" for index in range(20)})
-    stage.ledger.change({"sts.objects_per_second": 5})
+    fill(stage, {f"p/{index}": b"x" for index in range(60)})
+    stage.ledger.change({"sts.objects_per_second": 2})
     prepared(shell, "p/")
     with shell.started("run", *BUCKETS, *QUICK, "--until-done") as daemon:
         wait_for(lambda: status(shell)["totals"]["objects_copied"] > 0)
         assert "1 paused" in shell.run("pause-all-jobs").out
         stage.ledger.change({"sts.objects_per_second": 0})
         assert daemon.wait(timeout=30) == 0
-    assert len(at_sink(stage)) == 20
+    assert len(at_sink(stage)) == 60
 
 
 def test_sigterm_ends_with_0_and_the_next_run_goes_on(stage: Stage, shell: Shell) -> None:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.end_to_end.commands import Shell
+from tests.proofs import sized
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.cdn import KEY_PAIR_ID
 from tools.emulators.stage import Stage
@@ -144,13 +145,13 @@ def test_paths_of_a_cdn_that_are_not_the_keys(stage: Stage, shell: Shell) -> Non
 
 
 @pytest.mark.slow
-def test_twenty_kills_and_no_verified_object_is_copied_twice(stage: Stage, shell: Shell) -> None:
+def test_many_kills_and_no_verified_object_is_copied_twice(stage: Stage, shell: Shell) -> None:
     wanted = objects(900, 20_000) | {f"dir/large-{index}": random.Random(index).randbytes(10 << 20) for index in range(3)}
     fill(stage, wanted)
     moments = random.Random(20261121)
     seen: dict[str, int] = {}
     at_work = 0
-    for _ in range(20):
+    for _ in range(sized(7, 20)):
         with shell.started("copy", *PLACES, *cdn(stage), "--processes", "2") as run:
             # The moment counts from the first request for bytes, so that it never falls into the start of the interpreter.
             wait_for(partial(_begun, stage, run, reads(stage)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -13,17 +12,17 @@ from sts_manager.domain.naming import Prefix
 from sts_manager.stores.sql import open_store
 from tests.end_to_end.commands import Shell
 from tests.end_to_end.test_pool import Pool
+from tests.proofs import sized
 from tests.stages import at_sink, fill
 from tools.emulators.stage import Stage
 
-LONG = bool(os.environ.get("STS_MANAGER_LONG"))
 OBJECTS = {f"{prefix}/{index}": f"{prefix} {index}".encode() for prefix in ("a", "b") for index in range(4)}
 PREFIXES = [{"prefix": "a/", "route": "sts-s3"}, {"prefix": "b/", "route": "cdn"}]
-PLACES = [(number, when) for number in range(1, 60, 1 if LONG else 9) for when in ("before", "after")]
+PLACES = [(number, when) for number in range(1, 60, sized(9, 1)) for when in ("before", "after")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "when"), PLACES[:: 1 if LONG else 3])
+@pytest.mark.parametrize(("number", "when"), PLACES[:: sized(3, 1)])
 def test_killed_there_and_run_again(stage: Stage, tmp_path: Path, number: int, when: str) -> None:
     fill(stage, OBJECTS)
     pool = Pool(stage, tmp_path, PREFIXES)

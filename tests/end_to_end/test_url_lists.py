@@ -21,6 +21,7 @@ from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_pool import cdn_flags
+from tests.proofs import sized
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.gcs.objects import Attributes, Listing
 from tools.emulators.stage import Stage
@@ -103,7 +104,7 @@ def test_kills_at_any_point_leave_no_trace(stage: Stage, tmp_path: Path) -> None
     lists = Lists(stage, tmp_path, ["a/", "b/"])
     moments = random.Random(20261121)
     steps = set()
-    for _ in range(12):
+    for _ in range(sized(6, 12)):
         with lists.shell.started("run", *lists.flags, "--url-list-rows", "15", "--until-done") as daemon:
             assert daemon.stderr is not None
             first = next((line for line in iter(daemon.stderr.readline, "") if "lister_began" in line), "")

@@ -6,7 +6,6 @@ was met.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from cdn_worker.sinks.gcs import GcsSink
 from cdn_worker.sources.cdn import CdnSource
 from cdn_worker.sources.s3 import S3Source
 from tests.copies import BUFFER_MAX, Copies, access, false_dones, s3_source, tasks_of, way
+from tests.proofs import sized
 from tests.stages import SINK, SOURCE, at_sink, fill
 from tools.emulators.fault_proxy import FAULTS, FaultProxy, Plan
 from tools.emulators.stage import Stage
@@ -54,12 +54,11 @@ SIDES: dict[str, tuple[str, Ways]] = {
     "cdn": ("CDN_EMULATOR_HOST", before_the_cdn),
     "gcs": ("STORAGE_EMULATOR_HOST", before_the_sink),
 }
-LONG = bool(os.environ.get("STS_MANAGER_LONG"))
 CASES = [(side, fault, size) for side in SIDES for fault in FAULTS for size in SIZES]
 """Of these each third is in `make test`: every fault is met on one side at least, and with both sizes on some."""
 
 
-@pytest.mark.parametrize(("side", "fault", "size"), CASES if LONG else CASES[::3])
+@pytest.mark.parametrize(("side", "fault", "size"), CASES[:: sized(3, 1)])
 def test_a_fault_of_the_network_that_passes(stage: Stage, side: str, fault: str, size: str) -> None:
     wanted = objects(size)
     fill(stage, wanted)

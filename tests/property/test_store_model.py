@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -37,6 +36,7 @@ from sts_manager.stores.lease import LeaseRecord
 from sts_manager.stores.sql import open_store
 from tests.fakes.clock import START as NOW
 from tests.fakes.memory_store import MemoryStore
+from tests.proofs import sized
 from tests.warehouses import NAMES, bigquery_store
 from tools.emulators.stage import Stage
 
@@ -44,7 +44,6 @@ PREFIXES = [Prefix(text) for text in ("a/", "b/", "ä ö/", "c'; DROP TABLE x--/
 some = st.sampled_from(PREFIXES)
 times = st.sampled_from([NOW + timedelta(seconds=seconds) for seconds in (-90_000_000, -1, 0, 1, 90_000, 90_000_000)])
 numbers = st.integers(min_value=0, max_value=2**40)
-LONG = bool(os.environ.get("STS_MANAGER_LONG"))
 made = count()
 BREAKER = Breaker(code="X", message="m", opened_at=NOW, probe_at=NOW, limit=Limit.POOL)
 
@@ -221,9 +220,9 @@ def beside(make: Callable[[ExitStack], JobStore], examples: int, steps: int) -> 
 
 
 def test_sqlite_is_a_dictionary() -> None:
-    beside(sqlite, 400 if LONG else 25, 40)
+    beside(sqlite, sized(25, 400), 40)
 
 
 @pytest.mark.slow
 def test_bigquery_is_a_dictionary(stage: Stage) -> None:
-    beside(bigquery, 10 if LONG else 2, 20 if LONG else 8)
+    beside(bigquery, sized(2, 10), sized(8, 20))

@@ -14,6 +14,7 @@ from tests.simulation.invariants import coverage
 from tests.simulation.world import World
 
 SEEDS, AT_ONCE, HOURS = 100, 10, 3.0
+pytestmark = pytest.mark.xdist_group("storms")  # one process adds up what was met
 
 
 @pytest.fixture(scope="module")

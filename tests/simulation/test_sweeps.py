@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,13 +12,13 @@ import pytest
 
 from sts_manager.ports import JobStore
 from sts_manager.stores.sql import open_store
+from tests.proofs import sized
 from tests.simulation.sweep import MODES, NOWHERE, Outcome, Sweep
 from tests.warehouses import NAMES, bigquery_store
 from tools.emulators.stage import Stage
 
-LONG = bool(os.environ.get("STS_MANAGER_LONG"))
-EVERY = 1 if LONG else 40
-SEEDS = range(1, 3) if LONG else range(1, 2)
+EVERY = sized(60, 1)
+SEEDS = range(1, sized(2, 3))
 Make = Callable[[Path], JobStore]
 
 
@@ -79,4 +78,4 @@ def test_every_call_that_changes_something_on_sqlite(tmp_path: Path, seed: int) 
 
 
 def test_every_commit_on_bigquery(stage: Stage, tmp_path: Path) -> None:
-    assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, 1 if LONG else 7) > 5
+    assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, sized(9, 1)) > 5
