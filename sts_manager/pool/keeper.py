@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from cdn_worker.codec import decoded_report, decoded_task
-from cdn_worker.contract import CopyReport, CopyTask, ListFailed, ListReport, ListTask, Parked, Refused, Report, undone
+from cdn_worker.contract import CopyTask, ListFailed, ListTask, Refused, Report, undone
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
 from sts_manager.crew import Crew
 from sts_manager.domain.model import FailedObject
@@ -165,34 +165,34 @@ class PoolKeeper:
         """Dead letters: the keys of a task get their verdict; what nobody can read is kept, and told."""
         now = self._clock.now()
         verdicts: list[Report] = []
+        late: list[Report] = []
         for one in leases:
             reason = one.reason or "it was delivered too often"
             try:
                 task = decoded_task(one.body)
             except Refused as error:
+                report = _report_in(one.body)
+                if report is not None:
+                    late.append(report)  # it is no loss while it can be read
+                    continue
                 why = f"{reason}; {error}" if str(error) not in reason else reason
                 log.error("dead_letter", extra={"fields": {"cause": why, "job": error.job, "bytes": len(one.body)}})
-                verdicts += self._read_as_report(one, error.job, why)
+                if error.job:
+                    told = f"a message of it cannot be read: {why}"
+                    self._ledger.end(error.job, "MESSAGE_REFUSED", told, now)
                 self._ledger.bury(error.job, why, one.body, now)
                 continue
             log.error("dead_task", extra={"fields": {"cause": reason, "job": task.spec.job, "task": task.id}})
             self._ledger.bury(task.spec.job, reason, one.body, now)
             verdicts.append(_verdict_of(task, reason))
-        self._ledger.fold(verdicts, now)
+        unknown = self._ledger.fold([*verdicts, *late], now)
+        strange = [report.job for report in late if report.job in unknown]
+        if strange:
+            effect = "nobody here waits for them: another ledger had these jobs, or it was lost"
+            log.warning(
+                "reports_of_unknown_jobs", extra={"fields": {"reports": len(strange), "job": strange[0], "effect": effect}}
+            )
         self._queues.dead.ack(leases)
-
-    def _read_as_report(self, lease: Leased, job: str, why: str) -> list[Report]:
-        """A dead report is no loss while it can be read; a message of a job that nobody can read ends its job."""
-        try:
-            found = decoded_report(lease.body)
-        except Refused:
-            if not job:
-                return []
-            code = "MESSAGE_REFUSED"
-            self._ledger.end(job, code, f"a message of it cannot be read: {why}", self._clock.now())
-            return []
-        assert isinstance(found, (CopyReport, ListReport, ListFailed, Parked))
-        return [found]
 
     def _post_board(self) -> None:
         states = self._ledger.board()
@@ -209,6 +209,13 @@ class PoolKeeper:
             queue.publish([body for _, of, body in parked if of == kind])
         if parked:
             self._ledger.unpark([task for task, _, _ in parked])
+
+
+def _report_in(body: bytes) -> Report | None:
+    try:
+        return decoded_report(body)
+    except Refused:
+        return None
 
 
 def _verdict_of(task: CopyTask | ListTask, reason: str) -> Report:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_copy import PLACES
-from tests.end_to_end.test_pool import Pool, cdn_flags
-from tests.stages import SOURCE, fill
+from tests.end_to_end.test_pool import Pool, asked, cdn_flags
+from tests.stages import SOURCE, fill, wait_for
 from tools.emulators.stage import KEYS, Stage
 
 CANARY = "wJalrXUtnFEMIcanaryK7MDENGbPxRfiCYEXAMPLEKEY"
@@ -100,6 +100,19 @@ def test_no_secret_of_the_pool_and_of_copies(watched: Watched) -> None:
     watched.stage.ledger.add_rule({"service": "gcs", "method": "*", "error": "FORBIDDEN", "times": 0})
     watched.run("copy", *PLACES, *cdn, "--verdicts", "verdicts.ndjson", module="cdn_worker")
     watched.run("copy", *PLACES, *cdn, "--cdn-private-key-file", "nothing.pem", module="cdn_worker")
+    assert list(watched.leaks()) == []
+
+
+def test_no_secret_over_http(watched: Watched) -> None:
+    """What a worker says to whoever asks: its health and its metrics, while everything is refused."""
+    pool = Pool(watched.stage, watched.folder, ["a/", "b/"])
+    watched.stage.ledger.add_rule({"service": "cdn", "method": "GET", "error": "FORBIDDEN", "times": 0})
+    worker = Shell(watched.folder, watched.environment, "cdn_worker")
+    port = "18477"
+    with worker.started(*pool.worker, "--health-port", port), pool.shell.started("run", *pool.flags, "--workers", "0"):
+        wait_for(lambda: "PERMISSION_DENIED" in watched.run("status").out)
+        watched.printed += [asked(port, path) for path in ("healthz", "metrics")]
+    assert "cdn_worker" in watched.printed[-1]
     assert list(watched.leaks()) == []
 
 

@@ -229,3 +229,19 @@ def test_a_report_that_this_ledger_does_not_know_is_left_to_whose_it_is(ledger: 
 def test_what_is_known_is_acknowledged_beside_what_is_not(ledger: PoolLedger) -> None:
     begun(ledger)
     assert ledger.fold([listed("r", 1, 2), copied("r", 0, job="transferJobs/other")], NOW) == {"transferJobs/other"}
+
+
+def test_reports_that_nobody_waits_for_end_among_the_dead_and_are_told_once(
+    ledger: PoolLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ledger that was lost leaves as many of them as it had tasks: they are no loss, and no alarm each."""
+    queues = memory_queues(lease_s=0.0, deliveries_max=2)
+    queues.reports.publish([encoded(copied("r", index)) for index in range(3)])
+    keeper = PoolKeeper(queues, ledger, FakeClock())
+    for _ in range(3):
+        keeper.fold_reports()
+    assert keeper.mourn()
+    assert not keeper.mourn()
+    assert [record.getMessage() for record in caplog.records] == ["reports_of_unknown_jobs"]
+    assert vars(caplog.records[0])["fields"]["reports"] == 3
+    assert ledger.job(JOB) is None
