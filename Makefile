@@ -35,7 +35,7 @@ demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE
 	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE) $(QUEUE))
 
 test: $(STAMP)  ## The tests
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP)  ## Format, lint, types, import contracts, security, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -20,7 +20,6 @@ from rich.progress import Progress
 from sts_manager import chores, logs, queries, screens, wiring
 from sts_manager.commands import EXIT_ERRORS, STORE_FLAGS, AllInProject, DryRun, command, err, opened_store, print_lines, report
 from sts_manager.daemon import Ending, Stop
-from sts_manager.doctor.examine import examine
 from sts_manager.doctor.finding import Level
 from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput, Fatal
@@ -429,6 +428,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Find trouble before it costs money: give it the flags of `run`. Nothing is changed; exit 1 if anything would fail."""
+    from sts_manager.doctor.examine import examine  # noqa: PLC0415 - half a second, which no other command needs
+
     patient = wiring.patient_of(settings, frozenset({wiring.route_of(settings).value}))
     if prefix and patient.source.scheme is not Scheme.S3:
         raise BadInput(f"--prefix is for an S3 source, and --source-bucket is {patient.source}")

@@ -10,9 +10,6 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-import boto3
-from botocore.exceptions import BotoCoreError
-
 from cdn_worker.contract import JobSpec
 from cdn_worker.domain.replace import Replace
 from cdn_worker.lists.jobs import State
@@ -117,6 +114,9 @@ class UrlLists(OwnRoute[_Parts]):
         """Whether listings can be compared here; asked for, and told, once."""
         if not self._settings.sts_find_failures:
             return False
+        import boto3  # noqa: PLC0415 - costs a sixth of a second, and only this asks it
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
         try:
             there = boto3.Session().get_credentials() is not None
             cause = "" if there else "no AWS credentials on this machine, which comparing the listings needs"

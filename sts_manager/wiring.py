@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import google.auth
 import sqlalchemy as sa
@@ -20,7 +20,6 @@ from google.auth import exceptions as auth_exceptions
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
-from sts_manager.doctor.examine import Means
 from sts_manager.doctor.finding import Patient
 from sts_manager.domain.choice import Choice, choose
 from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable
@@ -28,7 +27,6 @@ from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
 from sts_manager.list_wiring import UrlLists, list_ledger_path
 from sts_manager.metrics.alerts import Alert, alerts
-from sts_manager.metrics.cloud_monitoring import AlertPolicies, CloudMonitoring, Origin
 from sts_manager.metrics.log import LogSink
 from sts_manager.own_operations import Beside, OwnOperations
 from sts_manager.pool.ledger import PoolLedger
@@ -44,12 +42,17 @@ from sts_manager.routes.quotas import ServiceQuotas
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.settings import Settings
-from sts_manager.stores import bigquery_client, bigquery_setup
-from sts_manager.stores.bigquery import BigQueryStore
 from sts_manager.stores.bigquery_sql import Names
 from sts_manager.stores.lease import StoreLease
 from sts_manager.stores.sql import SqlStore, open_store
 from sts_manager.url_lists.document import ListOperations
+
+if TYPE_CHECKING:
+    # The clients of clouds take a second to import, and few commands need them all: imported where they are made.
+    from sts_manager.doctor.examine import Means
+    from sts_manager.metrics.cloud_monitoring import AlertPolicies
+    from sts_manager.stores.bigquery import BigQueryStore
+    from sts_manager.stores.bigquery_client import Warehouse
 
 STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
@@ -61,8 +64,10 @@ SILENT_S = 180.0
 CLOCK = SystemClock()
 
 
-def warehouse_of(settings: Settings) -> bigquery_client.Warehouse:
+def warehouse_of(settings: Settings) -> Warehouse:
     """The connection to the dataset of a BigQuery store."""
+    from sts_manager.stores.bigquery_client import connect as connect_bigquery  # noqa: PLC0415 - see above
+
     assert settings.bigquery is not None
     project, dataset = settings.bigquery
     names = Names(
@@ -74,7 +79,7 @@ def warehouse_of(settings: Settings) -> bigquery_client.Warehouse:
     )
     # A loop that sleeps briefly would rather look again than wait within one call.
     patience_s = min(PATIENCE_S, settings.sleep_timeout)
-    return bigquery_client.connect(names, os.environ.get(BIGQUERY_EMULATOR), patience_s=patience_s)
+    return connect_bigquery(names, os.environ.get(BIGQUERY_EMULATOR), patience_s=patience_s)
 
 
 def store_of(settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None) -> JobStore:
@@ -85,6 +90,8 @@ def store_of(settings: Settings, *, create: bool = False, told: Callable[[str], 
 
 
 def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None]) -> BigQueryStore:
+    from sts_manager.stores import bigquery_setup  # noqa: PLC0415 - see above
+
     warehouse = warehouse_of(settings)
     try:
         if create:
@@ -99,7 +106,10 @@ def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None]
 
 def asked(store: JobStore) -> Asked:
     """The store as one that answers queries: every store that a command opens does."""
-    assert isinstance(store, (SqlStore, BigQueryStore))
+    if not isinstance(store, SqlStore):
+        from sts_manager.stores.bigquery import BigQueryStore  # noqa: PLC0415 - see above
+
+        assert isinstance(store, BigQueryStore)
     return store
 
 
@@ -107,6 +117,8 @@ def preparation_of(settings: Settings) -> list[str]:
     """What `prepare-tables` would do to a BigQuery dataset, in words; an SQL store is made or brought up to date as it opens."""
     if settings.bigquery is None:
         return []
+    from sts_manager.stores import bigquery_setup  # noqa: PLC0415 - see above
+
     warehouse = warehouse_of(settings)
     try:
         return [step.says for step in bigquery_setup.preparation(warehouse)]
@@ -357,6 +369,8 @@ def patient_of(settings: Settings, routes: frozenset[str]) -> Patient:
 
 
 def means_of(settings: Settings) -> Means:
+    from sts_manager.doctor.examine import Means  # noqa: PLC0415 - see above
+
     return Means(
         clients=partial(clients_of, settings),
         open_store=partial(store_of, settings),
@@ -381,6 +395,8 @@ def pulse_of(settings: Settings, store: JobStore) -> Pulse:
     """The heartbeat: to Cloud Monitoring with --publish-heartbeat, else to the log."""
     if not settings.publish_heartbeat:
         return Pulse(LogSink(), CLOCK)
+    from sts_manager.metrics.cloud_monitoring import CloudMonitoring, Origin  # noqa: PLC0415 - see above
+
     named = settings.bigquery
     origin = Origin(
         project=monitoring_project(settings),
@@ -397,6 +413,8 @@ def _region(location: str) -> str:
 
 
 def alert_policies(settings: Settings) -> AlertPolicies:
+    from sts_manager.metrics.cloud_monitoring import AlertPolicies  # noqa: PLC0415 - see above
+
     return AlertPolicies(monitoring_project(settings), os.environ.get(MONITORING_EMULATOR))
 
 

@@ -162,7 +162,7 @@ def test_many_kills_and_no_verified_object_is_copied_twice(stage: Stage, shell: 
             there = {blob.name: blob.generation for blob in client.list_blobs(SINK)}
         assert {name: there[name] for name in seen} == seen, "what was there is as it was"
         seen = there
-    assert at_work >= 15, "it must be killed at work to prove anything"
+    assert at_work > sized(4, 14), "it must be killed at work to prove anything"
     ran = shell.run("copy", *PLACES, *cdn(stage))
     assert ran.code == 0, ran.out + ran.err
     assert at_sink(stage) == kept(wanted)

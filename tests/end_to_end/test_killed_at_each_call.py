@@ -18,7 +18,7 @@ from tools.emulators.stage import Stage
 
 OBJECTS = {f"{prefix}/{index}": f"{prefix} {index}".encode() for prefix in ("a", "b") for index in range(4)}
 PREFIXES = [{"prefix": "a/", "route": "sts-s3"}, {"prefix": "b/", "route": "cdn"}]
-PLACES = [(number, when) for number in range(1, 60, sized(9, 1)) for when in ("before", "after")]
+PLACES = [(number, when) for number in range(1, 60, sized(11, 1)) for when in ("before", "after")]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from cdn_worker.codec import encoded
 from cdn_worker.contract import CopyTask, Item, JobSpec
 from cdn_worker.queues.sqlite import sqlite_queues
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
+from tests.proofs import sized
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.stage import Stage
 from tools.pool_storm import Storm, bodies, rage
@@ -62,7 +63,7 @@ class Pool:
 
 @pytest.mark.slow
 def test_a_storm_leaves_every_prefix_done_and_every_object_there(stage: Stage, tmp_path: Path) -> None:
-    storm = Storm(prefixes=10, objects=300, workers=2, kill_every_s=3, kills_max=4, delay_s=0.3)
+    storm = Storm(prefixes=10, objects=sized(200, 300), workers=2, kill_every_s=2, kills_max=sized(2, 4), delay_s=0.3)
     objects = bodies(storm)
     fill_storm(stage, objects)
     result = rage(storm, stage, tmp_path, objects)

@@ -104,7 +104,7 @@ def test_kills_at_any_point_leave_no_trace(stage: Stage, tmp_path: Path) -> None
     lists = Lists(stage, tmp_path, ["a/", "b/"])
     moments = random.Random(20261121)
     steps = set()
-    for _ in range(sized(6, 12)):
+    for _ in range(sized(9, 12)):
         with lists.shell.started("run", *lists.flags, "--url-list-rows", "15", "--until-done") as daemon:
             assert daemon.stderr is not None
             first = next((line for line in iter(daemon.stderr.readline, "") if "lister_began" in line), "")

@@ -19,7 +19,6 @@ from tests.end_to_end.commands import BUCKETS, QUICK
 from tests.stages import fill
 from tools.emulators.stage import Stage
 
-pytestmark = pytest.mark.xdist_group("container")  # it is built once
 ROOT = Path(__file__).parents[2]
 
 

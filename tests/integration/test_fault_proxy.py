@@ -55,10 +55,10 @@ SIDES: dict[str, tuple[str, Ways]] = {
     "gcs": ("STORAGE_EMULATOR_HOST", before_the_sink),
 }
 CASES = [(side, fault, size) for side in SIDES for fault in FAULTS for size in SIZES]
-"""Of these each third is in `make test`: every fault is met on one side at least, and with both sizes on some."""
+"""Of these each fifth is in `make test`: every fault is met on one side at least."""
 
 
-@pytest.mark.parametrize(("side", "fault", "size"), CASES[:: sized(3, 1)])
+@pytest.mark.parametrize(("side", "fault", "size"), CASES[:: sized(5, 1)])
 def test_a_fault_of_the_network_that_passes(stage: Stage, side: str, fault: str, size: str) -> None:
     wanted = objects(size)
     fill(stage, wanted)

@@ -32,7 +32,6 @@ from sts_manager.stores.bigquery_sql import (
     statements,
 )
 
-pytestmark = pytest.mark.xdist_group("googlesql")  # what reads the statements takes seconds to start
 NAMES = Names(project="some-project", dataset="data_migration", location="US", job="sts_job", history="sts_job_history")
 STAGED = "sts_job_load_0123"
 SAY = statements(NAMES)
