@@ -400,7 +400,8 @@ def _start(route: TransferRoute, action: StartJob) -> Outcome:
             message=str(error),
             after=getattr(error, "after", None),
             others=action.others,
-            made=action.again or getattr(error, "made", False),
+            made=getattr(error, "made", False),
+            again=action.again,
         )
 
     try:

@@ -135,6 +135,13 @@ DEFECTS = (
         "used = 0",
         (FOUND,),
     ),
+    Defect(
+        "H a second start that is refused is taken for proof that the first one did nothing",
+        "sts_manager/domain/settle.py",
+        "if refused.again and not refused.made:",
+        "if False:",
+        (FOUND,),
+    ),
 )
 
 

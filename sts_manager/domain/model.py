@@ -340,7 +340,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRefused:
-    """`made`: the transfer job exists, or may exist, and only its run was refused."""
+    """`made`: the transfer job exists, and only its run was refused. `again`: what became of an earlier call is not known."""
 
     prefix: Prefix
     attempt: int
@@ -350,6 +350,7 @@ class StartRefused:
     after: timedelta | None = None
     others: tuple[Prefix, ...] = ()
     made: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

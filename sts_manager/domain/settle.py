@@ -130,7 +130,7 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
 def _withdrawn(job: PrefixJob, policy: Policy, not_before: datetime | None, *, made: bool) -> PrefixJob:
     """An intent that was not carried out: the attempt's number is free again, and with it the name, and nothing is burned.
 
-    made   its transfer job exists, or may: next time it is adopted. But where prefixes share jobs, this one may go with others
+    made   its transfer job exists: next time it is adopted. But where prefixes share jobs, this one may go with others
            then, under another name, and an attempt has just one job: so the number stays used.
     """
     used = int(made and policy.prefixes_per_job > 1)
@@ -159,6 +159,10 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
     note = Note(event="start_refused", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
     wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
     match refused.refusal:
+        case Refusal.THROTTLED | Refusal.DENIED if refused.again and not refused.made:
+            # This call did nothing; one before it may have begun the transfer. So the intent stays, and is asked about.
+            denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
+            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note), denied=denied)
         case Refusal.THROTTLED | Refusal.DENIED:
             # Certainly not run. A denied prefix waits for the breaker, a throttled one for its time.
             denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None

@@ -133,7 +133,10 @@ def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
     row.job = job = replace(job, error_code=outcome.code)
     at_least = outcome.after if outcome.after is not None else policy.retry_delay / 2
     later = now + max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), at_least)
-    if outcome.refusal is Refusal.THROTTLED:
+    if outcome.refusal in (Refusal.THROTTLED, Refusal.DENIED) and outcome.again and not outcome.made:
+        row.job = replace(job, not_before=later)
+        row.denied = outcome.code if outcome.refusal is Refusal.DENIED else ""
+    elif outcome.refusal is Refusal.THROTTLED:
         withdraw(row, policy, later, outcome.made)
     elif outcome.refusal is Refusal.DENIED:
         withdraw(row, policy, None, outcome.made)

@@ -186,6 +186,7 @@ def outcome(draw: random.Random, job: PrefixJob, live: list[PrefixJob]) -> Outco
         after=after,
         others=others,
         made=draw.random() < 0.4,
+        again=draw.random() < 0.4,
     )
 
 

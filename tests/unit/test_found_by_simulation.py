@@ -91,7 +91,7 @@ def test_nor_when_it_was_looked_for_and_found_never_to_have_run(exists: bool, at
 
 @pytest.mark.parametrize("error", [Throttled("quota"), Denied("permission")])
 def test_a_refusal_of_what_was_asked_before_says_nothing_of_what_was_done_then(error: StsManagerError) -> None:
-    """The first call may have made the job; that the second one was refused is no proof that it did not."""
+    """The first call may have begun the transfer; that the second one was refused is no proof that it did not."""
     store, service, clock = MemoryStore(), FakeTransferService(), FakeClock()
     store.load(checked_prefixes([PREFIX]), clock.now(), lambda _: None)
     reconciler = Reconciler(store, {Route.STS_S3: service}, SHARING, clock)
@@ -101,7 +101,13 @@ def test_a_refusal_of_what_was_asked_before_says_nothing_of_what_was_done_then(e
         clock.advance(120)
     reconciler.settle_outcomes()
     row = store.rows[PREFIX]
-    assert (row.status, row.attempt, row.tries) == (JobStatus.WAITING, 1, 0)
+    assert (row.status, row.attempt, row.operation_name) == (JobStatus.RUNNING, 1, None), "the intent stays"
+    service.fail_start = None
+    for _ in range(40):
+        clock.advance(120)
+        reconciler.run_pass(dispatch=True)
+    assert store.rows[PREFIX].operation_name is not None
+    assert [job.runs for job in service.jobs.values()] == [1]
 
 
 def seen(state: OperationState, copied: int) -> OperationSnapshot:
