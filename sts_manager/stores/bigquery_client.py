@@ -194,7 +194,7 @@ class Warehouse:
                 spent = max(waited, self._monotonic() - began)
                 if fault not in (Fault.AGAIN, Fault.UNANSWERED) or spent >= self._patience_s:
                     raise self.as_ours(doing, error) from error
-                pause = wait * (0.5 + random.random() / 2)
+                pause = wait * (0.5 + random.random() / 2)  # nosec B311
                 self._sleep(pause)
                 wait, waited = min(2 * wait, LONGEST_WAIT_S), waited + pause
 
