@@ -289,14 +289,14 @@ def test_a_bucket_that_is_missing_is_named(stage: Stage, shell: Shell, words: tu
 
 
 def test_a_key_pair_that_does_not_fit_ends_the_run_early_and_is_explained(stage: Stage, shell: Shell) -> None:
-    fill(stage, objects(60))
+    fill(stage, objects(500))  # many more than are in flight when the first verdict is known
     wrong = (*cdn(stage)[:5], cdn(stage, f"{KEY_PAIR_ID}EC")[5])
     ran = shell.run("copy", *PLACES, *wrong)
     assert ran.code == 1
     assert "objects all ended with forbidden" in ran.err
     assert "trusted key group" in ran.err
     assert "Signature=" not in ran.err + ran.out
-    assert stage.ledger.report()["cdn"]["GET"] < 3 * 60, "it does not try them all"
+    assert stage.ledger.report()["cdn"]["GET"] < 3 * 500, "it does not try them all"
 
 
 def test_a_sink_that_may_not_be_written_ends_the_run_early(stage: Stage, shell: Shell) -> None:

@@ -19,7 +19,7 @@ TRIES_OF_AN_OBJECT = 4
 """The stage's service reads an object so often before it fails."""
 
 
-KEYS = sized(600, 5000)
+KEYS = sized(300, 5000)
 
 
 def loaded(stage: Stage, folder: Path, prefixes: list[str]) -> Shell:

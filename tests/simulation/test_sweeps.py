@@ -17,7 +17,7 @@ from tests.simulation.sweep import MODES, NOWHERE, Outcome, Sweep
 from tests.warehouses import NAMES, bigquery_store
 from tools.emulators.stage import Stage
 
-EVERY = sized(60, 1)
+EVERY = sized(90, 1)
 SEEDS = range(1, sized(2, 3))
 Make = Callable[[Path], JobStore]
 
@@ -78,4 +78,4 @@ def test_every_call_that_changes_something_on_sqlite(tmp_path: Path, seed: int) 
 
 
 def test_every_commit_on_bigquery(stage: Stage, tmp_path: Path) -> None:
-    assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, sized(14, 1)) > 5
+    assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, sized(20, 1)) > 5
