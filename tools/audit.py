@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-UNREACHABLE = ("error sending request", "dns error", "Connect", "timed out")
+UNREACHABLE = ("error sending request", "dns error", "client error (Connect)", "timed out")
 
 
 def main(uv: str) -> int:

@@ -58,14 +58,19 @@ CASES = [(side, fault, size) for side in SIDES for fault in FAULTS for size in S
 """Of these each fifth is in `make test`: every fault is met on one side at least."""
 
 
+def before(stage: Stage, side: str) -> tuple[str, Ways]:
+    """Where a side's server is, and what goes through a proxy before it. (A signed URL names its host, so the CDN is public.)"""
+    stage.ledger.change({"cdn.public": side == "cdn"})
+    variable, through = SIDES[side]
+    address = stage.environment[variable]
+    return address if address.startswith("http") else f"http://{address}", through
+
+
 @pytest.mark.parametrize(("side", "fault", "size"), CASES[:: sized(5, 1)])
 def test_a_fault_of_the_network_that_passes(stage: Stage, side: str, fault: str, size: str) -> None:
     wanted = objects(size)
     fill(stage, wanted)
-    stage.ledger.change({"cdn.public": side == "cdn"})
-    variable, through = SIDES[side]
-    address = stage.environment[variable]
-    upstream = address if address.startswith("http") else f"http://{address}"
+    upstream, through = before(stage, side)
     tasks = tasks_of(stage)
     plan = Plan(fault, is_object, after=1)
     with FaultProxy(upstream, plan) as proxy:
@@ -84,10 +89,7 @@ def test_a_fault_of_the_network_that_passes(stage: Stage, side: str, fault: str,
 def test_a_fault_of_the_network_that_stays(stage: Stage, side: str, fault: str) -> None:
     wanted = objects("small")
     fill(stage, wanted)
-    stage.ledger.change({"cdn.public": side == "cdn"})
-    variable, through = SIDES[side]
-    address = stage.environment[variable]
-    upstream = address if address.startswith("http") else f"http://{address}"
+    upstream, through = before(stage, side)
     tasks = tasks_of(stage)
     plan = Plan(fault, is_object, times=0)
     with FaultProxy(upstream, plan) as proxy:
