@@ -53,15 +53,19 @@ class Lists:
             found = store.execute(f"SELECT {columns} FROM sts_job WHERE prefix = ?", (prefix,)).fetchone()
             return found[0] if len(found) == 1 else found
 
-    def step(self) -> str:
+    def steps(self) -> list[State]:
+        """Of every job, as the ledger tells them at this moment."""
         path = self.folder / "sts_manager_lists.db"
-        if not path.exists():
-            return ""
-        if not _tables(path):
-            return ""
+        if not path.exists() or not _tables(path):
+            return []
         with closing(sqlite3.connect(path, timeout=10)) as ledger:
-            found = ledger.execute("SELECT state FROM job ORDER BY began_at DESC LIMIT 1").fetchone()
-            return "" if found is None else str(found[0])
+            return [State(found[0]) for found in ledger.execute("SELECT state FROM job ORDER BY began_at DESC")]
+
+    def reached(self, step: State) -> bool:
+        """Some job that is not over is at this step or past it, or none is left."""
+        order, now = list(State), self.steps()
+        live = [order.index(one) for one in now if one is not State.OVER]
+        return max(live, default=-1) >= order.index(step) or bool(now and not live)
 
 
 def test_objects_end_under_their_own_names_with_what_the_list_lost(stage: Stage, tmp_path: Path) -> None:
@@ -103,20 +107,22 @@ def test_kills_at_any_point_leave_no_trace(stage: Stage, tmp_path: Path) -> None
     stage.ledger.change({"sts.objects_per_second": 60})
     lists = Lists(stage, tmp_path, ["a/", "b/"])
     moments = random.Random(20261121)
-    steps = set()
-    for _ in range(sized(9, 12)):
+    targets = list(State)[: list(State).index(State.READY)]
+    steps: set[State] = set()
+    for kill in range(sized(9, 12)):
+        target = targets[kill % len(targets)]
         with lists.shell.started("run", *lists.flags, "--url-list-rows", "15", "--until-done") as daemon:
-            assert daemon.stderr is not None
-            first = next((line for line in iter(daemon.stderr.readline, "") if "lister_began" in line), "")
-            time.sleep(moments.uniform(0, 0.8))
-            if not first or daemon.poll() is not None:
+            while daemon.poll() is None and not lists.reached(target):
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
+            if daemon.poll() is not None:
                 break
-            steps.add(lists.step())
+            steps.update(lists.steps())
             daemon.kill()
     stage.ledger.change({"sts.objects_per_second": 0})
     ended = lists.run("--url-list-rows", "15")
     assert ended.code == 0, ended.err
-    assert len(steps - {"", "over"}) >= 2, f"it must be killed at different steps to prove anything: {steps}"
+    assert len(steps - {State.OVER}) >= 3, f"it must be killed at different steps to prove anything: {steps}"
     assert at_sink(stage) == objects
     assert lists.row("attempt", "a/") == 1
     assert stage.sts is not None
@@ -196,7 +202,7 @@ def test_an_object_that_changes_between_the_listing_and_the_move_is_not_taken_fo
     stage.ledger.change({"sts.objects_per_second": 4})
     lists = Lists(stage, tmp_path)
     with lists.shell.started("run", *lists.flags, "--until-done", "--max-attempts", "1") as daemon:
-        wait_for(lambda: lists.step() == "sending")
+        wait_for(lambda: lists.steps()[:1] == [State.SENDING])
         moved = now_at_sink(stage)
         key = next(key for key in sorted(OBJECTS) if key not in moved)
         wait_for(lambda: any(name.startswith(".sts-manager/") and name.endswith(key) for name in now_at_sink(stage)))
@@ -216,7 +222,7 @@ def test_what_a_person_pauses_at_the_service_stays_paused_until_a_command(stage:
     service = stage.sts
     assert service is not None
     with lists.shell.started("run", *lists.flags, "--until-done") as daemon:
-        wait_for(lambda: lists.step() == "sending" and len(service.operations) == 2)
+        wait_for(lambda: lists.steps()[:1] == [State.SENDING] and len(service.operations) == 2)
         service.pause(max(service.operations))
         wait_for(lambda: lists.row() == "paused")
         stage.ledger.change({"sts.objects_per_second": 0})
@@ -245,7 +251,7 @@ def test_a_pause_holds_the_lists_and_a_resume_lets_them_go(stage: Stage, tmp_pat
     stage.ledger.change({"sts.objects_per_second": 3})
     lists = Lists(stage, tmp_path)
     with lists.shell.started("run", *lists.flags, "--until-done") as daemon:
-        wait_for(lambda: lists.step() == "sending")
+        wait_for(lambda: lists.steps()[:1] == [State.SENDING])
         paused = lists.shell.run("pause-all-jobs", "--hold")
         assert (paused.code, "1 paused" in paused.out) == (0, True), paused.out + paused.err
         wait_for(lambda: lists.row() == "paused")
@@ -266,7 +272,7 @@ def test_a_cancelled_prefix_stays_so_until_it_is_retried(stage: Stage, tmp_path:
     service = stage.sts
     assert service is not None
     with lists.shell.started("run", *lists.flags) as daemon:
-        wait_for(lambda: lists.step() == "sending" and len(service.operations) == 2)
+        wait_for(lambda: lists.steps()[:1] == [State.SENDING] and len(service.operations) == 2)
         if how == "command":
             cancelled = lists.shell.run("cancel", "a/")
             assert cancelled.code == 0, cancelled.out + cancelled.err
