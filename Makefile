@@ -4,8 +4,10 @@ PYTHON ?= python3
 STORE ?= sqlite
 ROUTE ?= sts-s3
 QUEUE ?= sqlite
-# Most tests wait for processes; two at once take little more than half the time.
-TEST_WORKERS ?= 2
+# Most tests wait for processes: three at once keep two cores busy.
+TEST_WORKERS ?= 3
+# What only computes.
+PROCESSES ?= 2
 SEEDS ?= 1000
 LONG_TESTS := tests/simulation/test_sweeps.py tests/property tests/integration/test_fault_proxy.py \
   $(addprefix tests/end_to_end/test_,killed_at_each_call.py kill.py copy.py url_lists.py failed_objects.py)
@@ -50,7 +52,7 @@ format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 test-long: $(STAMP)  ## The long proofs: simulation, sweeps, differential tests, planted defects, soak, load (about 70 minutes)
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(TEST_WORKERS)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(PROCESSES)
 	STS_MANAGER_LONG=1 STS_MANAGER_WORLDS=100000 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(LONG_TESTS)
 	$(BIN)/python -m tools.planted_defects
 	$(BIN)/python -m tools.bench.million
@@ -60,7 +62,7 @@ soak: $(STAMP)  ## A copy of 500,000 objects, one exchange in twenty goes wrong:
 	$(BIN)/python -m tools.soak
 
 mutation: $(STAMP)  ## How many changes of the domain's code the tests notice (hours)
-	HYPOTHESIS_PROFILE=few STS_MANAGER_WORLDS=1000 $(UV) run --frozen --quiet --group mutation mutmut run --max-children $(TEST_WORKERS)
+	HYPOTHESIS_PROFILE=few STS_MANAGER_WORLDS=1000 $(UV) run --frozen --quiet --group mutation mutmut run --max-children $(PROCESSES)
 
 release: $(STAMP)  ## dist/: the wheel, built twice to the same bytes, and its SBOM (CycloneDX)
 	$(BIN)/python -m tools.release $(UV) dist

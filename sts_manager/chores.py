@@ -182,22 +182,23 @@ def follow(store: JobStore, wanted: Sequence[Prefix] | None, at: datetime) -> li
 
 
 def stop_following(store: JobStore, project: TransferProject, at: datetime) -> list[Done]:
-    """End it: the rows are done, and the transfer job is deleted. Safe to repeat."""
-    live = [job for job in store.live() if job.route is Route.STS_FOLLOW]
-    # First the rows: the daemon must not take the deletion for somebody's cancel.
-    out = list(
-        _change_all(
-            store,
-            live,
-            at,
-            lambda job: replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=at, not_before=None),
-        )
-    )
+    """End it: the rows are done, and the transfer job is deleted. Safe to repeat.
+
+    Raises BadInput, and deletes nothing, where the daemon keeps changing the rows meanwhile.
+    """
+    stopped = dict.fromkeys(job.prefix for job in store.live() if job.route is Route.STS_FOLLOW)
+    # First the rows, and all of them: the daemon must not take the deletion for somebody's cancel.
+    _mark(store, at, lambda job: _no_longer_following(job, at) if job.route is Route.STS_FOLLOW else None)
+    out = [Done(name=prefix, done=True) for prefix in stopped]
     rows = [job for status in (JobStatus.DONE, JobStatus.ERROR) for job in store.with_status(status)]
     ours = {str(job.job_name) for job in rows if job.route is Route.STS_FOLLOW and job.job_name is not None}
     if ours:
         out += [_call(job.name, project.delete_job, dry_run=False) for job in project.transfer_jobs() if job.name in ours]
     return out
+
+
+def _no_longer_following(job: PrefixJob, at: datetime) -> PrefixJob:
+    return replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=at, not_before=None)
 
 
 def set_route(store: JobStore, wanted: Sequence[Prefix], route: Route | None, at: datetime) -> list[Done]:

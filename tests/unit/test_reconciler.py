@@ -10,11 +10,12 @@ import pytest
 
 from sts_manager import chores
 from sts_manager.daemon import Daemon, Ending, Intervals, Stop
-from sts_manager.domain.errors import Retryable, StoreUnavailable
-from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, PrefixJob
-from sts_manager.domain.naming import OperationName, checked_prefixes
+from sts_manager.domain.errors import BadInput, Retryable, StoreUnavailable
+from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, PrefixJob, Route, changed
+from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
+from sts_manager.ports import Batch
 from sts_manager.stores.lease import StoreLease
-from tests.unit.test_known_defects import PREFIX, Scene
+from tests.unit.test_known_defects import PREFIX, Project, Scene
 
 
 @pytest.fixture
@@ -56,6 +57,34 @@ def test_an_outcome_survives_a_row_that_changed_meanwhile(scene: Scene) -> None:
     scene.passes()
     assert scene.row().operation_name == scene.operation
     assert [job.runs for job in scene.service.jobs.values()] == [1]
+
+
+@pytest.mark.parametrize("changes", [1, 100])
+def test_to_follow_no_longer_is_not_half_done_when_the_daemon_changes_the_row_in_that_moment(scene: Scene, changes: int) -> None:
+    scene.passes()
+    real, left = scene.store.record, changes
+
+    def touched() -> None:
+        job = replace(scene.row(), route=Route.STS_FOLLOW, job_name=next(iter(scene.service.jobs)))
+        real(Batch(changes=(changed(scene.row(), job, scene.clock.now()),), at=scene.clock.now()))
+
+    def after_the_daemon(batch: Batch) -> frozenset[Prefix]:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            touched()
+        return real(batch)
+
+    touched()
+    scene.store.record = after_the_daemon  # type: ignore[method-assign]
+    project = Project(scene)
+    if changes == 1:
+        assert [one.done for one in chores.stop_following(scene.store, project, scene.clock.now())] == [True, True]
+        assert (scene.row().status, len(project.deleted)) == (JobStatus.DONE, 1)
+    else:
+        with pytest.raises(BadInput, match="keeps changing the rows"):
+            chores.stop_following(scene.store, project, scene.clock.now())
+        assert (scene.row().status, project.deleted) == (JobStatus.RUNNING, []), "else the daemon would call it cancelled"
 
 
 def test_a_poll_that_fails_concludes_nothing_and_starts_nothing(scene: Scene) -> None:
