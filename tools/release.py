@@ -47,4 +47,6 @@ def main(uv: str, folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not Path(sys.argv[1]).is_file():
+        sys.exit(f"`python -m tools.release UV FOLDER`, or `make release`, which has a uv of its own; given: {sys.argv[1:]}")
     sys.exit(main(str(Path(sys.argv[1]).absolute()), Path(sys.argv[2]).absolute()))

@@ -78,4 +78,8 @@ def test_every_call_that_changes_something_on_sqlite(tmp_path: Path, seed: int) 
 
 
 def test_every_commit_on_bigquery(stage: Stage, tmp_path: Path) -> None:
-    assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, sized(20, 1)) > 5
+    assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, sized(30, 1)) > 5
+
+
+def test_calls_on_bigquery(stage: Stage, tmp_path: Path) -> None:
+    assert sweep(bigquery, tmp_path, 2, lambda call: call.startswith("daemon "), sized(500, 8)) > 300
