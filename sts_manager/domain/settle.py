@@ -27,7 +27,7 @@ from sts_manager.domain.model import (
     SteeringFailed,
 )
 from sts_manager.domain.naming import Prefix
-from sts_manager.domain.ramp import advanced, backoff, progressed
+from sts_manager.domain.ramp import WAIT_MAX, advanced, backoff, progressed
 
 Fields = dict[str, str | int]
 
@@ -158,6 +158,7 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
     fields: Fields = {"code": refused.code, "cause": refused.message, "attempt": job.attempt}
     note = Note(event="start_refused", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
     wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
+    wait = min(wait, WAIT_MAX)  # what is longer is taken for the writing of a clock that was fast
     match refused.refusal:
         case Refusal.THROTTLED | Refusal.DENIED if refused.again and not refused.made:
             # This call did nothing; one before it may have begun the transfer. So the intent stays, and is asked about.

@@ -132,7 +132,7 @@ def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
         return
     row.job = job = replace(job, error_code=outcome.code)
     at_least = outcome.after if outcome.after is not None else policy.retry_delay / 2
-    later = now + max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), at_least)
+    later = now + min(max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), at_least), DAY_AND_AN_HOUR)
     if outcome.refusal in (Refusal.THROTTLED, Refusal.DENIED) and outcome.again and not outcome.made:
         row.job = replace(job, not_before=later)
         row.denied = outcome.code if outcome.refusal is Refusal.DENIED else ""

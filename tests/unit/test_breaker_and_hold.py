@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from sts_manager import chores
 from sts_manager.domain.errors import Denied, NameTaken, Throttled
-from sts_manager.domain.model import Hold, JobStatus, OperationState, Policy, Route
+from sts_manager.domain.model import Hold, JobStatus, Limit, OperationState, Policy, Route
 from sts_manager.domain.naming import checked_prefixes
-from sts_manager.domain.ramp import backoff, jitter, ramp_room
+from sts_manager.domain.ramp import WAIT_MAX, backoff, jitter, ramp_room
 from sts_manager.reconciler import PassResult, Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
@@ -86,6 +88,17 @@ def test_throttling_waits_and_burns_no_attempt() -> None:
         for name in many.service.active():
             many.service.set(name, OperationState.SUCCESS)
     assert {job.attempt for job in many.store.rows.values()} == {1}
+
+
+def test_a_wait_that_the_service_asks_for_is_kept_and_is_no_longer_than_one_that_is_believed() -> None:
+    many = Many()
+    many.service.fail_start = Throttled("a day's creates are used up", after=timedelta(days=30))
+    many.one_pass()
+    many.one_pass()
+    many.service.fail_start = None
+    waits = [job.not_before - many.clock.now() for job in many.store.rows.values() if job.not_before is not None]
+    assert waits == [WAIT_MAX]
+    assert all(job.job_name is None for job in many.store.startable(many.clock.now(), {Limit.SERVICE: 20}, Route.STS_S3))
 
 
 def test_a_job_of_our_name_with_another_spec_stops_the_prefix_and_says_so() -> None:
