@@ -62,8 +62,9 @@ def test_every_commit_and_every_call_on_sqlite(tmp_path: Path, seed: int) -> Non
     assert sweep(sqlite, tmp_path, seed, lambda _call: True, EVERY) > 300
 
 
+@pytest.mark.skipif(EVERY == 1, reason="the test above interrupts each of them")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_call_that_changes_something_on_sqlite(tmp_path: Path, seed: int) -> None:
+def test_calls_that_change_something_on_sqlite(tmp_path: Path, seed: int) -> None:
     changes = (
         "store.record",
         "sts.create",
@@ -74,7 +75,7 @@ def test_every_call_that_changes_something_on_sqlite(tmp_path: Path, seed: int) 
         "copies.publish",
         "reports.publish",
     )
-    assert sweep(sqlite, tmp_path, seed, lambda call: any(one in call for one in changes), max(1, EVERY // 4)) > 20
+    assert sweep(sqlite, tmp_path, seed, lambda call: any(one in call for one in changes), EVERY // 4) > 20
 
 
 def test_every_commit_on_bigquery(stage: Stage, tmp_path: Path) -> None:
