@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TypeVar
 
-from cdn_worker.copying.steps import Command, Note, Outcome, Renew, Resume, Stream, Task, Wait
+from cdn_worker.copying.steps import Command, Note, Outcome, Renew, Resume, Stream, Streamed, Task, Wait
 from cdn_worker.domain.http import Request
 from cdn_worker.engine.loop import Engine
 from cdn_worker.engine.pump import Pump
@@ -52,7 +52,7 @@ class Player:
                     engine.exchange(command, lambda answer: self._go_on(steps, done, answer))
                 elif isinstance(command, Stream):
                     command.noted = partial(self._note, command)
-                    Pump(engine, command, lambda streamed: self._go_on(steps, done, streamed)).begin()
+                    self._pump(command, lambda streamed: self._go_on(steps, done, streamed))
                 elif isinstance(command, Wait):
                     seconds = command.seconds if command.exact else command.seconds * (0.5 + self._jitter() / 2)
                     engine.after(seconds, lambda: self._go_on(steps, done, None))
@@ -69,6 +69,9 @@ class Player:
         except StopIteration as stop:
             result: T = stop.value
         done(result)
+
+    def _pump(self, stream: Stream, done: Callable[[Streamed], None]) -> None:
+        Pump(self._engine, stream, done).begin()
 
     def _note(self, stream: Stream, offset: int, crc: int) -> None:
         self._noted(stream.task, Resume(stream.session, offset, crc))

@@ -142,6 +142,21 @@ DEFECTS = (
         "if False:",
         (FOUND,),
     ),
+    Defect(
+        "I a large object is called done whatever bytes the sink stored",
+        "cdn_worker/copying/large.py",
+        "if stored.size == task.size and stored.crc32c == crc.to_bytes(4):",
+        "if stored.size == task.size:",
+        ("tests/unit/test_copying.py",),
+    ),
+    Defect(
+        "J what follows is told to stop although a row was not marked",
+        "sts_manager/chores.py",
+        "    _mark(store, at, lambda job: _no_longer_following(job, at) if job.route is Route.STS_FOLLOW else None)\n",
+        "    list(_change_all(store, [j for j in store.live() if j.route is Route.STS_FOLLOW], at, lambda j: "
+        "_no_longer_following(j, at)))\n",
+        ("tests/unit/test_reconciler.py",),
+    ),
 )
 
 

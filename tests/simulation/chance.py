@@ -50,11 +50,16 @@ class Chance:
         self.told.append(f"{fault} {about}")
 
 
+OFTEN = 4.0
+"""For what is called seldom, beside all the calls to the store and the queues: objects, the pool's ledger."""
+
+
 class Called:
     """An adapter as one process calls it: each call may be refused, be applied and its answer lost, or be the process's last.
 
     refused   faults that are certain not to have been applied; lost: what is raised after a call took effect
     calls     which methods are calls to the outside
+    often     how much oftener than to others it happens to them
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class Called:
         calls: frozenset[str],
         refused: Faults,
         lost: Faults,
+        often: float = 1.0,
     ) -> None:
+        self._often = often
         self._inner, self._label, self._process, self._chance = inner, label, process, chance
         self._calls, self._refused, self._lost = calls, refused, lost
 
@@ -81,7 +88,7 @@ class Called:
         if step == BEFORE:
             self._die()
         self._crash_point("killed before a call", about)
-        if self._refused and chance.happens(chance.fault):
+        if self._refused and chance.happens(self._often * chance.fault):
             fault = chance.random.choice(sorted(self._refused))
             chance.count(fault, about)
             error = self._refused[fault]()
@@ -93,7 +100,7 @@ class Called:
             lost = next(iter(self._lost.values()))
             raise lost()
         self._crash_point("killed after a call", about)
-        if self._lost and chance.happens(chance.fault / 2):
+        if self._lost and chance.happens(self._often * chance.fault / 2):
             fault = chance.random.choice(sorted(self._lost))
             chance.count(fault, about)
             error = self._lost[fault]()

@@ -24,7 +24,7 @@ from sts_manager.routes.sts import StsClient, StsRoute
 from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.stores.lease import StoreLease
 from tests.simulation.buckets import SINK, SOURCE
-from tests.simulation.chance import Called, Chance
+from tests.simulation.chance import OFTEN, Called, Chance
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.transfers import PROJECT, TransferApi, Transfers
 from tests.simulation.workers import SimQueues
@@ -127,15 +127,14 @@ class DaemonProcess:
     def close(self) -> None:
         self._ledger.close()
 
-    def _called(self, inner: object, label: str, calls: frozenset[str], faults: bool = True) -> Any:
-        refused = {f"{label} away": away} if faults else {}
-        lost = {f"{label}'s answer lost": away} if faults else {}
-        return Called(inner, label, self.process, self._world.chance, calls=calls, refused=refused, lost=lost)
+    def _called(self, inner: object, label: str, calls: frozenset[str], often: float = 1.0) -> Any:
+        refused, lost = {f"{label} away": away}, {f"{label}'s answer lost": away}
+        return Called(inner, label, self.process, self._world.chance, calls=calls, refused=refused, lost=lost, often=often)
 
     def _daemon(self, world: Ground) -> Daemon:
         process, timeline = self.process, world.timeline
         store = cast("JobStore", self._called(world.jobs, "store", STORE_CALLS))
-        ledger = cast("PoolLedger", self._called(self._ledger, "ledger", LEDGER_CALLS))
+        ledger = cast("PoolLedger", self._called(self._ledger, "ledger", LEDGER_CALLS, OFTEN))
         queues = world.queues.of(process)
         lease = StoreLease(store, process.clock, lock_path=None, lease_s=LEASE_S)
         clients = {PROJECT: client_of(world.transfers, process, world.chance, lambda: lease.fresh)}

@@ -148,4 +148,5 @@ FAULTS = (
     "sts denied",
     "sts exhausted",
     "sts unavailable",
+    "upload broken off",
 )

@@ -6,6 +6,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import cast
@@ -26,6 +27,7 @@ from cdn_worker.wiring import Setup, way_of
 from cdn_worker.worker import Pool, Worker
 from tests.simulation.buckets import CDN, GCS, S3, Buckets
 from tests.simulation.chance import Called, Chance
+from tests.simulation.streams import BUFFER_MAX, SimPlayer
 from tests.simulation.timeline import Process, Timeline
 
 LEASE_S = 120.0
@@ -45,6 +47,10 @@ class SimEngine:
     def exchange(self, request: Request, done: Callable[[Answer], None]) -> None:
         answer = self._buckets.answer(request)
         self.after(self._draw.uniform(0.05, 2.0), lambda: done(answer))
+
+    def sent(self, request: Request) -> None:
+        self._buckets.chance.count("upload broken off", request.method)
+        self._buckets.answer(request)
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         timer = Timer(self._process.timeline.now + seconds, next(self._order), call)
@@ -84,8 +90,8 @@ class SimProcesses:
         renew: Callable[[int], None],
     ) -> int:
         number, version = next(self._numbers), [access.version]
-        way = way_of(setup)
-        player = Player(cast("Engine", self._engine), noted=noted, renew=lambda: renew(version[0]), jitter=self._draw.random)
+        way = replace(way_of(setup), buffer_max=BUFFER_MAX)
+        player = SimPlayer(self._engine, self._draw, noted=noted, renew=lambda: renew(version[0]))
         self._lanes[number] = (way, player, verdicts, version)
         self.use(number, access)
         return number

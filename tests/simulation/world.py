@@ -32,6 +32,7 @@ from tests.simulation import invariants
 from tests.simulation.buckets import SINK, Buckets
 from tests.simulation.chance import Chance
 from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
+from tests.simulation.streams import LARGE
 from tests.simulation.timeline import HostClock, Process, Timeline
 from tests.simulation.transfers import Transfers
 from tests.simulation.workers import POOL, SimQueues, SimWorker
@@ -99,7 +100,8 @@ class World:
         pooled = [Prefix(f"cdn-{index:02}/") for index in range(self.shape.pooled)]
         for prefix in pooled:
             for index in range(draw.randint(0, 14)):
-                self.buckets.objects[f"{prefix}{index:02}"] = draw.randbytes(draw.randint(0, 40))
+                size = draw.randint(*LARGE) if draw.random() < 0.2 else draw.randint(0, 40)
+                self.buckets.objects[f"{prefix}{index:02}"] = draw.randbytes(size)
         if self.buckets.objects and draw.random() < 0.3:
             # Somebody else's object has the name of one of ours: nobody may touch it.
             key = draw.choice(sorted(self.buckets.objects))
