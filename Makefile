@@ -51,7 +51,7 @@ format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-long: $(STAMP)  ## The long proofs: simulation, sweeps, differential tests, planted defects, soak, load (about 70 minutes)
+test-long: $(STAMP)  ## The long proofs: simulation, sweeps, differential tests, planted defects, load, soak (about two hours)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(PROCESSES)
 	STS_MANAGER_LONG=1 STS_MANAGER_WORLDS=100000 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(LONG_TESTS)
 	$(BIN)/python -m tools.planted_defects

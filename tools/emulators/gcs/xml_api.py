@@ -10,7 +10,8 @@ from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from tools.emulators.gcs.json_api import goog_hash, media, rfc3339
+from tools.emulators.gcs.json_api import goog_hash, media
+from tools.emulators.gcs.json_resources import rfc3339
 from tools.emulators.gcs.objects import (
     LIST_MAX,
     Attributes,
