@@ -36,6 +36,8 @@ ETAG = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
 SOURCE, SINK = "source-bucket", "sink-bucket"
 SOURCE_FAULTS = ("INTERNAL", "BAD_GATEWAY", "TRUNCATED", "RESET", "NO_LENGTH", "TOO_LONG", "COMPRESSED", "CHANGED_ETAG", "WHOLE")
 SINK_FAULTS = ("INTERNAL", "REQUEST_TIMEOUT", "CORRUPT", "LOST")
+CONNECTIONS = "64"
+"""Far fewer than the pace would climb to some day: what it costs to have more of them is not what is looked for."""
 SAMPLE_S = 2.0
 SLOPE_MAX = 24.0
 """KiB for each 1,000 objects, over the second half: half of the smallest thing that Python could keep of each object."""
@@ -139,7 +141,17 @@ def soak(objects: int, share: float, folder: Path) -> int:
     servers = Servers(objects, share)
     words = [sys.executable, "-m", "cdn_worker", "copy", "--source", f"s3://{SOURCE}/", "--destination", f"gs://{SINK}/"]
     words += ["--cdn-url", f"http://{servers.cdn.address}/", "--s3-endpoint", f"http://{servers.s3.address}", "--no-sign-request"]
-    words += ["--gcs-endpoint", servers.sink.url, "--processes", "1", "--verdicts", str(folder / "verdicts.ndjson"), "--quiet"]
+    words += [
+        "--gcs-endpoint",
+        servers.sink.url,
+        "--processes",
+        "1",
+        "--connections",
+        CONNECTIONS,
+        "--verdicts",
+        str(folder / "verdicts.ndjson"),
+        "--quiet",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     samples: list[Sample] = []
     there = servers.store.bucket(SINK).objects
