@@ -39,8 +39,8 @@ SINK_FAULTS = ("INTERNAL", "REQUEST_TIMEOUT", "CORRUPT", "LOST")
 CONNECTIONS = "64"
 """Far fewer than the pace would climb to some day: what it costs to have more of them is not what is looked for."""
 SAMPLE_S = 2.0
-SLOPE_MAX = 24.0
-"""KiB for each 1,000 objects, over the second half: half of the smallest thing that Python could keep of each object."""
+SLOPE_MAX = 4.0
+"""KiB for each 1,000 objects, over the second half: a tenth of the smallest thing that Python could keep of each object."""
 GROWTH_MAX = 32
 """Descriptors between the first half and the second, each by its median."""
 
