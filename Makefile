@@ -4,7 +4,7 @@ PYTHON ?= python3
 STORE ?= sqlite
 ROUTE ?= sts-s3
 QUEUE ?= sqlite
-# Most tests wait for processes: three at once keep two cores busy.
+# Most tests wait for processes: three at once keep two cores busy. In the order of their folders the quick ones come last.
 TEST_WORKERS ?= 3
 # What only computes.
 PROCESSES ?= 2
@@ -37,7 +37,7 @@ demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE
 	$(BIN)/python -m tools.demo$(if $(filter copy,$(ROUTE)),_copy,) $(if $(filter copy,$(ROUTE)),,$(STORE) $(ROUTE) $(QUEUE))
 
 test: $(STAMP)  ## The tests
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## Format, lint, types, import contracts, security, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from tests.simulation.sweep import MODES, NOWHERE, Outcome, Sweep
 from tests.warehouses import NAMES, bigquery_store
 from tools.emulators.stage import Stage
 
-EVERY = sized(90, 1)
+EVERY = sized(120, 1)
 SEEDS = range(1, sized(2, 3))
 Make = Callable[[Path], JobStore]
 
@@ -75,12 +75,13 @@ def test_calls_that_change_something_on_sqlite(tmp_path: Path, seed: int) -> Non
         "copies.publish",
         "reports.publish",
     )
-    assert sweep(sqlite, tmp_path, seed, lambda call: any(one in call for one in changes), EVERY // 4) > 20
+    assert sweep(sqlite, tmp_path, seed, lambda call: any(one in call for one in changes), EVERY // 5) > 20
 
 
 def test_every_commit_on_bigquery(stage: Stage, tmp_path: Path) -> None:
     assert sweep(bigquery, tmp_path, 1, lambda call: "store.record" in call, sized(30, 1)) > 5
 
 
+@pytest.mark.skipif(EVERY != 1, reason="each run of it takes seconds: `make test-long`")
 def test_calls_on_bigquery(stage: Stage, tmp_path: Path) -> None:
-    assert sweep(bigquery, tmp_path, 2, lambda call: call.startswith("daemon "), sized(500, 8)) > 300
+    assert sweep(bigquery, tmp_path, 2, lambda call: call.startswith("daemon "), 8) > 300
