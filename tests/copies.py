@@ -80,6 +80,7 @@ class Copies:
                 raise AssertionError(f"it does not end; so far: {self.verdicts}")
         self.budget_left = engine.budget.taken
         self.engine_left = engine.under_way
+        self.bytes_streamed = engine.bytes_read
         self.paces = {side.value: queue.pace.limit for side, queue in engine.queues.items()}
         engine.close()
         return self
