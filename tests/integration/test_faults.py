@@ -340,7 +340,7 @@ def test_a_large_object_goes_on_in_another_process_where_the_sink_has_got_to(sta
     body = random.Random(7).randbytes(8 << 20)
     fill(stage, {"dir/large": body})
     tasks = tasks_of(stage)
-    limits = Limits(rate_s=1, lane_bytes_alone=1 << 20, lane_bytes=512 << 10, note_bytes=1 << 20)
+    limits = Limits(rate_s=1, lanes=1, lane_bytes_alone=1 << 20, note_bytes=1 << 20)
     # The CDN is broken from the sixth range on, so the stream ends there for good.
     stage.ledger.add_rule({"service": "cdn", "method": "GET", "error": "UNAVAILABLE", "after": 5, "times": 0})
     first = Copies(way(), limits=limits).run(tasks)
