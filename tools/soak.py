@@ -1,7 +1,8 @@
 """A long copy under faults: 500,000 objects, one exchange in twenty goes wrong; memory and descriptors must stay flat.
 
 `python -m tools.soak [--objects 500000] [--fault-percent 5]`: `cdn-worker copy` as users run it, over servers in this process. It
-fails when an object is missing or differs, when memory grows with the number of objects, or descriptors do.
+fails when an object that is missing has no verdict that says so, or is not done by the same command run again; when one differs;
+when memory or descriptors grow with the number of objects.
 """
 
 from __future__ import annotations
@@ -139,24 +140,20 @@ def slope(samples: Sequence[Sample]) -> float:
 
 def soak(objects: int, share: float, folder: Path) -> int:
     servers = Servers(objects, share)
-    words = [sys.executable, "-m", "cdn_worker", "copy", "--source", f"s3://{SOURCE}/", "--destination", f"gs://{SINK}/"]
-    words += ["--cdn-url", f"http://{servers.cdn.address}/", "--s3-endpoint", f"http://{servers.s3.address}", "--no-sign-request"]
-    words += [
-        "--gcs-endpoint",
-        servers.sink.url,
-        "--processes",
-        "1",
-        "--connections",
-        CONNECTIONS,
-        "--verdicts",
-        str(folder / "verdicts.ndjson"),
-        "--quiet",
+    command = [sys.executable, "-m", "cdn_worker", "copy", "--source", f"s3://{SOURCE}/", "--destination", f"gs://{SINK}/"]
+    command += [
+        "--cdn-url",
+        f"http://{servers.cdn.address}/",
+        "--s3-endpoint",
+        f"http://{servers.s3.address}",
+        "--no-sign-request",
     ]
+    command += ["--gcs-endpoint", servers.sink.url, "--processes", "1", "--connections", CONNECTIONS, "--quiet", "--verdicts"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     samples: list[Sample] = []
     there = servers.store.bucket(SINK).objects
     with (folder / "copy.log").open("wb") as log:
-        process = subprocess.Popen(words, cwd=folder, env=environment, stderr=log, stdout=log)
+        process = subprocess.Popen([*command, "verdicts.ndjson"], cwd=folder, env=environment, stderr=log, stdout=log)
         while process.poll() is None:
             time.sleep(SAMPLE_S)
             try:
@@ -166,6 +163,10 @@ def soak(objects: int, share: float, folder: Path) -> int:
             if len(samples) % 30 == 0:
                 print(f"{samples[-1]}", flush=True)
     print((folder / "copy.log").read_text()[-1500:])
+    if process.returncode not in (0, 1):
+        servers.stop()
+        print(f"the copy ended with {process.returncode}, which is no end of a run: its last words are above")
+        return 1
     with (folder / "verdicts.ndjson").open(encoding="utf-8") as lines:
         failed = sum(json.loads(line)["verdict"] == "failed" for line in lines)
     missing = objects - len(there)
@@ -173,8 +174,7 @@ def soak(objects: int, share: float, folder: Path) -> int:
     again = process.returncode
     if failed:
         # What met a fault at each of its tries is named; whoever reads that runs the command again.
-        words[words.index("--verdicts") + 1] = str(folder / "again.ndjson")
-        again = subprocess.run(words, cwd=folder, env=environment, check=False).returncode
+        again = subprocess.run([*command, "again.ndjson"], cwd=folder, env=environment, check=False).returncode
     servers.stop()
     wrong = sum(1 for one in there.values() if one.read() != BODY)
     print(f"at the end: exit {again}; {len(there):,} of {objects:,} objects at the sink, {wrong:,} of them wrong")
@@ -206,6 +206,8 @@ def main() -> int:
     parser.add_argument("--objects", type=int, default=500_000)
     parser.add_argument("--fault-percent", type=float, default=5.0)
     given = parser.parse_args()
+    if given.objects < 1 or not 0 <= given.fault_percent <= 100:
+        parser.error("--objects is at least 1, and --fault-percent 0 to 100")
     with tempfile.TemporaryDirectory(prefix="sts-manager-soak-") as name:
         return soak(given.objects, given.fault_percent / 100, Path(name))
 
