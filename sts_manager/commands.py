@@ -81,7 +81,7 @@ def command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
-REPEATED = ("project",)
+REPEATED = ("project", "include_storage_classes")
 """Settings whose flag may be repeated: values are joined by commas, as they are written in the environment and in files."""
 
 

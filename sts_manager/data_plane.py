@@ -42,6 +42,7 @@ def pool_settings(settings: Settings, order: StartJob, route: str) -> PoolSettin
         storage_class="" if settings.storage_class == "PRESERVE" else settings.storage_class,
         since=settings.modified_since,
         before=settings.modified_before,
+        storage_classes=settings.storage_classes,
     )
 
 
