@@ -93,10 +93,11 @@ def _end_now() -> None:
 class Daemon:
     """Holds the lease and runs passes until told to stop, or until done.
 
-    watch     called after each pass, for a progress screen
-    pulse     where the heartbeat of each turn goes
-    healthy   called each turn, waiting for the lease included: this process is not stuck
-    duty      entered while this daemon leads, and left when it does not any more
+    watch        called after each pass, for a progress screen
+    pulse        where the heartbeat of each turn goes
+    healthy      called each turn, waiting for the lease included: this process is not stuck
+    duty         entered while this daemon leads, and left when it does not any more
+    unfinished   whether something is still to be found out when every prefix has ended: --until-done waits for it
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Daemon:
         pulse: Pulse | None = None,
         healthy: Callable[[], None] = lambda: None,
         duty: AbstractContextManager[object] | None = None,
+        unfinished: Callable[[], bool] = lambda: False,
     ) -> None:
         self._reconciler, self._lease, self._clock = reconciler, lease, clock
         self._intervals, self._stop = intervals, stop
@@ -121,6 +123,7 @@ class Daemon:
         self._tried = False
         self._pulse, self._healthy = pulse, healthy
         self._duty = duty if duty is not None else nullcontext()
+        self._unfinished, self._awaiting = unfinished, False
         self._vitals = Vitals()
         self._passed = clock.monotonic()
 
@@ -181,7 +184,7 @@ class Daemon:
         """One turn: a pass if one is due. Outcomes of the last pass, or a fault that may be over, make it due at once."""
         now = self._clock.monotonic()
         dispatch = now >= self._job_due
-        soon = self._reconciler.pending or self._degraded
+        soon = self._reconciler.pending or self._degraded or self._awaiting
         if not dispatch and now < self._metrics_due and not soon:
             return None
         result = self._reconciler.run_pass(dispatch=dispatch)
@@ -202,6 +205,9 @@ class Daemon:
             self._pulse.beat(replace(self._vitals, pass_age_s=age, degraded=bool(self._degraded)))
 
     def _verdict(self, result: PassResult) -> Ending | None:
+        self._awaiting = result.ended and self._unfinished()
+        if self._awaiting:
+            return None
         if result.ended:
             return Ending.ERRORS if result.counts[JobStatus.ERROR] else Ending.DONE
         idle = not result.counts[JobStatus.RUNNING] and not result.counts[JobStatus.PAUSED]

@@ -57,6 +57,15 @@ class ErrorGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """A prefix that is done, and objects of it that are known not to be at the destination. bytes: their sizes as listed."""
+
+    prefix: Prefix
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """What became of a list of prefixes: how many rows were added, and how many were there already."""
 
@@ -224,6 +233,10 @@ class JobStore(Protocol):
         ...
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]: ...
+    def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
+        """Prefixes that are done and have failed objects all the same, most objects first: the first `limit` of them."""
+        ...
+
     def totals(self) -> Counters:
         """Sums over the whole table: a question for `status`, not for each pass."""
         ...

@@ -478,5 +478,6 @@ def daemon_of(
         pulse=pulse,
         healthy=healthy,
         duty=own,
+        unfinished=own.lists.comparing,
     )
     return daemon, reconciler, lease

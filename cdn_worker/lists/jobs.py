@@ -11,10 +11,14 @@ from typing import NamedTuple
 
 from cdn_worker.codec import encoded
 from cdn_worker.contract import JobSpec, ListTask
+from cdn_worker.copying.steps import Task
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.url_list import STAGE, Naming
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
 CANCELLED = "CANCELLED"
+NAMES_MAX = 10_000
+"""Of objects that a successful transfer left behind: the others are counted."""
 COUNTS = ("listed", "skipped", "todo", "moved", "failed")
 """Objects of a listing: already there, to be transferred, under their own names; not to be had."""
 
@@ -35,7 +39,8 @@ class Kind(StrEnum):
     """What a job is for."""
 
     URLS = "urls"
-    COMPARISON = "comparison"
+    COMPARISON = "comparison"  # after a transfer that failed in part: what it did not bring, for another attempt
+    LEFT_BEHIND = "left_behind"  # after one that succeeded: what it passed over without a word
 
 
 class Row(NamedTuple):
@@ -163,3 +168,8 @@ def stage_of(job: str) -> str:
 def spec_text(spec: JobSpec) -> str:
     """A spec as it is recorded: the same text for the same spec."""
     return encoded(ListTask(spec=spec)).decode()
+
+
+def failed(of: Task | Row, error: str, details: str, verdict: Verdict = Verdict.FAILED) -> KeyVerdict:
+    """The verdict of an object that comes to nothing here."""
+    return KeyVerdict(key=of.key, size=of.size, etag=of.etag, verdict=verdict, error=error, details=details, tries=0)

@@ -3,6 +3,7 @@
 A job of URL lists goes through states, and each has one of the two at work: `listing` (the lister), `canary` (the manager),
 `looking` (the lister), `sending` (the manager), `moving` (the lister), `over`. A comparison, which finds the objects that a
 transfer did not bring, goes from `listing` to `ready`; when nobody needs its manifest any more, it is cleared away by `moving`.
+One after a transfer that succeeded has no manifest.
 Everything that a state has done is committed before the next one begins, and each can be begun anew: a process may die anywhere.
 """
 
@@ -15,18 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cdn_worker.codec import decoded_task
-from cdn_worker.contract import Failure, JobSpec, ListTask
+from cdn_worker.contract import Failure, JobSpec
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.url_list import Naming
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
 from cdn_worker.lists.jobs import CANCELLED, COUNTS, Hints, Job, Kind, Moved, Part, Row, State, spec_text
+from cdn_worker.lists.ledger_rows import CLASHING, ROW, job_of, part_of, row_of
 from cdn_worker.queues.sqlite_file import SqliteFile
 
-SCHEMA = 1
+SCHEMA = 2
 ROWS_AT_ONCE = 5000
-CLASHING = -1
-"""The part of an object whose path is another one's, too: it is none."""
 
 
 THE_LISTERS = (State.LISTING, State.LOOKING, State.MOVING)
@@ -92,7 +91,17 @@ class ListLedger:
         assert found is not None
         return found
 
-    def compare(self, spec: JobSpec, prefix: str, at: datetime, hints: Hints, *, operation: str = "", project: str = "") -> None:
+    def compare(
+        self,
+        spec: JobSpec,
+        prefix: str,
+        at: datetime,
+        hints: Hints,
+        *,
+        operation: str = "",
+        project: str = "",
+        kind: Kind = Kind.COMPARISON,
+    ) -> None:
         """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten.
 
         operation, project   of that transfer
@@ -104,7 +113,7 @@ class ListLedger:
                 "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
                 (
                     spec.job,
-                    Kind.COMPARISON,
+                    kind,
                     prefix,
                     spec_text(spec),
                     State.LISTING,
@@ -121,11 +130,13 @@ class ListLedger:
             self._forget(connection, prefix, told=0)
 
     def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int) -> None:
-        where = "prefix = ? AND kind = ? AND NOT forgotten"
-        connection.execute(f"DELETE FROM failure WHERE job IN (SELECT name FROM job WHERE {where})", (prefix, Kind.COMPARISON))
+        where = "prefix = ? AND kind <> ? AND NOT forgotten"
+        connection.execute(f"DELETE FROM failure WHERE job IN (SELECT name FROM job WHERE {where})", (prefix, Kind.URLS))
+        # What has no manifest has nothing to be cleared away.
+        clear = f"CASE WHEN kind = '{Kind.LEFT_BEHIND}' AND state = '{State.READY}' THEN '{State.OVER}' ELSE '{State.MOVING}' END"
         connection.execute(
-            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, ?) WHERE {where}",
-            (told, State.OVER, State.MOVING, prefix, Kind.COMPARISON),
+            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, {clear}) WHERE {where}",
+            (told, State.OVER, prefix, Kind.URLS),
         )
 
     def ready(self, job: str, manifest: str) -> None:
@@ -141,7 +152,30 @@ class ListLedger:
                 [(job, row["key"], row["size"], row["etag"], *hints.cause(row["key"])) for row in rows],
             )
             connection.execute("DELETE FROM object WHERE job = ?", (job,))
-            connection.execute("UPDATE job SET state = ?, manifest = ? WHERE name = ?", (State.READY, manifest, job))
+            connection.execute(
+                "UPDATE job SET state = ?, manifest = ?, failed = failed + ?, failed_bytes = failed_bytes + ? WHERE name = ?",
+                (State.READY, manifest, len(rows), sum(row["size"] for row in rows), job),
+            )
+
+    def sort_out(self, job: str, bad: Sequence[KeyVerdict], gone: Sequence[str]) -> None:
+        """Of what a comparison missed: objects that have a verdict of their own, and keys that are not missed any more."""
+        missed = [one.key for one in bad] + list(gone)
+        changed: Counter[str] = Counter()
+        with self._write() as connection:
+            for key in missed:
+                row = connection.execute("DELETE FROM object WHERE job = ? AND url = ? RETURNING size", (job, key)).fetchone()
+                if row is not None:
+                    _count(changed, -row["size"], "todo", by=-1)
+            self._fail(connection, job, bad)
+            for one in bad:
+                _count(changed, one.size, "failed")
+            self._add(connection, job, changed)
+
+    def comparing(self) -> tuple[int, int]:
+        """(comparisons after successful transfers that are not told yet, keys that they have listed)."""
+        sums = "count(*) AS number, coalesce(sum(listed), 0) AS keys"
+        row = self._read(f"SELECT {sums} FROM job WHERE kind = ? AND told = 0 AND NOT forgotten", (Kind.LEFT_BEHIND,))[0]
+        return row["number"], row["keys"]
 
     def use(self, comparison: str, by: str) -> str:
         """The manifest of a comparison, for the transfer job that is to move just that; empty where there is none."""
@@ -174,7 +208,7 @@ class ListLedger:
         return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told = 0 LIMIT 1", (State.OVER, State.READY)))
 
     def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
-        return [_job(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
+        return [job_of(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
 
     def enter(self, job: str, state: State, *, was: State, code: str = "", message: str = "") -> None:
         """Go on with the next state, if the job is still in the one that it was; an error that is there already stays."""
@@ -245,8 +279,8 @@ class ListLedger:
                 connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
             connection.execute(f"UPDATE job SET base = ?, {sums} WHERE name = ?", (base, job))
 
-    def found(self, job: str, rows: Sequence[Row], verdicts: Sequence[KeyVerdict]) -> None:
-        """Objects of the listing: to be transferred, or with a verdict at once."""
+    def found(self, job: str, rows: Sequence[Row], verdicts: Sequence[KeyVerdict], nameless: Sequence[KeyVerdict] = ()) -> None:
+        """Objects of the listing: to be transferred, or with a verdict at once; `nameless` ones are counted and not kept."""
         added: Counter[str] = Counter()
         with self._write() as connection:
             for row in rows:
@@ -257,11 +291,14 @@ class ListLedger:
                     _count(added, one.size, "failed")
                     _count(added, -one.size, "todo", by=-1)
             self._fail(connection, job, [one for one in verdicts if one.verdict not in GOOD])
-            for verdict in verdicts:
+            for verdict in (*verdicts, *nameless):
                 _count(added, verdict.size, "listed", "skipped" if verdict.verdict in GOOD else "failed")
-            sums = ", ".join(f"{name} = {name} + :{name}" for name in added)
-            if sums:
-                connection.execute(f"UPDATE job SET {sums} WHERE name = :job", {**added, "job": job})
+            self._add(connection, job, added)
+
+    def _add(self, connection: sqlite3.Connection, job: str, counts: Counter[str]) -> None:
+        sums = ", ".join(f"{name} = {name} + :{name}" for name in counts)
+        if sums:
+            connection.execute(f"UPDATE job SET {sums} WHERE name = :job", {**counts, "job": job})
 
     def _clash(self, connection: sqlite3.Connection, job: str, row: Row) -> list[KeyVerdict]:
         """Add a row; or say of which keys the CDN has one and the same path: neither is transferred."""
@@ -295,13 +332,13 @@ class ListLedger:
 
     def canary_of(self, job: str) -> Row | None:
         """An object whose name tells most: one that has to be percent-encoded, not empty, small. None: there is nothing to do."""
-        statement = f"{_ROW} AND job = ? ORDER BY instr(url, '%') = 0, size = 0, size, url LIMIT 1"
-        return next((_row(one) for one in self._read(statement, (job,))), None)
+        statement = f"{ROW} AND job = ? ORDER BY instr(url, '%') = 0, size = 0, size, url LIMIT 1"
+        return next((row_of(one) for one in self._read(statement, (job,))), None)
 
     def rows(self, job: str, after: str = "") -> Iterator[Row]:
         """All objects that are to be transferred, in the order of their URLs."""
-        while found := self._read(f"{_ROW} AND job = ? AND url > ? ORDER BY url LIMIT {ROWS_AT_ONCE}", (job, after)):
-            yield from map(_row, found)
+        while found := self._read(f"{ROW} AND job = ? AND url > ? ORDER BY url LIMIT {ROWS_AT_ONCE}", (job, after)):
+            yield from map(row_of, found)
             after = found[-1]["url"]
 
     def add_part(self, job: str, number: int, rows: Sequence[str], size: int, location: str) -> None:
@@ -316,7 +353,7 @@ class ListLedger:
     # The transfer of its parts
 
     def parts(self, job: str) -> list[Part]:
-        return [_part(row) for row in self._read("SELECT * FROM part WHERE job = ? ORDER BY number", (job,))]
+        return [part_of(row) for row in self._read("SELECT * FROM part WHERE job = ? ORDER BY number", (job,))]
 
     def started(self, part: Part, operation: str) -> None:
         self._change(part, state="started", operation=operation, paused=0, missing=0, missing_since=None)
@@ -351,7 +388,7 @@ class ListLedger:
 
     def row(self, job: str, url: str) -> Row | None:
         """The object of a URL, while it is to be transferred."""
-        return next((_row(one) for one in self._read(f"{_ROW} AND job = ? AND url IN (?, ?)", (job, url, f"{url}?"))), None)
+        return next((row_of(one) for one in self._read(f"{ROW} AND job = ? AND url IN (?, ?)", (job, url, f"{url}?"))), None)
 
     def settle(self, job: str, moved: Sequence[Moved], bad: Sequence[tuple[Row, KeyVerdict]]) -> None:
         """Objects that are under their own names, and objects that will not be."""
@@ -369,10 +406,8 @@ class ListLedger:
     # Telling
 
     def untold(self) -> list[Job]:
-        """Jobs whose failed objects the store does not know yet: lists that are over, comparisons that are ready or forgotten."""
-        return self._jobs(
-            "told = 0 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
-        )
+        """Jobs of which the store does not know yet: what is over, comparisons that are ready or forgotten."""
+        return self._jobs("told = 0 AND (state IN (?, ?) OR forgotten)", (State.OVER, State.READY))
 
     def told(self, job: str) -> None:
         with self._write() as connection:
@@ -406,56 +441,3 @@ def _count(added: Counter[str], size: int, *names: str, by: int = 1) -> None:
     for name in names:
         added[name] += by
         added[f"{name}_bytes"] += size
-
-
-_ROW = f"SELECT url, key, size, etag, modified, generation FROM object WHERE part IS NOT {CLASHING}"
-
-
-def _row(row: sqlite3.Row) -> Row:
-    return Row(*row)
-
-
-def _job(row: sqlite3.Row) -> Job:
-    task = decoded_task(row["spec"].encode())
-    assert isinstance(task, ListTask)
-    return Job(
-        name=row["name"],
-        kind=Kind(row["kind"]),
-        prefix=row["prefix"],
-        spec=task.spec,
-        manifest=row["manifest"],
-        project=row["project"],
-        operation=row["operation"],
-        full_metadata=bool(row["full_metadata"]),
-        state=State(row["state"]),
-        paused=bool(row["paused"]),
-        cancelled=bool(row["cancelled"]),
-        began_at=datetime.fromisoformat(row["began_at"]),
-        ended_at=None if row["ended_at"] is None else datetime.fromisoformat(row["ended_at"]),
-        base=row["base"],
-        naming=Naming(row["naming"]) if row["naming"] else None,
-        error_code=row["error_code"],
-        error_message=row["error_message"],
-        objects={one: row[one] for one in COUNTS},
-        bytes={one: row[f"{one}_bytes"] for one in COUNTS},
-        verified={"md5": row["by_md5"], "size": row["by_size"]},
-    )
-
-
-def _part(row: sqlite3.Row) -> Part:
-    return Part(
-        job=row["job"],
-        number=row["number"],
-        rows=row["rows"],
-        bytes=row["bytes"],
-        location=row["location"],
-        operation=row["operation"],
-        state=row["state"],
-        paused=bool(row["paused"]),
-        resumable=bool(row["resumable"]),
-        copied=row["copied"],
-        copied_bytes=row["copied_bytes"],
-        missing=row["missing"],
-        missing_since=None if row["missing_since"] is None else datetime.fromisoformat(row["missing_since"]),
-        errors=tuple((code, count, details) for code, count, details in json.loads(row["errors"])),
-    )

@@ -20,7 +20,7 @@ from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.ramp import WAIT_MAX
-from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.bigquery_client import ONCE, Parameter, Warehouse
@@ -139,6 +139,10 @@ class BigQueryStore:
             )
             for row in rows
         )
+
+    def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
+        rows = self._warehouse.read(self._say.left_behind, {"number": Parameter("INT64", limit)})
+        return tuple(LeftBehind(prefix=Prefix(row["prefix"]), objects=row["number"], bytes=row["bytes"]) for row in rows)
 
     def totals(self) -> Counters:
         (row,) = self._warehouse.read(self._say.totals)

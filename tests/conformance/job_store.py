@@ -208,6 +208,17 @@ def test_the_failed_objects_of_a_prefix_are_those_of_its_last_attempt(store: Job
     assert len(store.failures(None, 10)) == 1
 
 
+def test_what_done_prefixes_left_behind_is_told_by_prefix(store: JobStore) -> None:
+    load(store, "a/", "b/", "c/", "d/")
+    for text in ("a/", "b/", "d/"):
+        run(store, text, status=JobStatus.DONE)
+    for prefix, number in (("a/", 1), ("b/", 3), ("c/", 2)):
+        store.put_failures(Prefix(prefix), [failed(prefix, f"{prefix}{index}") for index in range(number)], NOW)
+    told = [(one.prefix, one.objects, one.bytes) for one in store.left_behind(10)]
+    assert told == [("b/", 3, 15), ("a/", 1, 5)], "c/ is not done, d/ has all of its objects"
+    assert [one.prefix for one in store.left_behind(1)] == ["b/"]
+
+
 def known(prefix: str, key: str, verdict: str = "done") -> KnownObject:
     return KnownObject(
         prefix=Prefix(prefix),
