@@ -13,8 +13,9 @@ from cdn_worker.copying.steps import Tries, patient
 from cdn_worker.domain import archive
 from cdn_worker.domain.pages import Listed
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
-from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Row, failed
+from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Row
 from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.lists.proofs import failed
 from cdn_worker.planning import Planned, Walk
 from cdn_worker.sources.s3 import S3Source
 

@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 from cdn_worker.codec import encoded
 from cdn_worker.contract import JobSpec, ListTask
-from cdn_worker.copying.steps import Task
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.url_list import STAGE, Naming
-from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
 CANCELLED = "CANCELLED"
 NAMES_MAX = 10_000
@@ -168,8 +166,3 @@ def stage_of(job: str) -> str:
 def spec_text(spec: JobSpec) -> str:
     """A spec as it is recorded: the same text for the same spec."""
     return encoded(ListTask(spec=spec)).decode()
-
-
-def failed(of: Task | Row, error: str, details: str, verdict: Verdict = Verdict.FAILED) -> KeyVerdict:
-    """The verdict of an object that comes to nothing here."""
-    return KeyVerdict(key=of.key, size=of.size, etag=of.etag, verdict=verdict, error=error, details=details, tries=0)

@@ -37,9 +37,9 @@ from cdn_worker.domain.url_list import (
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
 from cdn_worker.lists.comparison import ArchiveCheck, Comparison
-from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Moved, Row, State, failed
+from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
-from cdn_worker.lists.proofs import misnamed, proved, unfit
+from cdn_worker.lists.proofs import failed, misnamed, proved, unfit
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cdn_worker.copying.steps import Task
 from cdn_worker.domain.integrity import Stored, Verified, etag_of
 from cdn_worker.domain.url_list import Naming, landing, landing_fault
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.lists.jobs import Row
 
 
@@ -44,3 +45,8 @@ def proved(stored: Stored, row: Row) -> Verified | None:
     if md5 is not None and stored.md5 is not None:
         return Verified.MD5 if md5 == stored.md5 else None
     return Verified.SIZE
+
+
+def failed(of: Task | Row, error: str, details: str, verdict: Verdict = Verdict.FAILED) -> KeyVerdict:
+    """The verdict of an object that comes to nothing here."""
+    return KeyVerdict(key=of.key, size=of.size, etag=of.etag, verdict=verdict, error=error, details=details, tries=0)
