@@ -21,7 +21,8 @@ from moto.s3.responses import S3Response
 from werkzeug.wrappers import Response as WsgiResponse
 
 from tools.emulators.ledger import Ledger
-from tools.emulators.s3_archive import Archive, Failure, error_xml
+from tools.emulators.s3_archive import Archive
+from tools.emulators.s3_errors import Failure, error_xml
 from tools.emulators.s3_metadata import encode_mail_safe
 from tools.emulators.sigv4 import Keys, scope_of, signature
 from tools.emulators.web import Environ, StartResponse, lost_answer, pause_for
@@ -175,10 +176,10 @@ def _method(verb: str, bucket: str, key: str, query: str) -> str:
 
 
 def _error(environ: Environ, start_response: StartResponse, status: int, code: str, message: str) -> list[bytes]:
-    return _failed(environ, start_response, Failure(status, code, message, {}))
+    return _failed(environ, start_response, Failure(status, code, message))
 
 
 def _failed(environ: Environ, start_response: StartResponse, failure: Failure) -> list[bytes]:
-    body = error_xml(failure.code, failure.message, failure.elements)
+    body = error_xml(failure)
     start_response(f"{failure.status} Error", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
