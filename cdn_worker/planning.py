@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cdn_worker.copying.steps import Command, Ended, Outcome, Resume, Task, Tries, Wait, patient
 from cdn_worker.domain.http import Answer, Request
-from cdn_worker.domain.integrity import Stored, alike
+from cdn_worker.domain.integrity import Stored, alike, doubtful
 from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
 from cdn_worker.domain.pages import ARCHIVED, Filter, Listed
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
@@ -27,6 +27,8 @@ HALVINGS = 6
 HOLD_S = 0.02
 
 Planned = Task | KeyVerdict
+Beside = tuple[Listed, Stored | None]
+"""A listed object, and what has its name at the sink."""
 Walk = Generator[Command, Outcome, None]
 
 
@@ -220,8 +222,11 @@ class Planner:
             return
         yield from there.up_to(wanted, keys)
         shared = {one.key: one.why for one in same_path([one.key for one in wanted], ground.mapping)}
+        beside = list(there.beside(wanted))
+        if any(stored is not None and doubtful(stored, size=one.size, etag=one.etag) for one, stored in beside):
+            beside = yield from self._looked_into(beside)
         planned: list[Planned] = []
-        for listed, stored in there.beside(wanted):
+        for listed, stored in beside:
             if listed.key in shared:
                 planned.append(_verdict(listed, Verdict.UNMAPPABLE, "same_path", shared[listed.key]))
             else:
@@ -229,6 +234,34 @@ class Planner:
             self.bytes_listed += listed.size
         self.listed += len(wanted)
         self._deliver(planned)
+
+    def _looked_into(self, beside: Sequence[Beside]) -> Generator[Command, Outcome, list[Beside]]:
+        """The same, with the hashes of those of which the sink's listing tells too little: each is asked for, many at once."""
+        found = list(beside)
+        running = [0]
+        trouble: list[Ended] = []
+
+        def done(_nothing: None) -> None:
+            running[0] -= 1
+
+        def look(index: int, name: str, listed: Listed) -> Walk:
+            ground = self._ground
+            try:
+                answer = yield from _patient(partial(ground.sink.stat, name), ground, ground.sink.refusal, absent=True)
+            except Ended as end:
+                trouble.append(end)
+                return
+            found[index] = (listed, ground.sink.stored(answer) if answer.status == 200 else None)
+
+        for index, (listed, stored) in enumerate(beside):
+            if stored is not None and doubtful(stored, size=listed.size, etag=listed.etag):
+                running[0] += 1
+                self._player.play(look(index, self._ground.mapping.sink_name(listed.key), listed), done)
+        while running[0]:
+            yield Wait(HOLD_S, exact=True)
+        if trouble:
+            raise trouble[0]
+        return found
 
     def _cut(self, rest: KeyRange, patience: int) -> Generator[Command, Outcome, KeyRange]:
         """Give the upper part of what is left to another walk, if there are keys; returns what stays with this one."""
@@ -299,7 +332,7 @@ class _SinkCursor:
                 self._objects += beyond  # how far the listing is
             self._token, self._ended = page.token or "", page.token is None
 
-    def beside(self, wanted: Iterable[Listed]) -> Iterator[tuple[Listed, Stored | None]]:
+    def beside(self, wanted: Iterable[Listed]) -> Iterator[Beside]:
         """Each listed object with the one that has its name at the sink."""
         objects, index = self._objects, 0
         mapping = self._ground.mapping

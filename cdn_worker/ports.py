@@ -109,7 +109,10 @@ class Sink(Protocol):
     def persisted(self, answer: Answer) -> int: ...
 
     def stored(self, answer: Answer) -> Stored | None:
-        """What an answer to `put`, `send`, `progress` or `stat` says is stored; None when it says nothing of it."""
+        """What an answer to `put`, `send`, `progress` or `stat` says is stored.
+
+        None when it does not say generation, size and crc32c: whoever wrote asks by `stat` then, and does not write again.
+        """
         ...
 
     def stat(self, name: str) -> Request: ...

@@ -355,9 +355,14 @@ class Lister:
             bad.append((row, _failed(row, "sink", end.details)))
 
     def _given_its_name(self, one: SinkObject, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
-        verified = _proved(one.stored, row)
+        stored = one.stored
+        if not stored.crc32c and etag_of(row.etag).md5 is not None:
+            # The listing of what a KMS key encrypts tells no hashes; a get does.
+            answer = yield from self._asked(lambda: self._sink.stat(one.name), (404,))
+            stored = (self._sink.stored(answer) if answer.status == 200 else None) or stored
+        verified = _proved(stored, row)
         if verified is None:
-            told = f"the service brought other bytes ({one.stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
+            told = f"the service brought other bytes ({stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
             bad.append((row, _failed(row, "mismatch", told)))
             return
         attributes = yield from self._attributes(row)

@@ -17,13 +17,14 @@ from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import DEADLINE_S, Answer, Host, Request
 from cdn_worker.domain.integrity import Stored, goog_hashes
 from cdn_worker.domain.keys import encoded
-from cdn_worker.domain.metadata import SOURCE_ETAG, Attributes
+from cdn_worker.domain.metadata import SOURCE_ETAG, SOURCE_MODIFIED, Attributes
 from cdn_worker.ports import Access, SinkObject, SinkPage
 
 CALL_S = 60.0
 PAGE_BYTES_MAX = 64 << 20
 JSON = "content-type: application/json; charset=UTF-8"
 FIELDS = "name,size,generation,crc32c,md5Hash,metadata"
+"""What is asked of an object. A listing leaves the hashes out of one that a KMS key encrypts; a get tells them."""
 _DOTS = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 _JSON_CONTENT = {
     "content-type": "contentType",
@@ -106,7 +107,8 @@ class GcsSink:
     def stored(self, answer: Answer) -> Stored | None:
         headers = answer.headers
         try:
-            if "x-goog-generation" in headers:
+            # A session's last answer is a resource, whatever its headers tell besides; that to a PUT is empty.
+            if "x-goog-generation" in headers and not headers.get("content-type", "").startswith("application/json"):
                 hashes = goog_hashes(headers["x-goog-hash"])
                 return Stored(
                     generation=int(headers["x-goog-generation"]),
@@ -114,7 +116,8 @@ class GcsSink:
                     crc32c=hashes["crc32c"],
                     md5=hashes.get("md5"),
                 )
-            return _stored(json.loads(answer.body))
+            found = _stored(json.loads(answer.body))
+            return found if found.crc32c else None
         except (KeyError, ValueError, TypeError):
             return None
 
@@ -189,11 +192,12 @@ def _resource(attributes: Attributes) -> dict[str, Any]:
 
 
 def _stored(item: dict[str, Any]) -> Stored:
-    md5 = item.get("md5Hash")
+    crc32c, md5, metadata = item.get("crc32c", ""), item.get("md5Hash"), item.get("metadata", {})
     return Stored(
         generation=int(item["generation"]),
         size=int(item["size"]),
-        crc32c=base64.b64decode(item["crc32c"]),
+        crc32c=base64.b64decode(crc32c),
         md5=None if md5 is None else base64.b64decode(md5),
-        source_etag=item.get("metadata", {}).get(SOURCE_ETAG, ""),
+        source_etag=metadata.get(SOURCE_ETAG, ""),
+        source_modified=metadata.get(SOURCE_MODIFIED, ""),
     )

@@ -100,6 +100,23 @@ def test_objects_end_under_their_own_names_with_what_the_list_lost(stage: Stage,
     assert stage.ledger.calls["cdn", "GET"] == before, "what is there and equal is not listed again"
 
 
+def test_a_bucket_whose_key_encrypts_everything_shows_no_hashes_in_its_listing(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change(
+        {"gcs.buckets": {SINK: {"encryption": {"defaultKmsKeyName": "projects/p/locations/us/keyRings/r/cryptoKeys/k"}}}}
+    )
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--url-list-rows", "4")
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS, "and nothing else is left in the bucket"
+    results = json.loads(lists.shell.run("history", "a/", "--json").out)[-1]["operation_results"]
+    assert results["verified"] == {"md5": len(OBJECTS), "size": 0}, "what the listing does not tell was asked for"
+    assert lists.shell.run("rerun", "a/").code == 0
+    before = stage.ledger.calls["cdn", "GET"]
+    assert lists.run().code == 0
+    assert stage.ledger.calls["cdn", "GET"] == before, "what is there is known by its size and what was recorded with it"
+
+
 @pytest.mark.slow
 def test_kills_at_any_point_leave_no_trace(stage: Stage, tmp_path: Path) -> None:
     objects = {f"{prefix}/{index:02}": f"{prefix} {index}".encode() * 5 for prefix in ("a", "b") for index in range(40)}

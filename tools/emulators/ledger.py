@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
     "gcs.buckets": {},  # bucket -> fields of its resource: location, autoclass, softDeletePolicy, encryption, …
+    "gcs.put_answer_headers": True,  # whether the answer to a PUT tells generation, size and hashes
+    "gcs.session_answer_headers": False,  # whether the last answer of a session tells them in headers, too
     "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
     "apis.disabled": [],  # services, as storagetransfer.googleapis.com
     "iam.denied": [],  # permissions, as bigquery.tables.getData

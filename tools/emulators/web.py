@@ -43,10 +43,13 @@ class Request:
 
 @dataclass
 class Response:
+    """An answer. `repeated`: header lines of names that come more than once, in their order."""
+
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     hang_up: bool = False
+    repeated: list[tuple[str, str]] = field(default_factory=list)
 
 
 Handler = Callable[[Request], Response]
@@ -80,7 +83,7 @@ def application(handle: Handler) -> Callable[[Environ, StartResponse], Iterable[
         headers = dict(response.headers)
         headers.setdefault("Content-Length", str(len(response.body)))
         phrase = PHRASES.get(response.status, "Unknown")
-        safe = [(name, value.encode().decode("latin-1")) for name, value in headers.items()]
+        safe = [(name, value.encode().decode("latin-1")) for name, value in (*headers.items(), *response.repeated)]
         start_response(f"{response.status} {phrase}", safe)
         return [] if request.method == "HEAD" or response.status in (204, 304) else [response.body]
 

@@ -8,12 +8,19 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.parser import BytesParser
 from typing import Any
 from urllib.parse import unquote
 
-from tools.emulators.gcs.json_resources import AGENT_BINDINGS, attributes_of, bucket_resource, policy, resource
+from tools.emulators.gcs.json_resources import (
+    AGENT_BINDINGS,
+    attributes_of,
+    bucket_resource,
+    policy,
+    resource,
+    without_hashes,
+)
 from tools.emulators.gcs.objects import (
     COMPOSE_MAX,
     LIST_MAX,
@@ -25,6 +32,7 @@ from tools.emulators.gcs.objects import (
     Refused,
     StoredObject,
 )
+from tools.emulators.ledger import DEFAULTS
 from tools.emulators.web import Request, Response
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -52,7 +60,7 @@ class JsonApi:
         self._store = store
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
-        self.settings: Callable[[str], Any] = lambda _name: {}
+        self.settings: Callable[[str], Any] = lambda name: DEFAULTS[name]
         self.permits: Callable[[str], bool] = lambda _permission: True
         self.url = ""  # where clients reach this server: links in answers lead there
 
@@ -155,7 +163,7 @@ class JsonApi:
         page = self._store.list(bucket, wanted)
         out: dict[str, Any] = {"kind": "storage#objects"}
         if page.objects:
-            out["items"] = [self._resource(found) for found in page.objects]
+            out["items"] = [without_hashes(self._resource(found)) for found in page.objects]
         if page.prefixes:
             out["prefixes"] = list(page.prefixes)
         if page.next_token:
@@ -222,13 +230,13 @@ class JsonApi:
             return self._continue(request, request.query["upload_id"])
         kind = request.query.get("uploadType")
         if kind == "media":
-            attributes = Attributes(content_type=request.headers.get("content-type"))
+            attributes = replace(_keyed(request), content_type=request.headers.get("content-type"))
             name, said = request.query.get("name", ""), goog_hash(request.headers)
             return self._store_upload(request, bucket, name, attributes, said, request.body)
         if kind == "multipart":
             body, data = _multipart(request)
             name = request.query.get("name") or body.get("name", "")
-            return self._store_upload(request, bucket, name, attributes_of(body, Attributes()), _hashes(body), data)
+            return self._store_upload(request, bucket, name, attributes_of(body, _keyed(request)), _hashes(body), data)
         if kind == "resumable":
             return self._begin(request, bucket)
         raise Refused(400, "invalid", f"Unknown uploadType {kind!r}")
@@ -245,7 +253,7 @@ class JsonApi:
         session = Session(
             bucket=bucket,
             name=request.query.get("name") or body.get("name", ""),
-            attributes=attributes_of(body | ({"contentType": kind} if kind else {}), Attributes()),
+            attributes=attributes_of(body | ({"contentType": kind} if kind else {}), _keyed(request)),
             conditions=conditions_of(request.query),
             said=_hashes(body),
         )
@@ -264,8 +272,19 @@ class JsonApi:
                 del self._sessions[key]
                 return Response(499)
             if session.done is not None:
-                return _json(self._resource(session.done))
+                return self._finished(session.done)
             return self._receive(request, session)
+
+    def _finished(self, stored: StoredObject) -> Response:
+        answer = _json(self._resource(stored))
+        if self.settings("gcs.session_answer_headers"):
+            answer.headers |= {
+                "x-goog-generation": str(stored.generation),
+                "x-goog-metageneration": str(stored.metageneration),
+                "x-goog-stored-content-length": str(stored.size),
+            }
+            answer.repeated += hash_lines(stored)
+        return answer
 
     def _receive(self, request: Request, session: Session) -> Response:
         said = _CONTENT_RANGE.fullmatch(request.headers.get("content-range", "bytes */*"))
@@ -292,7 +311,7 @@ class JsonApi:
             session.bucket, session.name, bytes(session.received), session.attributes, session.conditions, session.said
         )
         session.received.clear()
-        return _json(self._resource(session.done))
+        return self._finished(session.done)
 
 
 def conditions_of(query: Mapping[str, str], stem: str = "if") -> Conditions:
@@ -325,16 +344,20 @@ def goog_hash(headers: Mapping[str, str]) -> Hashes:
     return Hashes(crc32c=said.get("crc32c"), md5=said.get("md5") or headers.get("content-md5"))
 
 
+def hash_lines(stored: StoredObject) -> list[tuple[str, str]]:
+    """One `x-goog-hash` line for each hash, as the service sends them (observed: traces of storage.googleapis.com)."""
+    lines = [("x-goog-hash", f"crc32c={stored.crc32c}")]
+    return lines + ([("x-goog-hash", f"md5={stored.md5}")] if stored.md5 else [])
+
+
 def media(request: Request, found: StoredObject) -> Response:
     """The bytes of an object, whole or by Range, with the hashes of the whole in `x-goog-hash`."""
     data = found.read()
     chosen = found.attributes
-    hashes = f"crc32c={found.crc32c}" + (f",md5={found.md5}" if found.md5 else "")
     headers = {
         "Content-Type": chosen.content_type or "application/octet-stream",
         "x-goog-generation": str(found.generation),
         "x-goog-metageneration": str(found.metageneration),
-        "x-goog-hash": hashes,
         "x-goog-stored-content-length": str(found.size),
         "x-goog-stored-content-encoding": chosen.content_encoding or "identity",
         "x-goog-storage-class": chosen.storage_class,
@@ -353,13 +376,13 @@ def media(request: Request, found: StoredObject) -> Response:
     headers |= {f"x-goog-meta-{name}": value for name, value in chosen.metadata.items()}
     wanted = _RANGE.fullmatch(request.headers.get("range", ""))
     if wanted is None or not (wanted[1] or wanted[2]):
-        return Response(200, data, headers)
+        return Response(200, data, headers, repeated=hash_lines(found))
     first = int(wanted[1]) if wanted[1] else max(0, found.size - int(wanted[2]))
     last = min(found.size - 1, int(wanted[2])) if wanted[1] and wanted[2] else found.size - 1
     if first >= found.size or first > last:
         raise Refused(416, "requestedRangeNotSatisfiable", "Request range not satisfiable", "InvalidRange")
     headers["Content-Range"] = f"bytes {first}-{last}/{found.size}"
-    return Response(206, data[first : last + 1], headers)
+    return Response(206, data[first : last + 1], headers, repeated=hash_lines(found))
 
 
 def refusal(refused: Refused) -> Response:
@@ -417,6 +440,11 @@ def _hashes(body: Mapping[str, Any]) -> Hashes:
 def _generation(request: Request) -> int | None:
     text = request.query.get("generation")
     return None if text is None else int(text)
+
+
+def _keyed(request: Request) -> Attributes:
+    """What an upload's query says of its attributes: the key that encrypts it."""
+    return Attributes(kms_key=request.query.get("kmsKeyName") or None)
 
 
 def _untoken(token: str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +80,7 @@ class Attributes:
     cache_control: str | None = None
     storage_class: str = "STANDARD"
     custom_time: str | None = None
+    kms_key: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -167,6 +168,7 @@ class ObjectStore:
         self._lock = threading.RLock()
         self._buckets: dict[str, Bucket] = {}
         self._generations = itertools.count(1_700_000_000_000_000)
+        self.default_key: Callable[[str], str | None] = lambda _bucket: None
 
     def reset(self) -> None:
         with self._lock:
@@ -214,6 +216,8 @@ class ObjectStore:
     ) -> StoredObject:
         """Store bytes as a new generation, once hashes and preconditions hold."""
         check_name(name)
+        if attributes.kms_key is None:
+            attributes = replace(attributes, kms_key=self.default_key(bucket))
         crc32c, md5 = crc32c_of(data), md5_of(data)
         for kind, given, actual in (("CRC32C", said.crc32c, crc32c), ("MD5", said.md5, md5)):
             if given is not None and given != actual:

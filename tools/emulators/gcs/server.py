@@ -36,10 +36,16 @@ class Gcs:
         self._ledger = ledger
         self._json, self._xml = JsonApi(store), XmlApi(store)
         self._json.settings, self._json.permits = ledger.setting, ledger.grants
+        self._xml.settings = ledger.setting
+        store.default_key = self._default_key
 
     def at(self, url: str) -> None:
         """Be told where clients reach this server."""
         self._json.url = url
+
+    def _default_key(self, bucket: str) -> str | None:
+        encryption = self._ledger.setting("gcs.buckets").get(bucket, {}).get("encryption", {})
+        return encryption.get("defaultKmsKeyName") or None
 
     def handle(self, request: Request) -> Response:
         is_json = request.path.startswith(("/storage/v1/", "/upload/storage/v1/", "/download/storage/v1/"))

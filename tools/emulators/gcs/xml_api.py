@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from tools.emulators.gcs.json_api import goog_hash, media
+from tools.emulators.gcs.json_api import goog_hash, hash_lines, media
 from tools.emulators.gcs.json_resources import rfc3339
 from tools.emulators.gcs.objects import (
     LIST_MAX,
@@ -24,6 +25,7 @@ from tools.emulators.gcs.objects import (
     crc32c_of,
     md5_of,
 )
+from tools.emulators.ledger import DEFAULTS
 from tools.emulators.web import Request, Response
 
 PART_BYTES_MIN = 5 * 1024 * 1024
@@ -49,6 +51,7 @@ class XmlApi:
         self._store = store
         self._uploads: dict[str, Upload] = {}
         self._lock = threading.Lock()
+        self.settings: Callable[[str], Any] = lambda name: DEFAULTS[name]
 
     def name(self, request: Request) -> str:
         """A name for counts and faults."""
@@ -104,7 +107,12 @@ class XmlApi:
         stored = self._store.put(
             bucket, key, request.body, _attributes(request.headers), _conditions(request), goog_hash(request.headers)
         )
-        return Response(200, headers=_answer(stored))
+        # Empty, and called text/html all the same (observed: answers of "server: UploadServer").
+        answer = Response(200, headers={"Content-Type": "text/html; charset=UTF-8"})
+        if self.settings("gcs.put_answer_headers"):
+            answer.headers |= _answer(stored)
+            answer.repeated += hash_lines(stored)
+        return answer
 
     def _list(self, request: Request, bucket: str) -> Response:
         query = request.query
@@ -174,6 +182,7 @@ class XmlApi:
         body = f"<Bucket>{escape(stored.bucket)}</Bucket><Key>{escape(stored.name)}</Key><ETag>&quot;{stored.etag}&quot;</ETag>"
         answer = _xml(f"<CompleteMultipartUploadResult>{body}</CompleteMultipartUploadResult>")
         answer.headers |= _answer(stored)
+        answer.repeated += hash_lines(stored)
         return answer
 
 
@@ -196,6 +205,7 @@ def _attributes(headers: Mapping[str, str]) -> Attributes:
         content_language=headers.get("content-language"),
         cache_control=headers.get("cache-control"),
         storage_class=headers.get("x-goog-storage-class", "STANDARD"),
+        kms_key=headers.get("x-goog-encryption-kms-key-name"),
         metadata={name.removeprefix(META): value for name, value in headers.items() if name.startswith(META)},
     )
 
@@ -233,11 +243,9 @@ def _no_upload() -> Refused:
 
 
 def _answer(stored: StoredObject) -> dict[str, str]:
-    hashes = f"crc32c={stored.crc32c}" + (f",md5={stored.md5}" if stored.md5 else "")
     return {
         "x-goog-generation": str(stored.generation),
         "x-goog-metageneration": str(stored.metageneration),
-        "x-goog-hash": hashes,
         "x-goog-stored-content-length": str(stored.size),
         "ETag": f'"{stored.etag}"',
     }

@@ -217,7 +217,7 @@ class GcsSink:
         status, headers, _ = self._ask("HEAD", name, b"", {})
         if status != 200:
             return None
-        hashes = dict(part.split("=", 1) for part in headers.get("x-goog-hash", "").split(",") if part)
+        hashes = dict(part.strip().split("=", 1) for part in headers.get("x-goog-hash", "").split(",") if part)
         return AtSink(int(headers["content-length"]), hashes.get("md5"), headers.get(f"x-goog-meta-{SOURCE_ETAG}"))
 
     def put(self, name: str, fetched: Fetched, storage_class: str | None) -> None:
@@ -241,7 +241,8 @@ class GcsSink:
                 connection.request(verb, path, body or None, coded | {"Content-Length": str(len(body)).encode()})
                 answer = connection.getresponse()
                 data = answer.read()
-                return answer.status, {key.lower(): value for key, value in answer.getheaders()}, data
+                told = {key.lower(): ", ".join(answer.headers.get_all(key, ())) for key in answer.headers}
+                return answer.status, told, data
             except (http.client.HTTPException, OSError) as error:
                 self.close()
                 if last:
