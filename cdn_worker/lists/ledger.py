@@ -293,10 +293,16 @@ class ListLedger:
             [(job, one.key, one.size, one.etag, one.verdict.value, one.error, one.details[:4000]) for one in bad],
         )
 
-    def canary_of(self, job: str) -> Row | None:
-        """An object whose name tells most: one that has to be percent-encoded, not empty, small. None: there is nothing to do."""
-        statement = f"{_ROW} AND job = ? ORDER BY instr(url, '%') = 0, size = 0, size, url LIMIT 1"
-        return next((_row(one) for one in self._read(statement, (job,))), None)
+    def canaries(self, job: str) -> list[Row]:
+        """The objects that are sent ahead of all others, in the order of their URLs; empty when there is nothing to do.
+
+        One whose name tells most: it has to be percent-encoded, is not empty, and small. And one whose row will have no MD5,
+        where there is such an object: nobody could verify that the service takes such rows.
+        """
+        best = "instr(url, '%') = 0, size = 0, size, url"
+        named = self._read(f"{_ROW} AND job = ? ORDER BY {best} LIMIT 1", (job,))
+        plain = self._read(f"{_ROW} AND job = ? AND NOT ({_IS_MD5}) ORDER BY {best} LIMIT 1", (job,))
+        return sorted({_row(one) for one in (*named, *plain)}, key=lambda row: row.url.encode())
 
     def rows(self, job: str, after: str = "") -> Iterator[Row]:
         """All objects that are to be transferred, in the order of their URLs."""
@@ -408,6 +414,7 @@ def _count(added: Counter[str], size: int, *names: str, by: int = 1) -> None:
         added[f"{name}_bytes"] += size
 
 
+_IS_MD5 = "length(etag) = 32 AND etag NOT GLOB '*[^0-9a-f]*'"
 _ROW = f"SELECT url, key, size, etag, modified, generation FROM object WHERE part IS NOT {CLASHING}"
 
 

@@ -33,7 +33,7 @@ from cdn_worker.domain.url_list import (
     host_fault,
     landing,
     landing_fault,
-    naming_of,
+    naming_by,
     url_of,
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
@@ -238,17 +238,18 @@ class Lister:
         self._ledger.found(self.job.name, rows, verdicts)
 
     def _written(self) -> Walk:
-        """The lists, as objects in the destination bucket: first one of a single object, the canary."""
+        """The lists, as objects in the destination bucket: first one of an object or two, the canaries."""
         name = self.job.name
-        canary = self._ledger.canary_of(name)
-        if canary is None:
+        canaries = self._ledger.canaries(name)
+        if not canaries:
             self._ledger.enter(name, State.MOVING, was=State.LISTING)  # there is nothing to transfer; an end all the same
             return
-        yield from self._write_list(0, [canary])
+        yield from self._write_list(0, canaries)
+        ahead = {row.url for row in canaries}
         number, some = 1, self._new_list()
         urls: list[str] = []
         for row in self._ledger.rows(name):
-            if row.url == canary.url:
+            if row.url in ahead:
                 continue
             if not some.add(row.url, row.size, row.etag):
                 yield from self._upload(number, some, urls)
@@ -298,16 +299,15 @@ class Lister:
     # The canary
 
     def _looked(self) -> Walk:
-        """What name did the service give to the canary? It gets its own at once: what cannot be moved is found out here."""
+        """What names did the service give to the canaries? They get their own at once: what cannot be moved is found out here."""
         job, ledger = self.job, self._ledger
         page = self._sink.page_of((yield from self._asked(partial(self._sink.page, prefix=job.landing))))
         if job.naming is None:
-            row = ledger.canary_of(job.name)
-            assert row is not None
+            rows = ledger.canaries(job.name)
             names = [one.name.removeprefix(job.landing) for one in page.objects]
-            naming = naming_of(names[0], row.url) if len(names) == 1 else None
+            naming = naming_by(names, [row.url for row in rows])
             if naming is None:
-                raise Ended("URL_LIST_NAMES", _misnamed(row, names))
+                raise Ended("URL_LIST_NAMES", _misnamed(rows, names))
             ledger.name_by(job.name, naming)
             self.job = job = replace(job, naming=naming)
         yield from self._page_moved(page.objects)
@@ -455,12 +455,13 @@ def _caught(walk: Walk, trouble: list[Ended]) -> Walk:
         trouble.append(end)
 
 
-def _misnamed(row: Row, names: Sequence[str]) -> str:
+def _misnamed(rows: Sequence[Row], names: Sequence[str]) -> str:
     # A name with the query in it holds the signature: it must not stand in a message.
     shown = ", ".join(name.partition("?")[0] + ("?…" if "?" in name else "") for name in names) or "nothing"
+    urls = ", ".join(row.url.removesuffix("?") for row in rows)
+    expected = ", ".join(landing(row.url, Naming.DECODED) for row in rows)
     return (
-        f"the transfer service called the object of {row.url.removesuffix('?')} {shown}, and not "
-        f"{landing(row.url, Naming.DECODED)}: objects cannot be given their own names then. Nothing else was transferred; send "
+        f"the transfer service called the objects of {urls}: {shown}; expected was {expected}: objects cannot be given their own names then. Nothing else was transferred; send "
         "the prefix by route cdn or sts-s3"
     )
 

@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
+    "sts.url_list_md5_required": "",  # rows without an MD5: taken; or "row": those fail; or "list": the operation does
     "s3.verify_signatures": True,
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict

@@ -338,7 +338,8 @@ class TransferService:
             return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name)), sink
         if "http_data_source" in spec:
             naming = functools.partial(self.ledger.setting, "sts.url_list_names")
-            return HttpSource(spec.http_data_source.list_url, self.places.gcs, naming), sink
+            required = functools.partial(self.ledger.setting, "sts.url_list_md5_required")
+            return HttpSource(spec.http_data_source.list_url, self.places.gcs, naming, required), sink
         source = S3Source(self.places.s3, spec.aws_s3_data_source.bucket_name, self._keys(spec.aws_s3_data_source))
         return self._chosen(spec, source), sink
 
