@@ -461,8 +461,8 @@ def _misnamed(rows: Sequence[Row], names: Sequence[str]) -> str:
     urls = ", ".join(row.url.removesuffix("?") for row in rows)
     expected = ", ".join(landing(row.url, Naming.DECODED) for row in rows)
     return (
-        f"the transfer service called the objects of {urls}: {shown}; expected was {expected}: objects cannot be given their own names then. Nothing else was transferred; send "
-        "the prefix by route cdn or sts-s3"
+        f"the transfer service called the objects of {urls}: {shown}; expected was {expected}: objects cannot be given their "
+        "own names then. Nothing else was transferred; send the prefix by route cdn or sts-s3"
     )
 
 
