@@ -72,7 +72,9 @@ class Source(Protocol):
 
 
 class Bucket(Protocol):
-    """What can be listed."""
+    """What can be listed. `where`: the server and the bucket, for an operator."""
+
+    where: str
 
     def page(self, *, prefix: str, after: str = "", token: str = "", keys_max: int = 1000) -> Request: ...
 
@@ -80,7 +82,9 @@ class Bucket(Protocol):
 
 
 class Sink(Protocol):
-    """Where objects are written. `generation` of a write: what must be there, 0 for nothing."""
+    """Where objects are written. `generation` of a write: what must be there, 0 for nothing. `where`: as of a bucket."""
+
+    where: str
 
     def use(self, access: Access) -> None: ...
 

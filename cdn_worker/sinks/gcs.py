@@ -46,6 +46,7 @@ class GcsSink:
             raise BadInput(f"the Cloud Storage endpoint {endpoint!r} is no URL: it is written https://HOST")
         self.bucket = bucket
         self._origin = f"{parts.scheme}://{parts.netloc}"
+        self.where = f"{self._origin}, bucket gs://{bucket}"
         self._put_at = f"{self._origin}/{bucket}/"
         self._storage_class, self._kms_key = storage_class, kms_key
         self._fixed: list[str] = []

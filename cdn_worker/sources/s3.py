@@ -21,6 +21,8 @@ HEAD_S = 30.0
 _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
 SKEW_S = 300
+DIRECTORY_BUCKET = "--x-s3"
+"""How the names of directory buckets end (S3, directory bucket naming rules)."""
 
 
 class S3Source:
@@ -30,9 +32,15 @@ class S3Source:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise BadInput(f"the S3 endpoint {endpoint!r} is no URL: it is written https://HOST")
+        if bucket.endswith(DIRECTORY_BUCKET):
+            raise BadInput(
+                f"s3://{bucket} is a directory bucket (S3 Express One Zone): it lists its keys in no order, so nobody could tell "
+                "whether a copy is whole. Copy it into a general purpose bucket first, and from there"
+            )
         self.bucket, self.region = bucket, region
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.netloc
+        self.where = f"{self._origin}, bucket s3://{bucket}"
         self._now = now
         self._signer: SigV4 | None = None
         self._second, self._stamp = -1, ""
