@@ -18,7 +18,7 @@ from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
 from cdn_worker.domain.ordering import Unordered, refuse_unordered
 from cdn_worker.domain.pages import ARCHIVED, Filter, Listed, Page
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
-from cdn_worker.domain.replace import Replace
+from cdn_worker.domain.replace import REPLACES_IT, Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.ports import Bucket, Sink, SinkObject, Source
 
@@ -90,10 +90,18 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
             verified=verified,
             tries=0,
         )
-    if ground.replace.allows(stored):
+    if ground.replace.allows(stored, ground.source.uri(listed.key)):
         return Task(listed.key, listed.size, listed.etag, listed.modified, stored.generation)
-    told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}; --overwrite replaces it"
+    told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}, {_came_from(stored)}"
     return _verdict(listed, Verdict.FAILED, "exists", told)
+
+
+def _came_from(stored: Stored) -> str:
+    """Whose object it is, as far as anybody recorded that; and what replaces it."""
+    if stored.source_uri:
+        return f"a copy of {stored.source_uri}; {REPLACES_IT}"
+    whose = "brought by a transfer that did not record its source" if stored.source_etag else "which no transfer brought"
+    return f"{whose}; {REPLACES_IT}"
 
 
 def _fault(listed: Listed, mapping: KeyMapping) -> tuple[str, str] | None:

@@ -58,6 +58,10 @@ class Source(Protocol):
         """Sign with this from now on."""
         ...
 
+    def uri(self, key: str) -> str:
+        """What is recorded with a copy of it: bucket and key, percent-encoded, whatever way its bytes come."""
+        ...
+
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         """Read an object, or the bytes first…last of it, only if it still has this ETag."""
         ...

@@ -24,6 +24,7 @@ from cdn_worker.copying.steps import (
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
+from cdn_worker.domain.replace import REPLACES_IT
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
 
@@ -136,7 +137,7 @@ class OneObject:
             return None
         if verified is None:
             told = f"gs object {self.name!r}, generation {stored.generation}, {stored.size:,} bytes, differs"
-            raise Ended("exists", f"{told}; nothing was written: see --overwrite")
+            raise Ended("exists", f"{told}; nothing was written. {REPLACES_IT}")
         if verified is Verified.CRC32C and md5 is not None and stored.md5 == md5:
             verified = Verified.MD5
         ours = ours or (crc is not None and self._wrote(stored))
@@ -151,7 +152,8 @@ class OneObject:
         one was applied all the same, the second is answered 412.
         """
         task = self.task
-        return bool(task.modified) and (stored.source_etag, stored.source_modified) == (task.etag, task.modified)
+        ours = (task.etag, task.modified, self.way.source.uri(task.key))
+        return bool(task.modified) and (stored.source_etag, stored.source_modified, stored.source_uri) == ours
 
     def looked(self) -> Generator[Command, Outcome, KeyVerdict | None]:
         """Before anything is read: the verdict, if the object is there; whoever had this task before may have copied it."""
@@ -191,7 +193,8 @@ class OneObject:
 
     def attributes(self, headers: dict[str, str]) -> Attributes:
         try:
-            return kept(headers, etag=self.task.etag, modified=self.task.modified)
+            uri = self.way.source.uri(self.task.key)
+            return kept(headers, etag=self.task.etag, modified=self.task.modified, uri=uri)
         except MetadataTooLarge as error:
             raise Ended("metadata_too_large", str(error), Verdict.UNMAPPABLE) from error
 

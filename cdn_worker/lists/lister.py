@@ -406,8 +406,9 @@ class Lister:
 
     def _attributes(self, row: Row) -> Generator[Command, Outcome, Attributes | KeyVerdict]:
         """What the service does not carry: where it came from, and (where it is wanted) what S3 knows of it besides its bytes."""
+        uri = self._source.uri(row.key)
         if not self.job.full_metadata:
-            return kept({}, etag=row.etag, modified=row.modified)
+            return kept({}, etag=row.etag, modified=row.modified, uri=uri)
         tries = Tries(self._backoff_s)
         head = yield from patient(partial(self._source.head, row.key), tries, self._source.explained, of="listing", also=(404,))
         if head.status == 404:
@@ -415,7 +416,7 @@ class Lister:
         if head.headers.get("etag") != f'"{row.etag}"':
             return _failed(row, "source_changing", "it changed at the source since it was listed")
         try:
-            return kept(head.headers, etag=row.etag, modified=row.modified)
+            return kept(head.headers, etag=row.etag, modified=row.modified, uri=uri)
         except MetadataTooLarge as error:
             return _failed(row, "metadata_too_large", str(error), Verdict.UNMAPPABLE)
 

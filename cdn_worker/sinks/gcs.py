@@ -17,7 +17,7 @@ from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import DEADLINE_S, Answer, Host, Request
 from cdn_worker.domain.integrity import Stored, goog_hashes
 from cdn_worker.domain.keys import encoded
-from cdn_worker.domain.metadata import SOURCE_ETAG, SOURCE_MODIFIED, Attributes
+from cdn_worker.domain.metadata import SOURCE_ETAG, SOURCE_MODIFIED, SOURCE_URI, Attributes
 from cdn_worker.ports import Access, SinkObject, SinkPage
 
 CALL_S = 60.0
@@ -201,4 +201,5 @@ def _stored(item: dict[str, Any]) -> Stored:
         md5=None if md5 is None else base64.b64decode(md5),
         source_etag=metadata.get(SOURCE_ETAG, ""),
         source_modified=metadata.get(SOURCE_MODIFIED, ""),
+        source_uri=metadata.get(SOURCE_URI, ""),
     )

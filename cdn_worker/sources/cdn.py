@@ -29,6 +29,9 @@ class CdnSource:
         if self._origin is not None:
             self._origin.use(access)
 
+    def uri(self, key: str) -> str:
+        return self._url + self._mapping.path(key) if self._origin is None else self._origin.uri(key)
+
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         headers = [f'If-Match: "{etag}"', "Accept-Encoding: identity"]
         if span is not None:

@@ -40,6 +40,7 @@ class S3Source:
         self.bucket, self.region = bucket, region
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.netloc
+        self._uri = f"s3://{bucket}/"
         self.where = f"{self._origin}, bucket s3://{bucket}"
         self._now = now
         self._signer: SigV4 | None = None
@@ -51,6 +52,9 @@ class S3Source:
             self._signer = None
         elif self._signer is None or self._signer.keys != keys:
             self._signer = SigV4(keys, self.region)
+
+    def uri(self, key: str) -> str:
+        return self._uri + encoded(key)
 
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         path = f"/{self.bucket}/{encoded(key)}"

@@ -255,7 +255,7 @@ def test_a_write_whose_answer_tells_nothing_and_that_somebody_replaced_is_left_a
 @pytest.mark.parametrize("answer", [Answer(200, [b"HTTP/1.1 200 OK\r\n"]), Answer(412)], ids=["it told nothing", "412"])
 def test_a_write_of_ours_that_went_wrong_does_not_stay(answer: Answer) -> None:
     """It carries the ETag of the listing: the next one would take it for the object."""
-    recorded = {"x-goog-source-etag": MD5, "x-goog-source-last-modified": TASK.modified}
+    recorded = {"x-goog-source-etag": MD5, "x-goog-source-last-modified": TASK.modified, "x-goog-source-uri": "s3://b/k"}
     wrong = resource(b"other bytes, same size", 9, metadata=recorded)
     verdict, commands = played(TASK, [got(), answer, wrong, Answer(204), stored(generation=11)])
     assert (verdict.verdict, verdict.verified, verdict.generation) == (Verdict.DONE, Verified.MD5, 11)
@@ -271,14 +271,19 @@ def test_a_service_that_never_describes_an_object_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     ("recorded", "end"),
-    [((MD5, TASK.modified), Verdict.DONE), ((MD5, "2026-11-20T00:00:00.000Z"), Verdict.SKIPPED), (("", ""), Verdict.SKIPPED)],
-    ids=["as we write it", "of another listing", "not at all"],
+    [
+        ((MD5, TASK.modified, "s3://b/k"), Verdict.DONE),
+        ((MD5, "2026-11-20T00:00:00.000Z", "s3://b/k"), Verdict.SKIPPED),
+        ((MD5, TASK.modified, "s3://other/k"), Verdict.SKIPPED),
+        (("", "", ""), Verdict.SKIPPED),
+    ],
+    ids=["as we write it", "of another listing", "of another bucket", "not at all"],
 )
 def test_an_equal_object_that_came_to_be_meanwhile_is_ours_if_it_carries_what_we_record(
-    recorded: tuple[str, str], end: Verdict
+    recorded: tuple[str, str, str], end: Verdict
 ) -> None:
     """libcurl repeats a request by itself on a new connection: the first one may have been applied."""
-    told = dict(zip(("x-goog-source-etag", "x-goog-source-last-modified"), recorded, strict=True))
+    told = dict(zip(("x-goog-source-etag", "x-goog-source-last-modified", "x-goog-source-uri"), recorded, strict=True))
     verdict, commands = played(TASK, [got(), Answer(412), resource(metadata={name: text for name, text in told.items() if text})])
     assert (verdict.verdict, verdict.verified, verdict.tries) == (end, Verified.CRC32C, 1)
     assert [method for method, _ in requests(commands)] == ["GET", "PUT", "GET"]
