@@ -169,10 +169,8 @@ class Planner:
     def _each(self, keys: Sequence[str]) -> Walk:
         ground = self._ground
         for key in keys:
-            request = partial(ground.bucket.page, prefix=key, keys_max=1)
-            answer = yield from _patient(request, ground, ground.source.explained)
-            entries = [one for one in ground.bucket.page_of(answer).entries if one.key == key]
-            for listed in ground.filter.wanted(entries):
+            first = yield from _first(ground, key)
+            for listed in ground.filter.wanted([first] if first is not None and first.key == key else []):
                 stat = partial(ground.sink.stat, ground.mapping.sink_name(key))
                 found = yield from _patient(stat, ground, ground.sink.refusal, absent=True)
                 stored = ground.sink.stored(found) if found.status == 200 else None
@@ -184,13 +182,15 @@ class Planner:
         ground = self._ground
         there = _SinkCursor(ground)
         token, pages, after = "", 0, keys.after
+        last = after
         while not self._stopped:
             page_of = partial(ground.bucket.page, prefix=ground.prefix, keys_max=ground.keys_max)
             request = partial(page_of, after=after, token=token)
             answer = yield from _patient(request, ground, ground.source.explained)
             page = ground.bucket.page_of(answer)
             entries = page.entries
-            ended = page.token is None or not entries
+            _refuse_repeated(token, page.token, last)
+            ended = page.token is None  # a page may be empty, and more follow all the same
             until = keys.until
             if until is not None and entries and entries[-1].key >= until:
                 entries = [one for one in entries if one.key <= until]
@@ -200,7 +200,7 @@ class Planner:
             yield from self._compared(entries, keys, there)
             if ended:
                 return
-            token, last = page.token or "", entries[-1].key
+            token, last = page.token or "", entries[-1].key if entries else last
             if pages == self._pages_max:
                 self.rest += yield from self._in_two(KeyRange(last, keys.until))
                 return
@@ -262,10 +262,8 @@ class Planner:
         return list(rest.cut(cut))
 
     def _has_keys(self, keys: KeyRange) -> Generator[Command, Outcome, bool]:
-        ground = self._ground
-        request = partial(ground.bucket.page, prefix=ground.prefix, after=keys.after, keys_max=1)
-        found = ground.bucket.page_of((yield from _patient(request, ground, ground.source.explained))).entries
-        return bool(found) and found[0].key in keys
+        found = yield from _first(self._ground, self._ground.prefix, keys.after)
+        return found is not None and found.key in keys
 
 
 class _SinkCursor:
@@ -310,6 +308,24 @@ class _SinkCursor:
             there = index < len(objects) and objects[index].name == name
             yield listed, objects[index].stored if there else None
         del objects[:index]
+
+
+def _first(ground: Ground, prefix: str, after: str = "") -> Generator[Command, Outcome, Listed | None]:
+    """The first object of a listing, or None. A page may be empty, and more follow all the same (S3, ListObjectsV2)."""
+    token = ""
+    while True:
+        request = partial(ground.bucket.page, prefix=prefix, after=after, token=token, keys_max=1)
+        page = ground.bucket.page_of((yield from _patient(request, ground, ground.source.explained)))
+        if page.entries or page.token is None:
+            return page.entries[0] if page.entries else None
+        _refuse_repeated(token, page.token, after or prefix)
+        token = page.token
+
+
+def _refuse_repeated(token: str, following: str | None, last: str) -> None:
+    """Raise ValueError for a server whose listing never ends: it would be listed for ever."""
+    if token and following == token:
+        raise ValueError(f"the listing comes to no end: after {last[-100:]!r} it gives the same token again")
 
 
 def _patient(
