@@ -77,4 +77,4 @@ def test_a_listing_that_comes_to_no_end_is_told(each: bool) -> None:
         planner.begin()
     turns.run()
     assert planner.error is not None
-    assert (planner.error.code, "comes to no end" in str(planner.error)) == ("listing", True)
+    assert (planner.error.code, "same token" in str(planner.error)) == ("listing", True)
