@@ -214,6 +214,8 @@ def _selects(text: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _meets(entry: Mapping[str, Any], term: str) -> bool:
+    if term.strip().startswith("NOT "):
+        return not _meets(entry, term.strip().removeprefix("NOT "))
     found = _TERM.fullmatch(term)
     assert found is not None, f"this filter needs a better reader: {term!r}"
     value: Any = entry
