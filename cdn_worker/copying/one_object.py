@@ -20,6 +20,7 @@ from cdn_worker.copying.steps import (
     Task,
     Tries,
     Way,
+    expired,
 )
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
@@ -58,7 +59,7 @@ class OneObject:
     def recover(self, why: str, answer: Answer) -> Pausing:
         """Do what makes another read worth while. Raises Ended when nothing does."""
         again, told = self.tries.again, self.way.source.explained(answer)
-        if why == "forbidden":
+        if why == "forbidden" or (why == "refused" and expired(answer)):
             pause = again("forbidden", told, FORBIDDEN_MAX)
             yield Renew()
             yield pause

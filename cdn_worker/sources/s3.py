@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
+from xml.sax.saxutils import unescape
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.keys import encoded
-from cdn_worker.domain.pages import Page, parse_page
+from cdn_worker.domain.pages import QUOTES, Page, parse_page
 from cdn_worker.domain.sigv4 import SigV4, canonical_query
 from cdn_worker.ports import Access
 
@@ -19,7 +20,8 @@ PAGE_BYTES_MAX = 16 << 20
 """1,000 keys of 1,024 bytes, each percent-encoded threefold, and what stands around them."""
 HEAD_S = 30.0
 _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
-_MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
+_MESSAGE = re.compile(rb"<Message>([^<]{1,1000})")
+_REGION = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
 SKEW_S = 300
 DIRECTORY_BUCKET = "--x-s3"
 """How the names of directory buckets end (S3, directory bucket naming rules)."""
@@ -103,10 +105,11 @@ def s3_refusal(answer: Answer, now: float, where: str) -> str:
     if code is not None:
         said += f" {code[1].decode('utf-8', 'replace')}"
     if message is not None:
-        said += f": {message[1].decode('utf-8', 'replace')}"
+        said += f": {unescape(message[1].decode('utf-8', 'replace'), QUOTES)}"
     if answer.said:
         said += f" ({answer.said})"
-    region = answer.headers.get("x-amz-bucket-region")
+    named = _REGION.search(body)  # not each refusal has the header
+    region = answer.headers.get("x-amz-bucket-region") or (named[1].decode() if named is not None else "")
     if region and answer.status in (301, 307, 400):
         said += f"; the bucket is in {region}: --s3-region {region}"
     try:

@@ -229,4 +229,6 @@ def _as_ours(call: str, project: str, error: exceptions.GoogleAPICallError) -> E
     if isinstance(error, exceptions.NotFound) and "find metric" in error.message:
         return Retryable(f"{said} A new metric takes a while to be known: repeat in a minute")
     retryable = (exceptions.ServerError, exceptions.TooManyRequests)
-    return Retryable(said) if isinstance(error, retryable) else Permanent(said)
+    # Points that come too soon after the last ones are refused under a code that says otherwise; the next turn's are taken.
+    soon = "more frequently than the maximum sampling period" in error.message
+    return Retryable(said) if soon or isinstance(error, retryable) else Permanent(said)

@@ -6,6 +6,7 @@ Every call has a deadline; none is retried here, because the next pass asks agai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -400,6 +401,14 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
     )
 
 
+_QUERY = re.compile(r"((?:GET|HEAD) [^\s?]*|https?://[^\s?\"']*)\?[^\s\"'\]]*")
+
+
+def without_queries(text: str) -> str:
+    """A text without the queries of the URLs in it: the service repeats the request that failed, and it may have been signed."""
+    return _QUERY.sub(r"\1", text)
+
+
 def without_query(url: str) -> str:
     """A web address without its query; any other text as it is."""
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
@@ -413,6 +422,7 @@ def _results(operation: sts.TransferOperation) -> str:
         source.pop("awsAccessKey", None)
     for entry in (one for summary in value.get("errorBreakdowns", ()) for one in summary.get("errorLogEntries", ())):
         entry["url"] = without_query(entry.get("url", ""))
+        entry["errorDetails"] = [without_queries(one) for one in entry.get("errorDetails", ())]
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -425,7 +435,7 @@ def _breakdown(summary: sts.ErrorSummary) -> ErrorBreakdown:
         code=code_pb2.Code.Name(number) if known else f"CODE_{number}",
         count=summary.error_count,
         sample_url="" if entry is None else without_query(entry.url),
-        sample_details="" if entry is None else "; ".join(entry.error_details),
+        sample_details="" if entry is None else without_queries("; ".join(entry.error_details)),
     )
 
 
