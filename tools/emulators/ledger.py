@@ -17,7 +17,8 @@ DEFAULTS: dict[str, Any] = {
     "sts.creates_per_day": 5000,
     "sts.reads_per_minute": 1500,
     "sts.updates_per_minute": 600,
-    "sts.pauses_per_minute": 900,
+    "sts.deletes_per_minute": 600,
+    "sts.pauses_per_minute": 900,  # pause, resume and cancel of operations
     "sts.other_projects": [],  # beside stage-project, each with quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,

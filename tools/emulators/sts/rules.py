@@ -102,8 +102,6 @@ def _check_manifest(spec: sts.TransferSpec) -> None:
         raise invalid("transfer_manifest and http_data_source exclude each other")
     if spec.transfer_options.delete_objects_unique_in_sink:
         raise invalid("transfer_manifest and delete_objects_unique_in_sink exclude each other")
-    if spec.object_conditions.include_prefixes or spec.object_conditions.exclude_prefixes:
-        raise invalid("transfer_manifest and prefix conditions exclude each other")
 
 
 def _check_conditions(conditions: sts.ObjectConditions) -> None:
