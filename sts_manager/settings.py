@@ -87,12 +87,21 @@ class Settings(BaseModel):
     )
     storage_class: Literal["", "STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "PRESERVE"] = Field(
         "",
-        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, PRESERVE; the bucket's own by default.",
+        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, or, from a gs:// source, PRESERVE; "
+        "the bucket's own by default.",
     )
     s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
-    s3_cloudfront_domain: str = Field("", description="Read S3 through this CloudFront distribution (https://…).")
-    s3_managed_private_network: bool = Field(False, description="Read S3 over Google's managed private network.")
+    s3_cloudfront_domain: str = Field(
+        "",
+        description="Read S3 through this CloudFront distribution (https://…). Google's page says that client libraries do not "
+        "support it; the installed one has the field: try one prefix first.",
+    )
+    s3_managed_private_network: bool = Field(
+        False,
+        description="Read S3 over Google's managed private network. Google's page says that client libraries do not "
+        "support it; the installed one has the field: try one prefix first.",
+    )
     queue: str = Field(
         "",
         description="The worker pool's queue: sqlite:///FILE (by default one beside the store), or pubsub://PROJECT/NAME.",
@@ -323,6 +332,11 @@ def _check_places(settings: Settings, named: Any) -> None:
     if source.overlaps(sink):
         raise BadInput(
             f"{named('source_bucket')} {source} and {named('destination_bucket')} {sink} are one place: nothing to move"
+        )
+    if settings.storage_class == "PRESERVE" and source.scheme is not Scheme.GCS:
+        raise BadInput(
+            f"{named('storage_class')} is PRESERVE, which the service takes for a gs:// source only, and "
+            f"{named('source_bucket')} is {source}: S3's classes are others; give STANDARD, NEARLINE, COLDLINE or ARCHIVE"
         )
     since, before = settings.modified_since, settings.modified_before
     if since is not None and before is not None and since >= before:

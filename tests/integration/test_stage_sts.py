@@ -114,6 +114,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         exceptions.InvalidArgument,
         "exclude each other",
     ),
+    (
+        {"transfer_spec": spec(transfer_options={"metadata_options": {"storage_class": "STORAGE_CLASS_PRESERVE"}})},
+        exceptions.InvalidArgument,
+        "only supported for transfers from Google Cloud Storage",
+    ),
 ]
 
 

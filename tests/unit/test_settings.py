@@ -53,6 +53,11 @@ BAD = [
     ({"store": "bigquery://project/a", "dataset": "b"}, {}, "--dataset is b, but --store names the dataset a"),
     ({"store": "bigquery://project/a;b"}, {}, "--store: 'a;b' is not a dataset's name"),
     ({"storage_class": "COLD"}, {}, "--storage-class: 'COLD' will not do"),
+    (
+        {"source_bucket": "s3://a-bucket"},
+        {"STS_MANAGER_STORAGE_CLASS": "PRESERVE"},
+        "STS_MANAGER_STORAGE_CLASS (environment) is PRESERVE, which the service takes for a gs:// source only, and --source",
+    ),
     ({"modified_since": "2026-01-01T00:00:00"}, {}, "--modified-since: '2026-01-01T00:00:00' will not do"),
     ({"modified_since": "2026-01-02T00:00:00Z", "modified_before": "2026-01-01T00:00:00Z"}, {}, "is not before"),
     ({"overwrite_dest_objects": True, "overwrite_when": "NEVER"}, {}, "exclude each other"),

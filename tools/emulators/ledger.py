@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
     "apis.disabled": [],  # services, as storagetransfer.googleapis.com
     "iam.denied": [],  # permissions, as bigquery.tables.getData
+    "iam.project_policy": [],  # bindings of the project's IAM policy
 }
 
 
