@@ -178,14 +178,19 @@ Layer = tuple[str, Mapping[str, Any]]
 """(where it came from, values): the first layer that has a key wins."""
 
 
-def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None) -> Settings:
-    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right."""
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None, *, file_first: bool = False
+) -> Settings:
+    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right.
+
+    file_first: the file wins over flags and environment, as in the older tool.
+    """
     layers = [
         ("flag", {key: value for key, value in flags.items() if value is not None}),
         ("environment", _from_environment(environment)),
     ]
     if config is not None:
-        layers.append((str(config), _from_file(config)))
+        layers.insert(0 if file_first else len(layers), (str(config), _from_file(config)))
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in layers:
@@ -199,6 +204,24 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], conf
         raise BadInput("\n".join(_told(fault, origins) for fault in error.errors())) from error
     _check(settings, origins)
     return settings
+
+
+def disagreements(flags: Mapping[str, Any], config: Path) -> list[str]:
+    """What flags and a file say differently of one setting, in words. Raises BadInput for a file that cannot be read."""
+    out = []
+    for key, in_file in _from_file(config).items():
+        given = flags.get(key)
+        if given is not None and _read_one(key, given) != _read_one(key, in_file):
+            out.append(f"{flag_of(key)} {without_password(str(given))} (the file: {without_password(str(in_file))})")
+    return out
+
+
+def _read_one(key: str, value: Any) -> Any:
+    """A value as the settings take it, so that 5 and "5" are the same; as it is when they do not take it."""
+    try:
+        return getattr(Settings.model_validate({key: value}), key)
+    except ValidationError:
+        return value
 
 
 def shown(settings: Settings) -> dict[str, str]:
