@@ -400,7 +400,7 @@ def monitoring_project(settings: Settings) -> str:
 def pulse_of(settings: Settings, store: JobStore) -> Pulse:
     """The heartbeat: to Cloud Monitoring with --publish-heartbeat, else to the log."""
     if not settings.publish_heartbeat:
-        return Pulse(LogSink(), CLOCK)
+        return Pulse(LogSink(), CLOCK, last_after_s=0.0)
     from sts_manager.metrics.cloud_monitoring import CloudMonitoring, Origin  # noqa: PLC0415 - see above
 
     named = settings.bigquery

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "pubsub.reorder": False,  # whether waiting messages are shuffled before each delivery
     "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
+    "monitoring.fill_defaults": False,  # whether a stored alert policy spells out what the client left to the service
     "gcs.buckets": {},  # bucket -> fields of its resource: location, autoclass, softDeletePolicy, encryption, …
     "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
     "apis.disabled": [],  # services, as storagetransfer.googleapis.com
