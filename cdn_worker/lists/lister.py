@@ -5,9 +5,7 @@ Each is done in the loop of an `Engine`, for several jobs at once; what was done
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import socket
@@ -40,6 +38,7 @@ from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
 from cdn_worker.lists.jobs import Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.lists.manifest import write_manifest
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject
@@ -52,7 +51,6 @@ Walk = Generator[Command, Outcome, None]
 CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND", "sink_refused": "PERMISSION_DENIED"}
 CODES |= {"sink_missing": "NOT_FOUND"}
 TURN_S = 0.02
-MANIFEST_ROWS_MAX = 1_000_000
 MOVES_AT_ONCE = 250
 RECOGNISED_AT_ONCE = 1000
 UNFIT = "ROUTE_UNFIT"
@@ -265,12 +263,10 @@ class Lister:
         job = self._ledger.job(self.job.name)
         assert job is not None
         location = ""
-        if 0 < job.objects["todo"] <= MANIFEST_ROWS_MAX:
-            text = io.StringIO(newline="")
-            names = csv.writer(text, lineterminator="\n")
-            root = len(job.spec.source_root)
-            names.writerows([row.key[root:]] for row in self._ledger.rows(job.name))
-            location = yield from self._put("manifest.csv", "text/csv", text.getvalue().encode())
+        root = len(job.spec.source_root)
+        text = write_manifest(row.key[root:] for row in self._ledger.rows(job.name))
+        if text:
+            location = yield from self._put("manifest.csv", "text/csv", text)
         self._ledger.ready(job.name, location)
 
     def _new_list(self) -> UrlList:

@@ -71,13 +71,13 @@ class StsClient:
             return self.client.get_transfer_job(request, timeout=self.deadline_s, retry=None)
 
     def run(self, name: JobName) -> OperationName:
-        with self._call("update", "run_transfer_job"):
+        with self._call("run", "run_transfer_job"):
             request = sts.RunTransferJobRequest(job_name=name, project_id=self.project)
             future = self.client.run_transfer_job(request, timeout=self.deadline_s, retry=None)
             return OperationName(future.operation.name)
 
     def delete(self, name: str) -> None:
-        with self._call("update", "delete_transfer_job"):
+        with self._call("delete", "delete_transfer_job"):
             request = sts.DeleteTransferJobRequest(job_name=name, project_id=self.project)
             self.client.delete_transfer_job(request, timeout=self.deadline_s, retry=None)
 

@@ -126,6 +126,8 @@ def transfer_spec(order: StartJob, settings: TransferSettings, manifest: str = "
         overwrite_objects_already_existing_in_sink=settings.overwrite,
         overwrite_when=settings.overwrite_when or None,
     )
+    if settings.storage_class == "PRESERVE" and settings.source.scheme is not Scheme.GCS:
+        raise ValueError(f"--storage-class PRESERVE is for objects from Cloud Storage, and these come from {settings.source}")
     if settings.storage_class:
         options.metadata_options = sts.MetadataOptions(storage_class=f"STORAGE_CLASS_{settings.storage_class}")
     spec = sts.TransferSpec(

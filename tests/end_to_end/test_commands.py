@@ -344,7 +344,7 @@ def test_overlapping_prefixes_are_refused_against_the_table_too(shell: Shell) ->
     assert status(shell)["counts"]["waiting"] == 2
 
 
-@pytest.mark.parametrize("script", ["prepare_tables", "pause_all_jobs", "remove_successful_one_time_jobs"])
+@pytest.mark.parametrize("script", ["sts_job_manager", "prepare_tables", "pause_all_jobs", "remove_successful_one_time_jobs"])
 def test_the_older_tools_scripts_are_there(script: str) -> None:
     root = Path(__file__).parents[2]
     ran = subprocess.run(

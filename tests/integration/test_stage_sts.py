@@ -114,6 +114,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         exceptions.InvalidArgument,
         "exclude each other",
     ),
+    (
+        {"transfer_spec": spec(transfer_options={"metadata_options": {"storage_class": "STORAGE_CLASS_PRESERVE"}})},
+        exceptions.InvalidArgument,
+        "only supported for transfers from Google Cloud Storage",
+    ),
 ]
 
 
@@ -277,6 +282,25 @@ def test_create_quotas(stage: Stage, client: Client, setting: str) -> None:
     create(client, name="transferJobs/b")
     with pytest.raises(exceptions.ResourceExhausted):
         create(client, name="transferJobs/c")
+
+
+def test_each_kind_of_call_has_the_quota_of_the_services_page(stage: Stage, client: Client) -> None:
+    one_each = {f"sts.{kind}_per_minute": 1 for kind in ("updates", "deletes", "pauses")}
+    stage.ledger.change(one_each | {"sts.objects_per_second": 1})
+    for name in ("transferJobs/a", "transferJobs/b"):
+        create(client, name=name)
+    operations = [run(client, "transferJobs/a"), run(client, "transferJobs/b")]  # a run is counted by no quota
+    client.pause_transfer_operation({"name": operations[0]})
+    with pytest.raises(exceptions.ResourceExhausted, match="cancel"):
+        client.cancel_operation(operations_pb2.CancelOperationRequest(name=operations[1]))
+    deleting = [{"job_name": name, "project_id": PROJECT} for name in ("transferJobs/a", "transferJobs/b")]
+    client.delete_transfer_job(deleting[0])
+    with pytest.raises(exceptions.ResourceExhausted, match="delete"):
+        client.delete_transfer_job(deleting[1])
+    patch = {"transfer_job": {"description": "new"}, "update_transfer_job_field_mask": "description"}
+    client.update_transfer_job(deleting[1] | patch)
+    with pytest.raises(exceptions.ResourceExhausted, match="update"):
+        client.update_transfer_job(deleting[1] | patch)
 
 
 def ask(stage: Stage, verb: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:

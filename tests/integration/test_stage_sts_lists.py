@@ -166,13 +166,33 @@ def test_a_manifest_names_what_is_moved(stage: Stage, client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("conditions", "moved", "failed"),
+    [
+        ({"include_prefixes": ["b"]}, ["in/b c"], 0),
+        ({"include_prefixes": ["a", "m"]}, ["in/a"], 1),
+        ({"include_prefixes": [f"x{index:02}" for index in range(11)]}, [], 0),
+        ({"exclude_prefixes": ["b", "missing"]}, ["in/a"], 0),
+    ],
+)
+def test_conditions_still_apply_to_what_a_manifest_names(
+    stage: Stage, client: Client, conditions: dict[str, Any], moved: list[str], failed: int
+) -> None:
+    put(stage, "m/one.csv", "a\nb c\nmissing\n")
+    keys = {"access_key_id": KEYS.key_id, "secret_access_key": KEYS.secret}
+    spec = {
+        "aws_s3_data_source": {"bucket_name": SOURCE, "path": "p/", "aws_access_key": keys},
+        "transfer_manifest": {"location": f"gs://{SINK}/m/one.csv"},
+        "object_conditions": conditions,
+    }
+    seen = ran(client, spec)
+    assert landed(stage) == moved
+    assert seen.counters.objects_from_source_failed == failed
+
+
+@pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"transfer_manifest": {"location": "/tmp/x.csv"}}, "gs://"),
-        (
-            {"transfer_manifest": {"location": "gs://b-b/x.csv"}, "object_conditions": {"include_prefixes": ["p"]}},
-            "exclude each other",
-        ),
         ({"transfer_manifest": {"location": "gs://b-b/x"}, "http_data_source": {"list_url": "gs://b-b/l"}}, "exclude each other"),
         ({"http_data_source": {"list_url": "file:///l.tsv"}}, "list_url"),
     ],

@@ -202,6 +202,16 @@ def test_an_egress_of_its_own_wins_over_the_daemons(egress: str, domain: str, ne
     assert (source.cloudfront_domain, source.managed_private_network) == (domain, network)
 
 
+def test_classes_are_preserved_of_objects_from_cloud_storage_only() -> None:
+    kept = transfer_spec(ORDER, replace(GCS, storage_class="PRESERVE")).transfer_options.metadata_options.storage_class
+    assert kept == sts.MetadataOptions.StorageClass.STORAGE_CLASS_PRESERVE
+    with pytest.raises(ValueError, match="PRESERVE is for objects from Cloud Storage, and these come from s3://src-bucket"):
+        transfer_spec(ORDER, replace(S3, storage_class="PRESERVE"))
+    of_its_own = replace(ORDER, source="s3://own-bucket")
+    with pytest.raises(ValueError, match="these come from s3://own-bucket"):
+        transfer_spec(of_its_own, replace(GCS, storage_class="PRESERVE", s3_access=KEYS))
+
+
 def test_a_manifest_takes_the_place_of_the_prefix() -> None:
     spec = transfer_spec(ORDER, S3, "gs://sink/.sts-manager/x/manifest.csv")
     assert spec.transfer_manifest.location == "gs://sink/.sts-manager/x/manifest.csv"

@@ -17,7 +17,8 @@ DEFAULTS: dict[str, Any] = {
     "sts.creates_per_day": 5000,
     "sts.reads_per_minute": 1500,
     "sts.updates_per_minute": 600,
-    "sts.pauses_per_minute": 900,
+    "sts.deletes_per_minute": 600,
+    "sts.pauses_per_minute": 900,  # pause, resume and cancel of operations
     "sts.other_projects": [],  # beside stage-project, each with quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,
@@ -40,12 +41,14 @@ DEFAULTS: dict[str, Any] = {
     "pubsub.reorder": False,  # whether waiting messages are shuffled before each delivery
     "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
+    "monitoring.fill_defaults": False,  # whether a stored alert policy spells out what the client left to the service
     "gcs.buckets": {},  # bucket -> fields of its resource: location, autoclass, softDeletePolicy, encryption, …
     "gcs.put_answer_headers": True,  # whether the answer to a PUT tells generation, size and hashes
     "gcs.session_answer_headers": False,  # whether the last answer of a session tells them in headers, too
     "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
     "apis.disabled": [],  # services, as storagetransfer.googleapis.com
     "iam.denied": [],  # permissions, as bigquery.tables.getData
+    "iam.project_policy": [],  # bindings of the project's IAM policy
 }
 
 

@@ -24,6 +24,8 @@ SOFT_ERRORS = {
     "UNAVAILABLE": 503,
     "UNIMPLEMENTED": 501,
 }
+NEEDED = {"buckets.get": "storage.buckets.get", "buckets.getIamPolicy": "storage.buckets.getIamPolicy"}
+"""The permissions that are asked for: what the doctor reads of buckets. What objects need is not modelled."""
 CORRUPT = "CORRUPT"
 """The bytes are changed on their way, and stored: only a comparison of hashes can tell."""
 
@@ -37,27 +39,27 @@ class Gcs:
         self._json, self._xml = JsonApi(store), XmlApi(store)
         self._json.settings, self._json.permits = ledger.setting, ledger.grants
         self._xml.settings = ledger.setting
-        store.default_key = self._default_key
+        store.fields = lambda bucket: ledger.setting("gcs.buckets").get(bucket, {})
 
     def at(self, url: str) -> None:
         """Be told where clients reach this server."""
         self._json.url = url
 
-    def _default_key(self, bucket: str) -> str | None:
-        encryption = self._ledger.setting("gcs.buckets").get(bucket, {}).get("encryption", {})
-        return encryption.get("defaultKmsKeyName") or None
-
     def handle(self, request: Request) -> Response:
         is_json = request.path.startswith(("/storage/v1/", "/upload/storage/v1/", "/download/storage/v1/"))
         api: JsonApi | XmlApi = self._json if is_json else self._xml
         shape = json_api.refusal if is_json else xml_api.refusal
-        fault = self._ledger.count("gcs", api.name(request))
+        name = api.name(request)
+        fault = self._ledger.count("gcs", name)
         if fault is not None:
             pause_for(fault.delay_s)
             if fault.error == CORRUPT:
                 request = _corrupted(request)
             elif not fault.applied:
                 return _refused(fault, shape)
+        if is_json and name in NEEDED and not self._ledger.permits(NEEDED[name]):
+            told = f"The caller does not have {NEEDED[name]} access to the Google Cloud Storage bucket."
+            return shape(Refused(403, "forbidden", told, "AccessDenied"))
         try:
             response = api.handle(request)
         except Refused as refused:

@@ -27,6 +27,7 @@ class MonitoringServer:
         self._project = project
         self.series = SeriesStore(ledger, project)
         self.policies = Policies(self.series, project)
+        self.policies.fills_defaults = lambda: bool(ledger.setting("monitoring.fill_defaults"))
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
         services = {
             "MetricService": self._metrics(),

@@ -22,9 +22,12 @@ class ManifestSource:
     def check(self) -> None:
         self._source.check()
 
-    def list(self, prefix: str) -> Iterator[Listed]:  # noqa: ARG002 - a source has it
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """Conditions still apply: a name that lies under no wanted prefix is left out."""
         for name in self._names():
             key = self._path + name
+            if not key.startswith(prefix):
+                continue
             found = next((one for one in self._source.list(key) if one.key == key), None)
             # What is not there is found out when its turn comes, and counted then.
             yield found or Listed(key, 0, MISSING, EPOCH)

@@ -139,7 +139,7 @@ class TransferService:
 
     def delete(self, name: str, project: str) -> None:
         self.check_project(project)
-        self._quota("sts.updates_per_minute", 60, "delete requests per minute", project)
+        self._quota("sts.deletes_per_minute", 60, "delete requests per minute", project)
         with self.lock:
             self._job(name, project)
             self._delete(name)
@@ -157,7 +157,6 @@ class TransferService:
 
     def run(self, name: str, project: str) -> Operation:
         self.check_project(project)
-        self._quota("sts.updates_per_minute", 60, "run requests per minute", project)
         with self.lock:
             job = self._job(name, project)
             if any(operation.work.status in ACTIVE for operation in self._operations_of(name)):
@@ -255,6 +254,7 @@ class TransferService:
             self._admit()
 
     def cancel(self, name: str) -> None:
+        self._quota("sts.pauses_per_minute", 60, "cancel requests per minute")
         with self.lock:
             operation = self.operation(name)
             if operation.work.status not in ACTIVE:
