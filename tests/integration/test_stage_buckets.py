@@ -42,10 +42,15 @@ def bucket(stage: Stage) -> Iterator[Any]:
 
 def xml(stage: Stage, verb: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
     """One raw request to the XML API."""
+    return raw(stage, verb, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+
+
+def raw(stage: Stage, verb: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    """One request to Cloud Storage, its headers named as they are."""
     parts = urlsplit(stage.environment["STORAGE_EMULATOR_HOST"])
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
-        connection.request(verb, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+        connection.request(verb, path, body, headers)
         answer = connection.getresponse()
         return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
     finally:
@@ -93,6 +98,23 @@ def test_a_wrong_content_md5_is_refused(s3: Any) -> None:
     with pytest.raises(ClientError, match="BadDigest"):
         s3.put_object(Bucket=SOURCE, Key="k", Body=b"x", ContentMD5=wrong)
     assert "Contents" not in s3.list_objects_v2(Bucket=SOURCE)
+
+
+def test_names_of_metadata_keep_their_underscores(stage: Stage, s3: Any) -> None:
+    named = {"my_key": "v", "other-key": "w", "three_under_scores": "x"}
+    s3.put_object(Bucket=SOURCE, Key="k", Body=b"x", Metadata=named)
+    assert s3.head_object(Bucket=SOURCE, Key="k")["Metadata"] == named
+    assert raw(stage, "PUT", f"/{SINK}/k", b"x", {"x-goog-meta-my_key": "v"})[0] == 200
+    with gcs_client(stage) as client:
+        assert client.bucket(SINK).get_blob("k").metadata == {"my_key": "v"}
+
+
+def test_a_listing_counts_its_keys_and_common_prefixes(s3: Any) -> None:
+    for key in ("a/1", "a/2", "b"):
+        s3.put_object(Bucket=SOURCE, Key=key, Body=b"x")
+    assert s3.list_objects_v2(Bucket=SOURCE)["KeyCount"] == 3
+    assert s3.list_objects_v2(Bucket=SOURCE, Delimiter="/")["KeyCount"] == 2
+    assert s3.list_objects_v2(Bucket=SOURCE, Prefix="none")["KeyCount"] == 0
 
 
 def test_s3_faults_on_command(stage: Stage, s3: Any) -> None:

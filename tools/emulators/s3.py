@@ -10,19 +10,19 @@ import base64
 import hashlib
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
-from moto.core.request import Request, normalize_request
+from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, Request, environ_key_for_header, normalize_request
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
 from werkzeug.wrappers import Response as WsgiResponse
 
 from tools.emulators.ledger import Ledger
 from tools.emulators.sigv4 import Keys, scope_of, signature
-from tools.emulators.web import Environ, StartResponse, lost_answer, pause_for
+from tools.emulators.web import HEADERS, Environ, StartResponse, lost_answer, pause_for
 
 KEY_BYTES_MAX = 1024
 
@@ -70,11 +70,7 @@ class S3:
         return response
 
     def _refusal(self, environ: Environ, path: str, query: str, body: bytes) -> tuple[int, str, str] | None:
-        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
-        if environ.get("CONTENT_TYPE"):
-            headers["content-type"] = environ["CONTENT_TYPE"]
-        if environ.get("CONTENT_LENGTH"):
-            headers["content-length"] = environ["CONTENT_LENGTH"]
+        headers: Mapping[str, str] = environ[HEADERS]
         if self._ledger.setting("s3.verify_signatures"):
             scope = scope_of(headers.get("authorization", ""))
             if scope is None:
@@ -105,6 +101,8 @@ def _moto(environ: Environ, target: str, body: bytes, *, is_key: bool) -> WsgiRe
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.input_terminated": True,
     }
+    # moto, too, would take `x-amz-meta-a_b` for `x-amz-meta-a-b`; S3 keeps the name.
+    inner[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = {environ_key_for_header(name): name for name in environ[HEADERS] if "_" in name}
     inner.pop("HTTP_TRANSFER_ENCODING", None)
     request: Any = normalize_request(ServedRequest(inner))
     dispatch = S3Response.key_dispatch if is_key else S3Response.ambiguous_dispatch

@@ -218,7 +218,8 @@ class JsonApi:
     # Uploads
 
     def _upload(self, request: Request, bucket: str) -> Response:
-        if "upload_id" in request.query and request.method in ("PUT", "DELETE"):
+        # Chunks come by PUT, and from the Go client and what is built on it (rclone) by POST.
+        if "upload_id" in request.query and request.method in ("PUT", "POST", "DELETE"):
             return self._continue(request, request.query["upload_id"])
         kind = request.query.get("uploadType")
         if kind == "media":
@@ -265,7 +266,12 @@ class JsonApi:
                 return Response(499)
             if session.done is not None:
                 return _json(self._resource(session.done))
-            return self._receive(request, session)
+            try:
+                return self._receive(request, session)
+            except Refused as refused:
+                if refused.xml_code == "BadDigest":
+                    del self._sessions[key]  # or whoever asks how far it got would have the wrong bytes stored
+                raise
 
     def _receive(self, request: Request, session: Session) -> Response:
         said = _CONTENT_RANGE.fullmatch(request.headers.get("content-range", "bytes */*"))
@@ -286,13 +292,30 @@ class JsonApi:
                 raise Refused(400, "invalid", f"A chunk must be a multiple of {RESUMABLE_STEP} bytes")
             session.received += request.body
         if total is None or len(session.received) < total:
-            headers = {"Range": f"bytes=0-{len(session.received) - 1}"} if session.received else {}
-            return Response(308, headers=headers)
+            return _incomplete(request, len(session.received))
+        # Content-MD5, which goog_hash would read too, is of the chunk; X-Goog-Hash is of the whole object.
+        hashes = _agree(session.said, goog_hash({"x-goog-hash": request.headers.get("x-goog-hash", "")}))
         session.done = self._store.put(
-            session.bucket, session.name, bytes(session.received), session.attributes, session.conditions, session.said
+            session.bucket, session.name, bytes(session.received), session.attributes, session.conditions, hashes
         )
         session.received.clear()
         return _json(self._resource(session.done))
+
+
+def _incomplete(request: Request, received: int) -> Response:
+    """308 Resume Incomplete; to a client that says `X-GUploader-No-308: yes` (Go's: 308 is a redirect to it) 200 and a header."""
+    headers = {"Range": f"bytes=0-{received - 1}"} if received else {}
+    if request.headers.get("x-guploader-no-308", "").lower() == "yes":
+        return Response(200, headers=headers | {"X-Http-Status-Code-Override": "308"})
+    return Response(308, headers=headers)
+
+
+def _agree(begun: Hashes, last: Hashes) -> Hashes:
+    """The hashes given when the session began and with its last chunk (`X-Goog-Hash`). Raises Refused when they differ."""
+    for kind, one, other in (("CRC32C", begun.crc32c, last.crc32c), ("MD5", begun.md5, last.md5)):
+        if one and other and one != other:
+            raise Refused(400, "invalid", f'Provided {kind} "{other}" doesn\'t match provided {kind} "{one}".', "BadDigest")
+    return Hashes(crc32c=last.crc32c or begun.crc32c, md5=last.md5 or begun.md5)
 
 
 def conditions_of(query: Mapping[str, str], stem: str = "if") -> Conditions:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 from tools.emulators.gcs import json_api, xml_api
 from tools.emulators.gcs.json_api import JsonApi
 from tools.emulators.gcs.objects import ObjectStore, Refused
+from tools.emulators.gcs.partial import parse_fields, select
 from tools.emulators.gcs.xml_api import XmlApi
 from tools.emulators.ledger import BadFault, Ledger, Rule
 from tools.emulators.web import Request, Response, pause_for
@@ -53,10 +55,21 @@ class Gcs:
             elif not fault.applied:
                 return _refused(fault, shape)
         try:
-            response = api.handle(request)
+            response = self._json_answer(request) if is_json else api.handle(request)
         except Refused as refused:
             response = shape(refused)
         response.hang_up = fault is not None and fault.applied and fault.error != CORRUPT
+        return response
+
+    def _json_answer(self, request: Request) -> Response:
+        """With `fields`: the part of the answer that it selects. One that cannot be read is refused before anything is done."""
+        text = request.query.get("fields", "")
+        if not text or request.query.get("alt") == "media":
+            return self._json.handle(request)
+        wanted = parse_fields(text, self._json.name(request))
+        response = self._json.handle(request)
+        if response.status < 300 and response.body:
+            response.body = json.dumps(select(json.loads(response.body), wanted)).encode()
         return response
 
 
