@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ from xml.etree import ElementTree as ET
 
 import google_crc32c
 import pytest
-from google.cloud.storage import transfer_manager
 
 from tests.stages import SINK, fill, gcs_client
 from tools.emulators.stage import Stage
 
+transfer_manager: Any = importlib.import_module("google.cloud.storage.transfer_manager")
 STEP = 256 * 1024
 DATA = bytes(range(256)) * 3000  # two whole steps and a rest
 OBJECTS = f"/storage/v1/b/{SINK}/o"

@@ -15,15 +15,15 @@ API = "cloudresourcemanager.googleapis.com"
 class ResourceManager:
     """A handler of requests."""
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
-        self._ledger, self._project = ledger, project
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
     def handle(self, request: Request) -> Response:
         self._ledger.count("resourcemanager", "TestIamPermissions")
         found = PATH.fullmatch(request.path)
         if found is None or request.method != "POST":
             return _refused(404, "Unknown path")
-        if API in self._ledger.setting("apis.disabled") or found[1] != self._project:
+        if API in self._ledger.setting("apis.disabled") or not self._ledger.knows_project(found[1]):
             return _refused(403, "The caller does not have permission")
         asked = json.loads(request.body).get("permissions", [])
         return _json(200, {"permissions": [one for one in asked if self._ledger.grants(one)]})

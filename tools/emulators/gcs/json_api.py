@@ -9,11 +9,11 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.parser import BytesParser
 from typing import Any
 from urllib.parse import unquote
 
-from tools.emulators.gcs.json_resources import AGENT_BINDINGS, attributes_of, bucket_resource, policy, resource
+from tools.emulators.gcs.json_resources import agent_bindings, attributes_of, bucket_resource, policy, resource
+from tools.emulators.gcs.multipart import parse_multipart
 from tools.emulators.gcs.objects import (
     COMPOSE_MAX,
     LIST_MAX,
@@ -54,6 +54,8 @@ class JsonApi:
         self._lock = threading.Lock()
         self.settings: Callable[[str], Any] = lambda _name: {}
         self.permits: Callable[[str], bool] = lambda _permission: True
+        self.knows_project: Callable[[str], bool] = lambda _project: True
+        self.project = ""  # whose the buckets are that were made by no request
         self.url = ""  # where clients reach this server: links in answers lead there
 
     def _resource(self, stored: StoredObject) -> dict[str, Any]:
@@ -121,16 +123,18 @@ class JsonApi:
     def _buckets(self, name: str, request: Request, parts: list[str]) -> Response:
         match name:
             case "buckets.list":
-                items = [bucket_resource(bucket) for bucket in self._store.buckets()]
+                project = self._project(request)
+                items = [bucket_resource(bucket) for bucket in self._store.buckets() if bucket.project == project]
                 return _json({"kind": "storage#buckets", "items": items})
             case "buckets.insert":
                 body = _body(request)
-                return _json(bucket_resource(self._store.create_bucket(body.get("name", ""), body.get("location", "US"))))
+                made = self._store.create_bucket(body.get("name", ""), body.get("location", "US"), self._project(request))
+                return _json(bucket_resource(made))
             case "buckets.get":
                 return _json(bucket_resource(self._store.bucket(parts[1])) | self.settings("gcs.buckets").get(parts[1], {}))
             case "buckets.getIamPolicy":
-                self._store.bucket(parts[1])
-                return _json(policy(self.settings("gcs.policies").get(parts[1], AGENT_BINDINGS)))
+                owner = self._store.bucket(parts[1]).project or self.project
+                return _json(policy(self.settings("gcs.policies").get(parts[1], agent_bindings(owner))))
             case "buckets.testIamPermissions":
                 self._store.bucket(parts[1])
                 return _json({"permissions": [one for one in request.values("permissions") if self.permits(one)]})
@@ -138,6 +142,15 @@ class JsonApi:
                 self._store.delete_bucket(parts[1])
                 return Response(204)
         raise Refused(404, "notFound", f"Unknown path {request.path}")
+
+    def _project(self, request: Request) -> str:
+        """The project that making and listing buckets must name."""
+        project = request.query.get("project", "")
+        if not project:
+            raise Refused(400, "required", "Required parameter: project")
+        if not self.knows_project(project):
+            raise Refused(400, "invalid", f"Unknown project id: {project}")
+        return project
 
     # Objects
 
@@ -227,7 +240,7 @@ class JsonApi:
             name, said = request.query.get("name", ""), goog_hash(request.headers)
             return self._store_upload(request, bucket, name, attributes, said, request.body)
         if kind == "multipart":
-            body, data = _multipart(request)
+            body, data = parse_multipart(request)
             name = request.query.get("name") or body.get("name", "")
             return self._store_upload(request, bucket, name, attributes_of(body, Attributes()), _hashes(body), data)
         if kind == "resumable":
@@ -407,30 +420,6 @@ def _body(request: Request) -> dict[str, Any]:
     except ValueError as error:
         raise Refused(400, "parseError", "Parse Error") from error
     return value if isinstance(value, dict) else {}
-
-
-def _multipart(request: Request) -> tuple[dict[str, Any], bytes]:
-    """A multipart/related body: the resource, then the bytes exactly as sent."""
-    head = b"Content-Type: " + request.headers.get("content-type", "").encode() + b"\r\n\r\n"
-    boundary = BytesParser().parsebytes(head).get_boundary()
-    if boundary is None:
-        raise Refused(400, "invalid", "multipart upload without a boundary")
-    mark = b"--" + boundary.encode()
-    parts = request.body.split(mark)
-    if len(parts) < 4 or not parts[-1].startswith(b"--"):
-        # The bytes themselves may hold the mark: only the first two and the last one delimit.
-        raise Refused(400, "badRequest", "Malformed multipart body")
-    _, _, resource_text = parts[1].partition(b"\r\n\r\n")
-    payload = mark.join(parts[2:-1])
-    part_head, _, data = payload.partition(b"\r\n\r\n")
-    try:
-        body = json.loads(resource_text)
-    except ValueError as error:
-        raise Refused(400, "parseError", "Parse Error") from error
-    kind = re.search(rb"(?i)content-type:\s*([^\r\n]+)", part_head)
-    if kind and "contentType" not in body:
-        body["contentType"] = kind[1].decode()
-    return body, data.removesuffix(b"\r\n")
 
 
 def _hashes(body: Mapping[str, Any]) -> Hashes:

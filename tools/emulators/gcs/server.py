@@ -38,6 +38,8 @@ class Gcs:
         self._ledger = ledger
         self._json, self._xml = JsonApi(store), XmlApi(store)
         self._json.settings, self._json.permits = ledger.setting, ledger.grants
+        self._json.knows_project = ledger.knows_project
+        self._json.project = self._xml.project = ledger.projects[0]
 
     def at(self, url: str) -> None:
         """Be told where clients reach this server."""

@@ -53,6 +53,7 @@ class XmlApi:
         self._store = store
         self._uploads: dict[str, Upload] = {}
         self._lock = threading.Lock()
+        self.project = ""  # whose the buckets are that are made here
 
     def name(self, request: Request) -> str:
         """A name for counts and faults."""
@@ -75,7 +76,7 @@ class XmlApi:
                 self._store.bucket(bucket)
                 return Response(200)
             case "xml.create_bucket":
-                self._store.create_bucket(bucket)
+                self._store.create_bucket(bucket, project=self.project)
                 return Response(200)
             case "xml.put":
                 return self._put(request, bucket, key)
