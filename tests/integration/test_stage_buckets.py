@@ -117,6 +117,20 @@ def test_a_listing_counts_its_keys_and_common_prefixes(s3: Any) -> None:
     assert s3.list_objects_v2(Bucket=SOURCE, Prefix="none")["KeyCount"] == 0
 
 
+def test_a_plus_in_the_source_of_a_copy_is_a_space(s3: Any) -> None:
+    for key in ("a b", "a+b"):
+        s3.put_object(Bucket=SOURCE, Key=key, Body=key.encode())
+    for source, wanted in (("a+b", b"a b"), ("a%20b", b"a b"), ("a%2Bb", b"a+b")):
+
+        def write_raw(request: Any, source: str = source, **_: Any) -> None:
+            request.headers.replace_header("x-amz-copy-source", f"{SOURCE}/{source}")
+
+        s3.meta.events.register("before-sign.s3.CopyObject", write_raw, unique_id="raw")
+        s3.copy_object(Bucket=SOURCE, Key="copy", CopySource={"Bucket": SOURCE, "Key": "boto3 would encode it"})
+        s3.meta.events.unregister("before-sign.s3.CopyObject", unique_id="raw")
+        assert s3.get_object(Bucket=SOURCE, Key="copy")["Body"].read() == wanted
+
+
 def test_s3_faults_on_command(stage: Stage, s3: Any) -> None:
     stage.ledger.add_rule({"service": "s3", "method": "GetObject", "error": "SlowDown"})
     s3.put_object(Bucket=SOURCE, Key="k", Body=b"x")

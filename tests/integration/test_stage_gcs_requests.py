@@ -106,6 +106,27 @@ def test_hashes_of_the_beginning_and_of_the_end_must_agree(stage: Stage, bucket:
     assert [blob.name for blob in bucket.list_blobs()] == ["good"]
 
 
+def test_a_session_may_begin_at_the_path_of_the_discovery_document(stage: Stage, bucket: Any) -> None:
+    path = f"/resumable/upload/storage/v1/b/{SINK}/o?uploadType=resumable&name=x"
+    status, headers, _ = ask(stage, "POST", path, b"{}", {"Content-Type": "application/json"})
+    parts = urlsplit(headers["Location"])
+    assert (status, ask(stage, "PUT", f"{parts.path}?{parts.query}", b"data")[0]) == (200, 200)
+    assert bucket.blob("x").download_as_bytes() == b"data"
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+@pytest.mark.parametrize("boundary", ["===1==", '"===1=="', "'===1=='"])
+@pytest.mark.parametrize("data", [b"plain", b"", b"ends with\r", b"ends with\r\n", b"\n\n--===1\n", b"\n"])
+def test_a_multipart_upload_ends_its_lines_as_it_likes(stage: Stage, bucket: Any, end: str, boundary: str, data: bytes) -> None:
+    head = f'--===1=={end}Content-Type: application/json{end}{end}{{"name": "x"}}{end}--===1=={end}Content-Type: a/b{end}{end}'
+    body = head.encode() + data + f"{end}--===1==--".encode()
+    kind = {"Content-Type": f"multipart/related; boundary={boundary}"}
+    status, _, told = ask(stage, "POST", f"/upload/storage/v1/b/{SINK}/o?uploadType=multipart", body, kind)
+    assert status == 200, told
+    blob = bucket.get_blob("x")
+    assert (blob.download_as_bytes(), blob.content_type) == (data, "a/b")
+
+
 # Partial responses
 
 

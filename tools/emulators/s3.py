@@ -103,6 +103,9 @@ def _moto(environ: Environ, target: str, body: bytes, *, is_key: bool) -> WsgiRe
     }
     # moto, too, would take `x-amz-meta-a_b` for `x-amz-meta-a-b`; S3 keeps the name.
     inner[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = {environ_key_for_header(name): name for name in environ[HEADERS] if "_" in name}
+    if "HTTP_X_AMZ_COPY_SOURCE" in inner:
+        # Here S3 reads `+` as a space (aws/aws-cli#614), and s5cmd writes spaces so; moto knows no such reading.
+        inner["HTTP_X_AMZ_COPY_SOURCE"] = inner["HTTP_X_AMZ_COPY_SOURCE"].replace("+", "%20")
     inner.pop("HTTP_TRANSFER_ENCODING", None)
     request: Any = normalize_request(ServedRequest(inner))
     dispatch = S3Response.key_dispatch if is_key else S3Response.ambiguous_dispatch

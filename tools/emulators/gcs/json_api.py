@@ -29,6 +29,8 @@ from tools.emulators.web import Request, Response
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\*|(\d+)-(\d+))/(\*|\d+)")
+UPLOADS = ("/upload", "/resumable/upload")
+"""Where uploads go; the second is the discovery document's own path for sessions, and gsutil's."""
 RESUMABLE_STEP = 256 * 1024
 
 
@@ -406,7 +408,7 @@ def refusal(refused: Refused) -> Response:
 
 def _parts(request: Request) -> tuple[bool, list[str]]:
     """(is it an upload, the segments after …/storage/v1), each segment decoded exactly once."""
-    upload = request.path.startswith("/upload/")
+    upload = request.path.startswith(UPLOADS)
     _, _, rest = request.path.partition("/storage/v1/")
     # An object's name is one segment, with its slashes encoded, so empty segments in it survive.
     return upload, [unquote(part) for part in rest.split("/")]

@@ -46,7 +46,7 @@ class Gcs:
         self._json.url = url
 
     def handle(self, request: Request) -> Response:
-        is_json = request.path.startswith(("/storage/v1/", "/upload/storage/v1/", "/download/storage/v1/"))
+        is_json = request.path.startswith(tuple(f"{begin}/storage/v1/" for begin in ("", *json_api.UPLOADS, "/download")))
         api: JsonApi | XmlApi = self._json if is_json else self._xml
         shape = json_api.refusal if is_json else xml_api.refusal
         fault = self._ledger.count("gcs", api.name(request))
