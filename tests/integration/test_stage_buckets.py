@@ -109,6 +109,19 @@ def test_names_of_metadata_keep_their_underscores(stage: Stage, s3: Any) -> None
         assert client.bucket(SINK).get_blob("k").metadata == {"my_key": "v"}
 
 
+def test_a_bucket_that_keeps_no_versions_names_none(s3: Any) -> None:
+    upload = s3.create_multipart_upload(Bucket=SOURCE, Key="k")["UploadId"]
+    part = {"Bucket": SOURCE, "Key": "k", "UploadId": upload}
+    etag = s3.upload_part(PartNumber=1, Body=b"x", **part)["ETag"]
+    done = s3.complete_multipart_upload(MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]}, **part)
+    assert "VersionId" not in done
+    assert "VersionId" not in s3.head_object(Bucket=SOURCE, Key="k")
+    assert s3.head_object(Bucket=SOURCE, Key="k", VersionId="null")["ContentLength"] == 1, "and yet it can be named"
+    s3.put_bucket_versioning(Bucket=SOURCE, VersioningConfiguration={"Status": "Enabled"})
+    version = s3.put_object(Bucket=SOURCE, Key="k", Body=b"xy")["VersionId"]
+    assert s3.head_object(Bucket=SOURCE, Key="k", VersionId=version)["ContentLength"] == 2
+
+
 def test_a_listing_counts_its_keys_and_common_prefixes(s3: Any) -> None:
     for key in ("a/1", "a/2", "b"):
         s3.put_object(Bucket=SOURCE, Key=key, Body=b"x")
@@ -117,10 +130,17 @@ def test_a_listing_counts_its_keys_and_common_prefixes(s3: Any) -> None:
     assert s3.list_objects_v2(Bucket=SOURCE, Prefix="none")["KeyCount"] == 0
 
 
-def test_a_plus_in_the_source_of_a_copy_is_a_space(s3: Any) -> None:
-    for key in ("a b", "a+b"):
+def test_the_source_of_a_copy_is_read_as_s3_reads_it(s3: Any) -> None:
+    for key in ("a b", "a+b", "a;b,c", "ü"):
         s3.put_object(Bucket=SOURCE, Key=key, Body=key.encode())
-    for source, wanted in (("a+b", b"a b"), ("a%20b", b"a b"), ("a%2Bb", b"a+b")):
+    for source, wanted in (
+        ("a+b", "a b"),
+        ("a%20b", "a b"),
+        ("a%2Bb", "a+b"),
+        ("a;b,c", "a;b,c"),
+        ("a%3Bb%2Cc", "a;b,c"),
+        ("%C3%BC", "ü"),
+    ):
 
         def write_raw(request: Any, source: str = source, **_: Any) -> None:
             request.headers.replace_header("x-amz-copy-source", f"{SOURCE}/{source}")
@@ -128,7 +148,7 @@ def test_a_plus_in_the_source_of_a_copy_is_a_space(s3: Any) -> None:
         s3.meta.events.register("before-sign.s3.CopyObject", write_raw, unique_id="raw")
         s3.copy_object(Bucket=SOURCE, Key="copy", CopySource={"Bucket": SOURCE, "Key": "boto3 would encode it"})
         s3.meta.events.unregister("before-sign.s3.CopyObject", unique_id="raw")
-        assert s3.get_object(Bucket=SOURCE, Key="copy")["Body"].read() == wanted
+        assert s3.get_object(Bucket=SOURCE, Key="copy")["Body"].read() == wanted.encode()
 
 
 def test_s3_faults_on_command(stage: Stage, s3: Any) -> None:
