@@ -224,7 +224,7 @@ def test_each_project_that_shares_the_work_is_looked_at(stage: Stage, examined: 
     found = examined(**both)
     assert found["Storage Transfer API"].level is Level.PASS
     assert found["Storage Transfer API (second-project)"].level is Level.FAIL, "the stage does not know it"
-    stage.ledger.change({"sts.other_projects": ["second-project"]})
+    stage.ledger.change({"projects.others": ["second-project"]})
     found = examined(**both)
     assert found["Storage Transfer API (second-project)"].level is Level.PASS
     lacking_there = found["agent's roles on gs://sink-bucket (second-project)"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+DEFAULT_PROJECT = "stage-project"
+"""The project of a suite that was told of none."""
 DEFAULTS: dict[str, Any] = {
     "sts.bytes_per_second": 0,  # 0: as fast as it goes
     "sts.objects_per_second": 0,
@@ -19,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "sts.updates_per_minute": 600,
     "sts.deletes_per_minute": 600,
     "sts.pauses_per_minute": 900,  # pause, resume and cancel of operations
-    "sts.other_projects": [],  # beside stage-project, each with quotas of its own
+    "projects.others": [],  # projects beside those the suite was started with; each has resources and quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
@@ -50,6 +53,21 @@ DEFAULTS: dict[str, Any] = {
     "iam.denied": [],  # permissions, as bigquery.tables.getData
     "iam.project_policy": [],  # bindings of the project's IAM policy
 }
+
+
+_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+
+def check_projects(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of projects, as Resource Manager takes them (6 to 30 small letters, digits, hyphens). Raises ValueError."""
+    for name in names:
+        if not _PROJECT.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no project's name: 6 to 30 small letters, digits and hyphens, a letter first, no hyphen last"
+            )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"the projects must be named, each once: {', '.join(names) or 'none is'}")
+    return tuple(names)
 
 
 class BadFault(ValueError):
@@ -102,6 +120,7 @@ class Ledger:
     log_entries: list[dict[str, Any]] = field(default_factory=list)  # what services wrote to Cloud Logging
     events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
     clock: Callable[[], float] = time.monotonic  # by which quotas are kept
+    projects: tuple[str, ...] = (DEFAULT_PROJECT,)  # with which the suite was started; the first one is for what names no project
 
     def count(self, service: str, method: str) -> Rule | None:
         """Count a call; returns the fault it must meet, if any."""
@@ -129,6 +148,11 @@ class Ledger:
             ) from error
         with self.lock:
             self.rules.append(rule)
+
+    def knows_project(self, name: str) -> bool:
+        """Whether there is such a project: one the suite was started with, or one of the setting `projects.others`."""
+        with self.lock:
+            return name in self.projects or name in self.settings["projects.others"]
 
     def permits(self, permission: str) -> bool:
         """Whether the caller has a permission; counts that it was needed."""

@@ -16,22 +16,25 @@ PAGE_MAX = 1000
 class CloudLogging:
     """A handler of requests."""
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
-        self._ledger, self._project = ledger, project
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
     def handle(self, request: Request) -> Response:
         self._ledger.count("logging", "ListLogEntries")
         if request.path != "/v2/entries:list" or request.method != "POST":
             return _refused(404, "Unknown path")
         asked = json.loads(request.body)
-        if not self._ledger.permits("logging.logEntries.list") or asked.get("resourceNames") != [f"projects/{self._project}"]:
+        projects = [name.removeprefix("projects/") for name in asked.get("resourceNames", [])]
+        known = len(projects) == 1 and self._ledger.knows_project(projects[0])
+        if not self._ledger.permits("logging.logEntries.list") or not known:
             return _refused(403, "Permission denied for all log views")
         terms = asked.get("filter", "").split(" AND ")
         parsed = [TERM.fullmatch(term.strip()) for term in terms]
         if not all(parsed):
             return _refused(400, f"Unparseable filter: {asked.get('filter')!r}")
         with self._ledger.lock:
-            found = [one for one in self._ledger.log_entries if all(_meets(one, term) for term in parsed if term)]
+            entries = [one for one in self._ledger.log_entries if one["logName"].startswith(f"projects/{projects[0]}/")]
+            found = [one for one in entries if all(_meets(one, term) for term in parsed if term)]
         start = int(asked.get("pageToken") or 0)
         end = start + min(PAGE_MAX, int(asked.get("pageSize") or 50))
         return _json(200, {"entries": found[start:end]} | ({"nextPageToken": str(end)} if end < len(found) else {}))

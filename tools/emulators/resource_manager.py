@@ -17,15 +17,16 @@ NUMBER = "123456789012"
 class ResourceManager:
     """A handler of requests."""
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
-        self._ledger, self._project = ledger, project
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
     def handle(self, request: Request) -> Response:
         found = PATH.fullmatch(request.path)
         if found is None or request.method != "POST":
             return _refused(404, "Unknown path")
         self._ledger.count("resourcemanager", found[2][0].upper() + found[2][1:])
-        if API in self._ledger.setting("apis.disabled") or found[1] not in (self._project, NUMBER):
+        known = found[1] == NUMBER or self._ledger.knows_project(found[1])
+        if API in self._ledger.setting("apis.disabled") or not known:
             return _refused(403, "The caller does not have permission")
         if found[2] == "getIamPolicy":
             return self._policy()

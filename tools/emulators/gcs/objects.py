@@ -119,6 +119,7 @@ class Bucket:
     name: str
     created: datetime
     location: str = "US"
+    project: str = ""
     objects: dict[str, StoredObject] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
@@ -181,14 +182,14 @@ class ObjectStore:
 
     # Buckets
 
-    def create_bucket(self, name: str, location: str = "US") -> Bucket:
+    def create_bucket(self, name: str, location: str = "US", project: str = "") -> Bucket:
         if not _BUCKET.fullmatch(name):
             raise Refused(400, "invalid", f"Invalid bucket name: '{name}'", "InvalidBucketName")
         with self._lock:
             if name in self._buckets:
                 message = "Your previous request to create the named bucket succeeded and you already own it."
                 raise Refused(409, "conflict", message, "BucketAlreadyOwnedByYou")
-            self._buckets[name] = Bucket(name, datetime.now(UTC), location)
+            self._buckets[name] = Bucket(name, datetime.now(UTC), location, project)
             return self._buckets[name]
 
     def bucket(self, name: str) -> Bucket:

@@ -110,8 +110,6 @@ class Policies:
         return made
 
     def channel(self, name: str) -> monitoring.NotificationChannel:
-        if not re.fullmatch(rf"projects/{re.escape(self._project)}/notificationChannels/[0-9]+", name):
-            raise invalid(f"Name must be of the form 'projects/*/notificationChannels/*', not {name!r}.")
         if name not in self.channels:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"Cannot find channel {name}.")
         return self.channels[name]

@@ -76,7 +76,7 @@ class StsAnswers:
         return empty_pb2.Empty()
 
     def _long_running(self, operation: Operation) -> operations_pb2.Operation:
-        shown = described(operation, self._service.project)
+        shown = described(operation, self._service.project_of(operation))
         metadata = any_pb2.Any()
         metadata.Pack(sts.TransferOperation.pb(shown))
         return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)

@@ -192,10 +192,10 @@ class TransferService:
         else:
             source = {"type": "GCS", "gcsObject": {"bucket": spec.gcs_data_source.bucket_name, "objectKey": key}}
         entry = {
-            "logName": f"projects/{self.project}/logs/storagetransfer.googleapis.com%2Ftransfer_activity",
+            "logName": f"projects/{self.project_of(operation)}/logs/storagetransfer.googleapis.com%2Ftransfer_activity",
             "resource": {
                 "type": "storage_transfer_job",
-                "labels": {"project_id": self.project, "job_id": operation.job.partition("/")[2]},
+                "labels": {"project_id": self.project_of(operation), "job_id": operation.job.partition("/")[2]},
             },
             "severity": "ERROR",
             "jsonPayload": {
@@ -224,10 +224,10 @@ class TransferService:
                 found = [operation for name in wanted.job_names for operation in self._operations_of(name)]
             else:
                 found = list(self.operations.values())
-        found = [one for one in found if self._project_of(one) == wanted.project_id and _operation_meets(one, wanted)]
+        found = [one for one in found if self.project_of(one) == wanted.project_id and _operation_meets(one, wanted)]
         return sorted(found, key=lambda operation: (operation.started, operation.name), reverse=True)
 
-    def _project_of(self, operation: Operation) -> str:
+    def project_of(self, operation: Operation) -> str:
         job = self.jobs.get(operation.job)
         return self.project if job is None else job.project_id
 
@@ -328,7 +328,7 @@ class TransferService:
     def check_project(self, project: str) -> None:
         if not project:
             raise invalid("project_id is required")
-        if project not in (self.project, *self.ledger.setting("sts.other_projects")):
+        if not self.ledger.knows_project(project):
             message = f"The caller does not have permission on project {project!r}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, message)
 
