@@ -12,11 +12,12 @@ from itertools import count
 from typing import Protocol
 
 from cdn_worker.copying.steps import Command, Ended, Outcome, Resume, Task, Tries, Wait, patient
+from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored, alike, doubtful
 from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
 from cdn_worker.domain.ordering import Unordered, refuse_unordered
-from cdn_worker.domain.pages import ARCHIVED, Filter, Listed, Page
+from cdn_worker.domain.pages import Filter, Listed, Page
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
 from cdn_worker.domain.replace import REPLACES_IT, Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
@@ -57,6 +58,7 @@ class Ground:
     prefix      of the source's keys
     resume      how far a large object (key, ETag, size) got before
     replace     what may be done to an object that differs at the sink
+    unreadable  why an object cannot be had of its archive; None when it can
     """
 
     source: Source
@@ -66,6 +68,7 @@ class Ground:
     prefix: str = ""
     filter: Filter = field(default_factory=Filter)
     replace: Replace = Replace.NEVER
+    unreadable: Callable[[Listed], str | None] = archive.unreadable
     resume: Callable[[str, str, int], Resume | None] = lambda _key, _etag, _size: None
     backoff_s: float = 0.5
     keys_max: int = 1000
@@ -76,10 +79,8 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
     fault = _fault(listed, ground.mapping)
     if fault is not None:
         return _verdict(listed, Verdict.UNMAPPABLE, *fault)
-    if stored is None:
-        return Task(listed.key, listed.size, listed.etag, listed.modified, 0, ground.resume(listed.key, listed.etag, listed.size))
-    verified = alike(stored, size=listed.size, etag=listed.etag)
-    if verified is not None and ground.replace is not Replace.ALWAYS:
+    verified = None if stored is None else alike(stored, size=listed.size, etag=listed.etag)
+    if stored is not None and verified is not None and ground.replace is not Replace.ALWAYS:
         return KeyVerdict(
             key=listed.key,
             size=listed.size,
@@ -90,6 +91,11 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
             verified=verified,
             tries=0,
         )
+    cold = ground.unreadable(listed)
+    if cold is not None:
+        return _verdict(listed, Verdict.UNMAPPABLE, archive.CODE, cold)
+    if stored is None:
+        return Task(listed.key, listed.size, listed.etag, listed.modified, 0, ground.resume(listed.key, listed.etag, listed.size))
     if ground.replace.allows(stored, ground.source.uri(listed.key)):
         return Task(listed.key, listed.size, listed.etag, listed.modified, stored.generation)
     told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}, {_came_from(stored)}"
@@ -105,8 +111,6 @@ def _came_from(stored: Stored) -> str:
 
 
 def _fault(listed: Listed, mapping: KeyMapping) -> tuple[str, str] | None:
-    if listed.storage_class in ARCHIVED:
-        return "archived", f"it is in {listed.storage_class}: restore it first, and run again"
     if listed.size > OBJECT_BYTES_MAX:
         return "too_large", f"{listed.size:,} bytes; {OBJECT_BYTES_MAX:,} (5 TiB) are the most"
     name = name_fault(mapping.sink_name(listed.key))

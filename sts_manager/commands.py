@@ -87,7 +87,7 @@ def command(*flags: str, tells_disagreements: bool = False) -> Callable[[Callabl
     return decorate
 
 
-REPEATED = ("project",)
+REPEATED = ("project", "include_storage_classes")
 """Settings whose flag may be repeated: values are joined by commas, as they are written in the environment and in files."""
 
 

@@ -45,6 +45,7 @@ def pool_settings(settings: Settings, order: StartJob, route: str) -> PoolSettin
         storage_class=settings.storage_class,
         since=settings.modified_since,
         before=settings.modified_before,
+        storage_classes=settings.storage_classes,
     )
 
 

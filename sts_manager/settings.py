@@ -24,6 +24,17 @@ _SQS_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,80}
 _SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
 _BIGQUERY = re.compile(r"bigquery://(?P<project>[^/]+)/(?P<dataset>[^/]+)/?")
 _DATASET = re.compile(r"[A-Za-z0-9_]{1,1024}")
+STORAGE_CLASSES = (
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+)
+"""Of S3 (S3 API, StorageClass), but those of buckets that no route reads."""
 Seconds = float
 
 
@@ -89,6 +100,11 @@ class Settings(BaseModel):
         "",
         description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, or, from a gs:// source, PRESERVE; "
         "the bucket's own by default.",
+    )
+    include_storage_classes: str = Field(
+        "",
+        description="Only objects of these S3 storage classes travel, by whichever route (joined by commas, or repeated). "
+        "The Storage Transfer Service takes GLACIER only if it is named here, and restored.",
     )
     s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
@@ -164,6 +180,11 @@ class Settings(BaseModel):
     def projects(self) -> tuple[str, ...]:
         """The projects that share the work, as they were given; none when it is to be inferred."""
         return tuple(one.strip() for one in self.project.split(",") if one.strip())
+
+    @property
+    def storage_classes(self) -> tuple[str, ...]:
+        """The S3 storage classes whose objects travel, sorted; none: every class that a route takes."""
+        return tuple(sorted({one.strip() for one in self.include_storage_classes.split(",") if one.strip()}))
 
     @property
     def source(self) -> Place:
@@ -375,7 +396,9 @@ def _check_s3(settings: Settings, named: Any) -> None:
         raise BadInput(f"{named('event_queue')}: {settings.event_queue!r} is not like arn:aws:sqs:REGION:123456789012:NAME")
     if settings.event_queue and settings.source.scheme is not Scheme.S3:
         raise BadInput(f"{named('event_queue')} is for an S3 source, but {named('source_bucket')} is {settings.source}")
-    given = [key for key in Settings.model_fields if key.startswith("s3_") and getattr(settings, key)]
+    _check_classes(settings, named)
+    of_s3 = [key for key in Settings.model_fields if key.startswith("s3_")]
+    given = [key for key in (*of_s3, "include_storage_classes") if getattr(settings, key)]
     if settings.source.scheme is not Scheme.S3:
         if given:
             raise BadInput(f"{named(given[0])} is for an S3 source, but {named('source_bucket')} is {settings.source}")
@@ -391,6 +414,14 @@ def _check_s3(settings: Settings, named: Any) -> None:
         raise BadInput(f"{named('s3_cloudfront_domain')}: {domain!r} must begin with https://")
     if domain and settings.s3_managed_private_network:
         raise BadInput(f"{named('s3_cloudfront_domain')} and {named('s3_managed_private_network')} exclude each other")
+
+
+def _check_classes(settings: Settings, named: Any) -> None:
+    for one in settings.storage_classes:
+        if one not in STORAGE_CLASSES:
+            near = difflib.get_close_matches(one.upper(), STORAGE_CLASSES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f": there are {', '.join(STORAGE_CLASSES)}"
+            raise BadInput(f"{named('include_storage_classes')}: {one!r} is no storage class of S3{hint}")
 
 
 def _check_route(settings: Settings, named: Any) -> None:

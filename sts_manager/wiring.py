@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sts_manager.stores.bigquery import BigQueryStore
     from sts_manager.stores.bigquery_client import Warehouse
 
-STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
+STS_EMULATOR, STS_REST_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST", "STORAGE_TRANSFER_REST_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
 MONITORING_EMULATOR = "MONITORING_EMULATOR_HOST"
 PATIENCE_S = 15.0
@@ -161,7 +161,8 @@ def project_told(settings: Settings) -> str:
 def clients_of(settings: Settings) -> Mapping[str, StsClient]:
     """One for each project that shares the work; the first is meant where a row names none."""
     projects = settings.projects or (project_of(settings),)
-    return {project: connect(project, os.environ.get(STS_EMULATOR), CLOCK) for project in projects}
+    emulator, rest = os.environ.get(STS_EMULATOR), os.environ.get(STS_REST_EMULATOR)
+    return {project: connect(project, emulator, CLOCK, rest) for project in projects}
 
 
 @contextmanager
@@ -216,6 +217,7 @@ def transfer_settings(settings: Settings) -> TransferSettings:
         modified_since=settings.modified_since,
         modified_before=settings.modified_before,
         log_failures=settings.sts_log_failures,
+        storage_classes=settings.storage_classes,
     )
 
 

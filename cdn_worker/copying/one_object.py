@@ -22,6 +22,7 @@ from cdn_worker.copying.steps import (
     Way,
     expired,
 )
+from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
@@ -36,6 +37,7 @@ class OneObject:
         self.task, self.way, self.tries = task, way, tries
         self.name = way.mapping.sink_name(task.key)
         self.etag = etag_of(task.etag)
+        self._asked_for_archive = False
 
     def ask(self, request: Request) -> Asking:
         answer = yield request
@@ -60,6 +62,7 @@ class OneObject:
         """Do what makes another read worth while. Raises Ended when nothing does."""
         again, told = self.tries.again, self.way.source.explained(answer)
         if why == "forbidden" or (why == "refused" and expired(answer)):
+            yield from self._refuse_archived(answer)
             pause = again("forbidden", told, FORBIDDEN_MAX)
             yield Renew()
             yield pause
@@ -72,6 +75,17 @@ class OneObject:
         else:
             # A body that is not what was listed: cut, too long, compressed, of a whole object, redirected elsewhere.
             yield again(why, f"{_WRONG.get(why, why)}; {told}", BROKEN_MAX if why in _WRONG else MISSING_MAX)
+
+    def _refuse_archived(self, answer: Answer) -> Pausing:
+        """Raise Ended where a 403 is that of an archived object: no signature opens it."""
+        told = archive.refused_as_archived(answer.body)
+        if told is None and b"<Code>" not in answer.body and not self._asked_for_archive:
+            # No word of S3's: the body is a page of the CDN's own, or there was none.
+            self._asked_for_archive = True
+            head = yield from self.ask(self.way.source.head(self.task.key))
+            told = archive.archived_by_head(head.headers) if head.status == 200 else None
+        if told is not None:
+            raise Ended(archive.CODE, told, Verdict.UNMAPPABLE)
 
     def _looked_at(self, why: str, told: str) -> Pausing:
         """Ask the source itself whether the object is gone, or is another one now."""

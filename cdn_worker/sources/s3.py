@@ -13,12 +13,15 @@ from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.pages import QUOTES, Page, parse_page
-from cdn_worker.domain.sigv4 import SigV4, canonical_query
+from cdn_worker.domain.sigv4 import ATTRIBUTES, SigV4, canonical_query
 from cdn_worker.ports import Access
 
 PAGE_BYTES_MAX = 16 << 20
 """1,000 keys of 1,024 bytes, each percent-encoded threefold, and what stands around them."""
 HEAD_S = 30.0
+RESTORE_STATUS = "RestoreStatus"
+"""What a listing tells besides, of archived objects, when it is asked (S3 API, ListObjectsV2). A server that does not know it
+ignores the question: what it has in an archive class stays unreadable to us then, as nobody asks of each key on its own."""
 _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,1000})")
 _REGION = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
@@ -79,7 +82,8 @@ class S3Source:
         query = canonical_query(values)
         path = f"/{self.bucket}"
         url = f"{self._origin}{path}?{query}"
-        return Request(Host.SOURCE, "GET", url, self._signed("GET", path, query), None, PAGE_BYTES_MAX, HEAD_S * 2)
+        headers = self._signed("GET", path, query, RESTORE_STATUS)
+        return Request(Host.SOURCE, "GET", url, headers, None, PAGE_BYTES_MAX, HEAD_S * 2)
 
     def page_of(self, answer: Answer) -> Page:
         """The page in an answer. Raises ValueError for what is none."""
@@ -88,13 +92,13 @@ class S3Source:
     def explained(self, answer: Answer) -> str:
         return s3_refusal(answer, self._now(), f"s3://{self.bucket}")
 
-    def _signed(self, method: str, path: str, query: str = "") -> list[str]:
+    def _signed(self, method: str, path: str, query: str = "", attributes: str = "") -> list[str]:
         if self._signer is None:
-            return []
+            return [f"{ATTRIBUTES}: {attributes}"] if attributes else []
         second = int(self._now())
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
-        return self._signer.headers(method, self._host, path, query, self._stamp)
+        return self._signer.headers(method, self._host, path, query, self._stamp, attributes)
 
 
 def s3_refusal(answer: Answer, now: float, where: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from cdn_worker.domain.archive import ARCHIVED
 from cdn_worker.domain.keys import KeyMapping, name_fault
 from cdn_worker.domain.metadata import METADATA_BYTES_MAX
-from cdn_worker.domain.pages import ARCHIVED
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, warned
 
 OBJECT_BYTES_MAX = 5 << 40

@@ -34,7 +34,8 @@ from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot
 from sts_manager.domain.naming import JobName, OperationName, chunks
 from sts_manager.ports import Clock, Started, TransferJobView
 from sts_manager.routes.pacer import Pacer
-from sts_manager.routes.sts_spec import TransferSettings, differences, transfer_job
+from sts_manager.routes.sts_rest import PassedOver, TransferRest
+from sts_manager.routes.sts_spec import TransferSettings, classes_of, differences, marked_classes, transfer_job
 
 NAMES_PER_POLL = 100
 """Operations asked about in one list call; a page holds at most 256 (Storage Transfer Service, list filters)."""
@@ -52,6 +53,7 @@ class StsClient:
     """The official client with our manners; shared by the route and the utility commands.
 
     leading   asked before each call that changes something: a daemon that was frozen may not lead any more
+    rest      for what gRPC's types cannot say; None beside an emulator that has no such face
     """
 
     client: sts.StorageTransferServiceClient
@@ -59,9 +61,13 @@ class StsClient:
     pacer: Pacer
     deadline_s: float = DEADLINE_S
     leading: Callable[[], bool] = lambda: True
+    rest: TransferRest | None = None
 
-    def create(self, job: sts.TransferJob) -> sts.TransferJob:
+    def create(self, job: sts.TransferJob, storage_classes: Sequence[str] = ()) -> sts.TransferJob:
+        """Create a job; of objects in these storage classes alone, where some are given (which only REST can say)."""
         with self._call("create", "create_transfer_job"):
+            if storage_classes:
+                return self._by_rest().create(job, storage_classes, self.deadline_s)
             request = sts.CreateTransferJobRequest(transfer_job=job)
             return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
 
@@ -69,6 +75,22 @@ class StsClient:
         with self._call("read", "get_transfer_job"):
             request = sts.GetTransferJobRequest(job_name=name, project_id=self.project)
             return self.client.get_transfer_job(request, timeout=self.deadline_s, retry=None)
+
+    def get_with_classes(self, name: JobName) -> tuple[sts.TransferJob, tuple[str, ...]]:
+        """A job, and the storage classes that it includes."""
+        with self._call("read", "get_transfer_job"):
+            return self._by_rest().get(name, self.project, self.deadline_s)
+
+    def passed_over(self, name: OperationName) -> PassedOver:
+        """What an operation passed over for its storage class, by the service's own count."""
+        with self._call("read", "get_operation"):
+            return self._by_rest().passed_over(name, self.deadline_s)
+
+    def _by_rest(self) -> TransferRest:
+        if self.rest is None:
+            told = "this emulator of the transfer service has no REST: STORAGE_TRANSFER_REST_EMULATOR_HOST names where it is"
+            raise Permanent(told, code="ROUTE_UNFIT")
+        return self.rest
 
     def run(self, name: JobName) -> OperationName:
         with self._call("run", "run_transfer_job"):
@@ -187,7 +209,8 @@ class StsRoute:
     def start(self, order: StartJob) -> Started:
         client = client_in(self._clients, order.project)
         job = self._job(order)
-        started = adopted(client, job, may_run=False) if order.adopt_only else begun(client, job)
+        classes = classes_of(job, self._settings)
+        started = adopted(client, job, classes, may_run=False) if order.adopt_only else begun(client, job, classes)
         if started.operation_name is not None:
             self._home[started.operation_name] = client.project
         return started
@@ -246,12 +269,15 @@ def _carrying(seen: OperationSnapshot, objects: int, size: int) -> OperationSnap
     return replace(seen, counters=more) if objects else seen
 
 
-def begun(client: StsClient, job: sts.TransferJob) -> Started:
-    """Create a job and run it once, however often this is asked. Raises as `TransferRoute.start` does."""
+def begun(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) -> Started:
+    """Create a job and run it once, however often this is asked. Raises as `TransferRoute.start` does.
+
+    classes   storage classes to which its objects are limited
+    """
     try:
-        client.create(job)
+        client.create(job, classes)
     except _AlreadyExists:
-        return adopted(client, job, may_run=True)
+        return adopted(client, job, classes, may_run=True)
     return Started(operation_name=_run(client, JobName(job.name)))
 
 
@@ -264,20 +290,28 @@ def _run(client: StsClient, name: JobName) -> OperationName:
         raise
 
 
-def made(client: StsClient, job: sts.TransferJob) -> None:
+def made(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) -> None:
     """Create a job, or find that it is there already: one that the service begins by itself. Raises NameTaken, NameDeleted."""
     try:
-        client.create(job)
+        client.create(job, classes)
     except _AlreadyExists:
-        same_job(client, job)
+        same_job(client, job, classes)
 
 
-def same_job(client: StsClient, wanted: sts.TransferJob) -> sts.TransferJob:
+def same_job(client: StsClient, wanted: sts.TransferJob, classes: Sequence[str] = ()) -> sts.TransferJob:
     """The job of this name, if it is the one we would have made. Raises NotFound, NameDeleted, NameTaken."""
-    found = client.get(JobName(wanted.name))
+    name = JobName(wanted.name)
+    if classes:
+        found, theirs = client.get_with_classes(name)
+    else:
+        # gRPC does not show the classes that a job includes: its description does, if it is ours.
+        found = client.get(name)
+        theirs = marked_classes(found.description)
     if found.status == sts.TransferJob.Status.DELETED:
         raise NameDeleted(f"{wanted.name} was deleted; the service keeps its name for about 30 days")
-    if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
+    different = sorted(differences(wanted.transfer_spec, found.transfer_spec))
+    different += ["storage_classes"] if set(classes) != set(theirs) else []
+    if different:
         raise NameTaken(
             f"{wanted.name} exists with another {' and '.join(different)}; this run would move other objects than that "
             "job does. Run with the settings it was made with, or delete the job and `retry` the prefix"
@@ -285,11 +319,11 @@ def same_job(client: StsClient, wanted: sts.TransferJob) -> sts.TransferJob:
     return found
 
 
-def adopted(client: StsClient, wanted: sts.TransferJob, *, may_run: bool) -> Started:
+def adopted(client: StsClient, wanted: sts.TransferJob, classes: Sequence[str] = (), *, may_run: bool) -> Started:
     """Take over the job of this name if it is the one we would have made; run it only if it never ran."""
     name = JobName(wanted.name)
     try:
-        found = same_job(client, wanted)
+        found = same_job(client, wanted, classes)
     except NotFound as error:
         if may_run:
             raise NameDeleted(f"{name} was deleted; the service keeps its name for about 30 days") from error
@@ -354,8 +388,11 @@ class StsProject:
         last.delete(name)
 
 
-def connect(project: str, emulator: str | None, clock: Clock) -> StsClient:
-    """The official client, at the service or at the emulator's `host:port`. Raises Fatal without credentials."""
+def connect(project: str, emulator: str | None, clock: Clock, rest: str | None = None) -> StsClient:
+    """The official client, at the service or at the emulator's `host:port`. Raises Fatal without credentials.
+
+    rest   where the emulator's REST face is
+    """
     try:
         if emulator:
             transport = transports.StorageTransferServiceGrpcTransport(channel=grpc.insecure_channel(emulator))
@@ -367,7 +404,8 @@ def connect(project: str, emulator: str | None, clock: Clock) -> StsClient:
             f"no Google credentials: {error}. On GCE give the machine a service account; elsewhere run "
             "`gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
         ) from error
-    return StsClient(client, project, Pacer(clock))
+    by_rest = None if emulator and not rest else TransferRest(rest or "")
+    return StsClient(client, project, Pacer(clock), rest=by_rest)
 
 
 def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:

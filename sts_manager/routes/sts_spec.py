@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +12,8 @@ from google.cloud import storage_transfer_v1 as sts
 from sts_manager.domain.model import PREFIXES_OF_A_JOB_MAX, Egress, StartJob
 from sts_manager.domain.naming import overlaps
 from sts_manager.domain.place import Place, Scheme, places_of
+
+_MARKED = re.compile(r"STS Manager \(only ([A-Z_, ]+)\): ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,10 @@ class S3Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferSettings:
-    """Everything about a transfer job that is the same for all prefixes of a migration."""
+    """Everything about a transfer job that is the same for all prefixes of a migration.
+
+    storage_classes   of S3: objects of others are not transferred; empty: those that the service transfers by itself
+    """
 
     project: str
     source: Place
@@ -46,6 +52,7 @@ class TransferSettings:
     modified_since: datetime | None = None
     modified_before: datetime | None = None
     log_failures: bool = False
+    storage_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.source.scheme is Scheme.S3 and self.s3_access is None:
@@ -64,11 +71,13 @@ def transfer_job(order: StartJob, settings: TransferSettings, manifest: str = ""
     more = f" and {len(order.others):,} more" if order.others else ""
     job = sts.TransferJob(
         name=order.job_name,
-        description=_shortened(f"STS Manager: {order.prefix}{more} (attempt {order.attempt})"),
         project_id=order.project or settings.project,
         status=sts.TransferJob.Status.ENABLED,
         transfer_spec=transfer_spec(order, settings, manifest),
     )
+    classes = classes_of(job, settings)
+    only = f" (only {', '.join(classes)})" if classes else ""
+    job.description = _shortened(f"STS Manager{only}: {order.prefix}{more} (attempt {order.attempt})")
     if settings.log_failures:
         logged = sts.LoggingConfig
         job.logging_config = sts.LoggingConfig(
@@ -76,6 +85,17 @@ def transfer_job(order: StartJob, settings: TransferSettings, manifest: str = ""
             log_action_states=[logged.LoggableActionState.FAILED],
         )
     return job
+
+
+def classes_of(job: sts.TransferJob, settings: TransferSettings) -> tuple[str, ...]:
+    """The storage classes to which a job is limited: those of the settings where it reads S3."""
+    return settings.storage_classes if "aws_s3_data_source" in job.transfer_spec else ()
+
+
+def marked_classes(description: str) -> tuple[str, ...]:
+    """The storage classes to which a job of ours is limited, by its description."""
+    found = _MARKED.match(description)
+    return () if found is None else tuple(found[1].split(", "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

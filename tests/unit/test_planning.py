@@ -17,7 +17,7 @@ from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.keys import KeyMapping
-from cdn_worker.domain.pages import Filter, Listed
+from cdn_worker.domain.pages import RESTORED, RESTORING, Filter, Listed
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.planning import Ground, Planned, Planner, Walk
 from cdn_worker.sinks.gcs import GcsSink
@@ -160,6 +160,27 @@ def test_what_cannot_be_copied_is_said_before_a_byte_moves(one: Listed, error: s
     assert isinstance(found, KeyVerdict)
     assert (found.verdict, found.error) == (Verdict.UNMAPPABLE, error)
     assert isinstance(judged(listed(size=5 << 40), None, ground()), Task), "5 TiB are taken"
+
+
+def test_an_archived_object_is_read_when_it_was_restored_and_none_is_asked_for_that_is_there() -> None:
+    from cdn_worker.domain.integrity import Stored
+    from cdn_worker.domain.replace import Replace
+    from cdn_worker.planning import judged
+
+    cold = listed(storage_class="DEEP_ARCHIVE")
+    assert isinstance(judged(cold._replace(restore=RESTORED), None, ground()), Task)
+    restoring = judged(cold._replace(restore=RESTORING), None, ground())
+    assert isinstance(restoring, KeyVerdict)
+    assert (restoring.error, "is being restored" in restoring.details) == ("archived", True)
+    tiered = listed(storage_class="INTELLIGENT_TIERING")
+    assert isinstance(judged(tiered, None, ground()), Task), "no listing tells the tier"
+    assert isinstance(judged(tiered._replace(restore=RESTORING), None, ground()), KeyVerdict)
+    there = Stored(generation=7, size=1000, crc32c=b"\0" * 4, md5=bytes.fromhex(BODY_ETAG))
+    equal, wanted = judged(cold, there, ground()), judged(cold, there, ground(replace=Replace.ALWAYS))
+    assert isinstance(equal, KeyVerdict)
+    assert equal.verdict is Verdict.SKIPPED, "it was copied before it was archived"
+    assert isinstance(wanted, KeyVerdict)
+    assert wanted.error == "archived", "to write it again it must be read"
 
 
 def test_what_is_there_is_compared_by_the_strongest_that_is_known() -> None:

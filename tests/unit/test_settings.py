@@ -103,6 +103,9 @@ BAD = [
     (S3 | {"s3_role_arn": "role/x"}, {}, "is not like arn:aws:iam::"),
     (S3 | {"s3_role_arn": "arn:aws:iam::123456789012:role/x", "s3_credentials_secret": "projects/1/secrets/x"}, {}, "exclude"),
     (S3 | {"s3_credentials_secret": "projects/name/secrets/x"}, {}, "projects/PROJECT_NUMBER/secrets/NAME"),
+    (S3 | {"include_storage_classes": "STANDARD,GLACIRE"}, {}, "'GLACIRE' is no storage class of S3; did you mean GLACIER?"),
+    (S3 | {"include_storage_classes": "glacier"}, {}, "did you mean GLACIER?"),
+    ({"include_storage_classes": "GLACIER"}, {}, "--include-storage-classes is for an S3 source"),
     (S3 | {"s3_cloudfront_domain": "d1.cloudfront.net"}, {}, "must begin with https://"),
     (S3 | {"s3_cloudfront_domain": "https://d1", "s3_managed_private_network": True}, {}, "exclude each other"),
 ]
@@ -135,6 +138,11 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, told: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"--config-path .*none\.json cannot be read"):
         load_settings({}, {}, tmp_path / "none.json")
+
+
+def test_storage_classes_are_a_set_however_they_are_written() -> None:
+    settings = load_settings(S3 | {"include_storage_classes": " GLACIER, STANDARD,,GLACIER"}, {}, None)
+    assert settings.storage_classes == ("GLACIER", "STANDARD")
 
 
 def test_what_is_shown_has_no_password() -> None:

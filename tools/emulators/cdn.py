@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from tools.emulators.ledger import Ledger, Rule
 from tools.emulators.rawhttp import RawRequest, RawResponse, RawServer
+from tools.emulators.s3_archive import error_xml
 from tools.emulators.sigv4 import Keys
 from tools.emulators.web import pause_for
 
@@ -88,7 +89,7 @@ class Cdn:
         }
         self.dropped: set[str] = set()  # headers, in lower case, that a policy of the distribution removes
         self.files: dict[str, bytes] = {}  # what the distribution serves to anybody, by path: robots.txt
-        self._server = RawServer(self._handle)
+        self._server = RawServer(self._answer)
 
     @property
     def address(self) -> str:
@@ -101,6 +102,14 @@ class Cdn:
     def stop(self) -> None:
         self._server.stop()
         self._s3.close()
+
+    def _answer(self, request: RawRequest) -> RawResponse:
+        response = self._handle(request)
+        page = self._ledger.setting("cdn.error_page").encode()
+        if page and response.status in (403, 404):
+            response.pieces, response.length = [page], len(page)
+            response.headers["Content-Type"] = "text/html"
+        return response
 
     def _handle(self, request: RawRequest) -> RawResponse:
         fault = self._ledger.count("cdn", request.method)
@@ -122,9 +131,7 @@ class Cdn:
         except Forbidden as refused:
             return refusal(403, str(refused))
         except ClientError as error:
-            missing = error.response["Error"]["Code"] in ("NoSuchKey", "404", "NoSuchBucket")
-            # An origin that may not be listed answers 403 for what is not there; ours may be.
-            return refusal(404 if missing else 502, error.response["Error"]["Code"])
+            return passed_through(error)
         return misbehaved(answered(request, found), found, fault)
 
     def _check(self, path: str, query: str) -> None:
@@ -276,6 +283,17 @@ def refusal(status: int, code: str, *, retry_after: bool = False) -> RawResponse
     if retry_after:
         headers["Retry-After"] = "1"
     return RawResponse(status, headers, [body], len(body))
+
+
+def passed_through(error: ClientError) -> RawResponse:
+    """What the origin refused, with its own status and body (CloudFront, HTTPStatusCodes: without custom error pages)."""
+    # An origin that may not be listed answers 403 for what is not there; ours may be.
+    code, status = error.response["Error"]["Code"], int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+    if status >= 500:
+        return refusal(502, code)
+    more = {name: str(error.response[name]) for name in ("StorageClass", "AccessTier") if name in error.response}
+    body = error_xml(code, error.response["Error"].get("Message", ""), more)
+    return RawResponse(status, {"Content-Type": "application/xml", "X-Cache": "Error from cloudfront"}, [body], len(body))
 
 
 def _pieces(data: bytes) -> Iterable[bytes]:

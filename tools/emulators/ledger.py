@@ -27,17 +27,20 @@ DEFAULTS: dict[str, Any] = {
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
+    "sts.archived_tiering": "PERMISSION_DENIED",  # the error of an object in an archive tier of Intelligent-Tiering; or "skip"
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
     "sts.url_list_md5_required": "",  # rows without an MD5: taken; or "row": those fail; or "list": the operation does
     "s3.verify_signatures": True,
+    "s3.restore_seconds": 0,  # how long RestoreObject takes
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
     "bigquery.fail_late": 0,  # how many of the next jobs do their work and then say that they failed
     "bigquery.rows_per_page": 50_000,
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
+    "cdn.error_page": "",  # stands in the place of every body of a 403 or 404 (CloudFront, custom error pages)
     "cdn.public": False,  # whether URLs need no signature
     "pubsub.pull_seconds": 2.0,  # how long a pull waits for a first message
     "pubsub.duplicates": 0.0,  # the share of messages that come twice

@@ -22,6 +22,7 @@ from tools.emulators.resource_manager import ResourceManager
 from tools.emulators.rpc import Refused
 from tools.emulators.s3 import S3
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.rest import StsRest
 from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
@@ -54,6 +55,7 @@ class Stage:
             "AWS_SECRET_ACCESS_KEY": KEYS.secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+        self.s3: S3 | None = None
         self.sts: TransferService | None = None
         self.bigquery: BigQuery | None = None
         self.cdn: Cdn | None = None
@@ -87,9 +89,9 @@ class Stage:
         return server.start()
 
     def _start_s3(self) -> None:
-        s3 = S3(self.ledger, [KEYS])
-        self._resets.append(s3.reset)
-        self.environment["AWS_ENDPOINT_URL"] = self._web(WebServer(s3)).url
+        self.s3 = S3(self.ledger, [KEYS])
+        self._resets.append(self.s3.reset)
+        self.environment["AWS_ENDPOINT_URL"] = self._web(WebServer(self.s3)).url
 
     def _start_gcs(self) -> None:
         gcs = Gcs(self.ledger, self.objects)
@@ -146,6 +148,8 @@ class Stage:
         self._stops.append(server.stop)
         self._resets.append(self.sts.reset)
         self.environment["STORAGE_TRANSFER_EMULATOR_HOST"] = server.address
+        rest = self._web(WebServer(application(StsRest(self.ledger, self.sts).handle), threads=4))
+        self.environment["STORAGE_TRANSFER_REST_EMULATOR_HOST"] = rest.url
 
     def reset(self) -> None:
         """Forget all buckets, jobs, operations, calls, faults and changed settings."""
@@ -168,7 +172,7 @@ class Stage:
         if asked is None:
             raise ValueError(
                 "the admin endpoint knows GET /calls, /permissions, /bigquery/jobs, /settings, /faults; POST /settings, /faults, "
-                f"/reset, /operations, /past; DELETE /faults; not {request.method} {request.path}"
+                f"/reset, /operations, /past, /tiers, /expiries; DELETE /faults; not {request.method} {request.path}"
             )
         return asked
 
@@ -203,6 +207,12 @@ class Stage:
                 return {}
             case "POST", "/operations" if self.sts is not None:
                 self.sts.force(body["name"], int(body["status"]))
+                return {}
+            case "POST", "/tiers" if self.s3 is not None:
+                self.s3.archive.move(body["bucket"], body["key"], body["tier"])
+                return {}
+            case "POST", "/expiries" if self.s3 is not None:
+                self.s3.archive.expire(body["bucket"], body["key"])
                 return {}
             case "POST", "/past" if self.sts is not None:
                 self.sts.seed_past(int(body["operations"]))

@@ -20,7 +20,6 @@ from google.cloud import storage  # type: ignore[attr-defined]
 
 from tools.emulators.sigv4 import Keys
 
-SKIPPED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 SOURCE_ETAG = "x-goog-source-etag"
 
 
@@ -32,15 +31,20 @@ class EndError(Exception):
         self.code, self.details = code, details
 
 
+class ArchivedError(EndError):
+    """S3 refused an object for its archive tier, which no listing tells."""
+
+
 @dataclass(frozen=True)
 class Listed:
-    """One source object of a listing."""
+    """One source object of a listing. restored: a copy of an archived one is there to be read."""
 
     key: str
     size: int
     etag: str
     modified: datetime
     storage_class: str = "STANDARD"
+    restored: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ class S3Source:
 
     def list(self, prefix: str) -> Iterator[Listed]:
         try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"]
+            )
             for page in pages:
                 for found in page.get("Contents", ()):
                     yield Listed(
@@ -83,6 +89,7 @@ class S3Source:
                         etag=found["ETag"].strip('"'),
                         modified=found["LastModified"],
                         storage_class=found.get("StorageClass", "STANDARD"),
+                        restored="RestoreExpiryDate" in found.get("RestoreStatus", {}),
                     )
         except (ClientError, BotoCoreError) as error:
             raise _s3_error(error, f"s3://{self._bucket}/{prefix}") from error
@@ -271,6 +278,8 @@ def _md5_of_etag(etag: str) -> str | None:
 def _s3_error(error: ClientError | BotoCoreError, what: str) -> EndError:
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
+        if code == "InvalidObjectState":
+            return ArchivedError("PERMISSION_DENIED", f"{what}: {code}: {error.response['Error'].get('Message', '')}")
         denied = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden")
         missing = ("NoSuchBucket", "NoSuchKey", "404")
         shown = "PERMISSION_DENIED" if code in denied else "NOT_FOUND" if code in missing else "UNAVAILABLE"

@@ -60,6 +60,7 @@ class TransferService:
     jobs: dict[str, sts.TransferJob] = field(default_factory=dict)
     operations: dict[str, Operation] = field(default_factory=dict)
     by_job: dict[str, list[str]] = field(default_factory=dict)
+    storage_classes: dict[str, frozenset[str]] = field(default_factory=dict)  # of jobs that include some, which only REST can say
     lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1_000_000_000_000))
 
@@ -74,10 +75,11 @@ class TransferService:
             self.jobs.clear()
             self.operations.clear()
             self.by_job.clear()
+            self.storage_classes.clear()
 
     # Jobs
 
-    def create(self, job: sts.TransferJob) -> sts.TransferJob:
+    def create(self, job: sts.TransferJob, storage_classes: frozenset[str] = frozenset()) -> sts.TransferJob:
         self.check_project(job.project_id)
         self._quota("sts.creates_per_minute", 60, "create requests per minute", job.project_id)
         self._quota("sts.creates_per_day", 86_400, "create requests per day", job.project_id)
@@ -94,6 +96,7 @@ class TransferService:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {stored.name}")
             stored.creation_time = stored.last_modification_time = datetime.now(UTC)
             self.jobs[stored.name] = stored
+            self.storage_classes[stored.name] = storage_classes
             if "event_stream" in stored:
                 self._listen(stored)
             return _shown(stored)
@@ -174,7 +177,12 @@ class TransferService:
             name=f"transferOperations/{job.name.replace('/', '-')}-{next(self.numbers)}",
             job=job.name,
             started=datetime.now(UTC),
-            work=Work(name=job.name, spec=spec, open_ends=lambda: self._ends(spec)),
+            work=Work(
+                name=job.name,
+                spec=spec,
+                open_ends=lambda: self._ends(spec),
+                storage_classes=self.storage_classes.get(job.name, frozenset()),
+            ),
         )
         logged = sts.LoggingConfig.LoggableActionState.FAILED in job.logging_config.log_action_states
         if logged and sts.LoggingConfig.LoggableAction.COPY in job.logging_config.log_actions:
