@@ -22,6 +22,8 @@ DEFAULTS: dict[str, Any] = {
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
+    "sts.gcs_bucket_code": "FAILED_PRECONDITION",  # of a bucket that is missing or forbidden; or PERMISSION_DENIED, NOT_FOUND
+    "sts.s3_missing_bucket_code": "PERMISSION_DENIED",  # or "NOT_FOUND": nobody could verify it
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],

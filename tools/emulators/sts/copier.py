@@ -157,7 +157,7 @@ class Copier:
                 work.todo = iter(list(_listing(work, work.ends[0]))) if work.events is None else None
             listed = next(work.todo or iter(()), None) if work.events is None else _told(work, work.ends[0], work.events)
         except EndError as error:
-            work.fail(error.code, work.source_path, error.details)
+            work.fail(error.code, error.url or work.source_path, error.details)
             self._end(work, Status.FAILED)
             return False
         if listed is None and work.events is not None:

@@ -20,8 +20,9 @@ from google.rpc import code_pb2
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.bucket_access import BucketAccess
 from tools.emulators.sts.copier import Copier, Status, Work
-from tools.emulators.sts.ends import EndError, GcsSink, GcsSource, S3Source, Source
+from tools.emulators.sts.ends import S3_LOCATION, EndError, GcsSink, GcsSource, S3Source, Source
 from tools.emulators.sts.http_list import HttpSource
 from tools.emulators.sts.manifest import ManifestSource
 from tools.emulators.sts.rules import Filter, check_job, check_spec
@@ -86,7 +87,7 @@ class TransferService:
             if job.name in self.jobs:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {job.name}")
         if self.ledger.setting("sts.buckets_checked_at") == "create":
-            self._check_buckets(job.transfer_spec)
+            self._check_buckets(job)
         with self.lock:
             stored = sts.TransferJob(job)
             stored.name = job.name or f"transferJobs/{next(self.numbers)}"
@@ -175,7 +176,7 @@ class TransferService:
             name=f"transferOperations/{job.name.replace('/', '-')}-{next(self.numbers)}",
             job=job.name,
             started=datetime.now(UTC),
-            work=Work(name=job.name, spec=spec, open_ends=lambda: self._ends(spec)),
+            work=Work(name=job.name, spec=spec, open_ends=lambda: self._ends(spec, job.project_id)),
         )
         logged = sts.LoggingConfig.LoggableActionState.FAILED in job.logging_config.log_action_states
         if logged and sts.LoggingConfig.LoggableAction.COPY in job.logging_config.log_actions:
@@ -332,14 +333,16 @@ class TransferService:
             message = f"The caller does not have permission on project {project!r}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, message)
 
-    def _ends(self, spec: sts.TransferSpec) -> tuple[Source, GcsSink]:
-        sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name)
+    def _ends(self, spec: sts.TransferSpec, project: str) -> tuple[Source, GcsSink]:
+        access = BucketAccess(self.ledger, project)
+        sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name, access)
         if "gcs_data_source" in spec:
-            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name)), sink
+            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name, access)), sink
         if "http_data_source" in spec:
             naming = functools.partial(self.ledger.setting, "sts.url_list_names")
             return HttpSource(spec.http_data_source.list_url, self.places.gcs, naming), sink
-        source = S3Source(self.places.s3, spec.aws_s3_data_source.bucket_name, self._keys(spec.aws_s3_data_source))
+        data, missing = spec.aws_s3_data_source, self.ledger.setting("sts.s3_missing_bucket_code")
+        source = S3Source(self.places.s3, data.bucket_name, self._keys(data), missing)
         return self._chosen(spec, source), sink
 
     def _chosen(self, spec: sts.TransferSpec, source: Source) -> Source:
@@ -352,7 +355,8 @@ class TransferService:
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:
             if source.role_arn not in self.ledger.setting("sts.role_arns"):
-                raise EndError("PERMISSION_DENIED", f"not authorized to assume role {source.role_arn}")
+                told = f"{S3_LOCATION} AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity"
+                raise EndError("PERMISSION_DENIED", told, f"s3://{source.bucket_name}/")
             return self.places.keys[0]
         if source.credentials_secret:
             value = self.ledger.setting("sts.secrets").get(source.credentials_secret)
@@ -361,9 +365,9 @@ class TransferService:
             return Keys(*value.split(":", 1))
         return Keys(source.aws_access_key.access_key_id, source.aws_access_key.secret_access_key)
 
-    def _check_buckets(self, spec: sts.TransferSpec) -> None:
+    def _check_buckets(self, job: sts.TransferJob) -> None:
         try:
-            for end in self._ends(spec):
+            for end in self._ends(job.transfer_spec, job.project_id):
                 with closing(end):
                     end.check()
         except EndError as error:
