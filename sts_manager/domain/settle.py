@@ -179,8 +179,8 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
             after = _withdrawn(job, policy, due, made=refused.made)
             return replace(settled, after=after, notes=(*settled.notes, note), denied=denied)
         case Refusal.UNCERTAIN:
-            waiting = replace(job, not_before=now + wait)
-            return _with_open_start(replace(settled, after=waiting, notes=(*settled.notes, note)), refused, policy, now)
+            again = replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
+            return _with_open_start(again, refused, policy, now)
         case Refusal.NAME_DELETED:
             return _try_again_or_end(replace(settled, after=job), policy, now)
         case Refusal.PERMANENT if refused.others and job.route is not Route.STS_FOLLOW:

@@ -28,6 +28,8 @@ DEFAULTS: dict[str, Any] = {
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
+    "logging.delay_seconds": 0.0,  # from when something is logged until it can be read
+    "logging.reads_per_minute": 60,
     "s3.verify_signatures": True,
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
@@ -95,7 +97,7 @@ class Ledger:
     lock: threading.Lock = field(default_factory=threading.Lock)
     windows: dict[tuple[str, float, str], deque[float]] = field(default_factory=dict)
     permissions: Counter[str] = field(default_factory=Counter)
-    log_entries: list[dict[str, Any]] = field(default_factory=list)  # what services wrote to Cloud Logging
+    log_entries: list[tuple[float, dict[str, Any]]] = field(default_factory=list)  # what was logged, and when it is to be seen
     events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
     clock: Callable[[], float] = time.monotonic  # by which quotas are kept
 
@@ -131,6 +133,17 @@ class Ledger:
         with self.lock:
             self.permissions[permission] += 1
             return permission not in self.settings["iam.denied"]
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Write to Cloud Logging; it is to be seen after `logging.delay_seconds`."""
+        with self.lock:
+            self.log_entries.append((self.clock() + self.settings["logging.delay_seconds"], entry))
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What is to be seen in Cloud Logging by now."""
+        now = self.clock()
+        with self.lock:
+            return [entry for at, entry in self.log_entries if at <= now]
 
     def tell(self, bucket: str, key: str) -> None:
         """An object came to be, or changed: told where a queue is set for its bucket."""

@@ -20,6 +20,7 @@ from google.rpc import code_pb2
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.activity_log import ActivityLog
 from tools.emulators.sts.bucket_access import BucketAccess
 from tools.emulators.sts.copier import Copier, Status, Work
 from tools.emulators.sts.ends import S3_LOCATION, EndError, GcsSink, GcsSource, S3Source, Source
@@ -178,37 +179,11 @@ class TransferService:
             started=datetime.now(UTC),
             work=Work(name=job.name, spec=spec, open_ends=lambda: self._ends(spec, job.project_id)),
         )
-        logged = sts.LoggingConfig.LoggableActionState.FAILED in job.logging_config.log_action_states
-        if logged and sts.LoggingConfig.LoggableAction.COPY in job.logging_config.log_actions:
-            operation.work.logged = functools.partial(self._log, operation)
+        operation.work.logged = ActivityLog(self.ledger, job, operation.name).write
         self.operations[operation.name] = operation
         self.by_job.setdefault(job.name, []).append(operation.name)
         job.latest_operation_name = operation.name
         return operation
-
-    def _log(self, operation: Operation, key: str, code: str, message: str) -> None:
-        """One failed object, as the service writes it to Cloud Logging."""
-        spec = operation.work.spec
-        if "aws_s3_data_source" in spec:
-            source = {"type": "AWS_S3", "awsS3Object": {"bucket": spec.aws_s3_data_source.bucket_name, "objectKey": key}}
-        else:
-            source = {"type": "GCS", "gcsObject": {"bucket": spec.gcs_data_source.bucket_name, "objectKey": key}}
-        entry = {
-            "logName": f"projects/{self.project}/logs/storagetransfer.googleapis.com%2Ftransfer_activity",
-            "resource": {
-                "type": "storage_transfer_job",
-                "labels": {"project_id": self.project, "job_id": operation.job.partition("/")[2]},
-            },
-            "severity": "ERROR",
-            "jsonPayload": {
-                "action": "COPY",
-                "operation": operation.name,
-                "sourceObject": source,
-                "status": {"statusCode": "FAILED", "errorType": code, "errorMessage": message},
-            },
-        }
-        with self.ledger.lock:
-            self.ledger.log_entries.append(entry)
 
     def operation(self, name: str) -> Operation:
         with self.lock:
