@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
-from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.cloud import storage_transfer_v1 as sts
 from google.cloud.storage_transfer_v1.services.storage_transfer_service import transports
@@ -34,6 +33,7 @@ from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot
 from sts_manager.domain.naming import JobName, OperationName, chunks
 from sts_manager.ports import Clock, Started, TransferJobView
 from sts_manager.routes.pacer import Pacer
+from sts_manager.routes.sts_errors import CREATE, AlreadyExists, advise, translated
 from sts_manager.routes.sts_rest import PassedOver, TransferRest
 from sts_manager.routes.sts_spec import TransferSettings, classes_of, differences, marked_classes, transfer_job
 
@@ -64,12 +64,19 @@ class StsClient:
     rest: TransferRest | None = None
 
     def create(self, job: sts.TransferJob, storage_classes: Sequence[str] = ()) -> sts.TransferJob:
-        """Create a job; of objects in these storage classes alone, where some are given (which only REST can say)."""
-        with self._call("create", "create_transfer_job"):
-            if storage_classes:
-                return self._by_rest().create(job, storage_classes, self.deadline_s)
-            request = sts.CreateTransferJobRequest(transfer_job=job)
-            return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
+        """Create a job; of objects in these storage classes alone, where some are given (which only REST can say).
+
+        Raises AlreadyExists, and Denied with what to type so that the next one is not.
+        """
+        try:
+            with self._call("create", CREATE):
+                if storage_classes:
+                    return self._by_rest().create(job, storage_classes, self.deadline_s)
+                request = sts.CreateTransferJobRequest(transfer_job=job)
+                return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
+        except Denied as error:
+            advice = advise(job, error.code, str(error))
+            raise Denied(f"{error}; {advice}" if advice else str(error), code=error.code) from error
 
     def get(self, name: JobName) -> sts.TransferJob:
         with self._call("read", "get_transfer_job"):
@@ -276,7 +283,7 @@ def begun(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) 
     """
     try:
         client.create(job, classes)
-    except _AlreadyExists:
+    except AlreadyExists:
         return adopted(client, job, classes, may_run=True)
     return Started(operation_name=_run(client, JobName(job.name)))
 
@@ -294,7 +301,7 @@ def made(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) -
     """Create a job, or find that it is there already: one that the service begins by itself. Raises NameTaken, NameDeleted."""
     try:
         client.create(job, classes)
-    except _AlreadyExists:
+    except AlreadyExists:
         same_job(client, job, classes)
 
 
@@ -485,44 +492,3 @@ def is_one_time(job: sts.TransferJob) -> bool:
         return True
     begin, end = job.schedule.schedule_start_date, job.schedule.schedule_end_date
     return bool(end.year) and (begin.year, begin.month, begin.day) == (end.year, end.month, end.day)
-
-
-class _AlreadyExists(Permanent):
-    """The create collided with a job of the same name."""
-
-
-@contextmanager
-def translated(call: str) -> Iterator[None]:
-    """The vendor's errors as ours. Messages are the service's own; they hold no secret of ours."""
-    try:
-        yield
-    except exceptions.GoogleAPICallError as error:
-        raise _as_ours(call, error) from error
-    except (exceptions.RetryError, auth_exceptions.TransportError) as error:
-        raise Retryable(f"{call}: {error}") from error
-    except auth_exceptions.GoogleAuthError as error:
-        raise Denied(f"{call}: {error}", code="UNAUTHENTICATED") from error
-
-
-def _as_ours(call: str, error: exceptions.GoogleAPICallError) -> Exception:
-    message, code = f"{call}: {error.message}", _code(error)
-    match error:
-        case exceptions.ResourceExhausted():
-            return Throttled(message)
-        case exceptions.AlreadyExists():
-            return _AlreadyExists(message, code=code)
-        case exceptions.PermissionDenied() | exceptions.Unauthenticated():
-            return Denied(message, code=code)
-        case exceptions.NotFound():
-            # A create names nothing but buckets: one of them is missing, and no prefix can start.
-            return Denied(message, code=code) if call == "create_transfer_job" else NotFound(message)
-        case exceptions.InvalidArgument() | exceptions.OutOfRange() | exceptions.MethodNotImplemented():
-            return Permanent(message, code=code)
-        case _:
-            # Among them FAILED_PRECONDITION: an operation is not in the state we thought, so the next pass looks again.
-            return Retryable(message, code=code)
-
-
-def _code(error: exceptions.GoogleAPICallError) -> str:
-    code = error.grpc_status_code
-    return code.name if code is not None else type(error).__name__

@@ -192,9 +192,9 @@ def test_a_start_that_fails_or_whose_answer_is_lost_makes_one_job(
 @pytest.mark.parametrize(
     ("source", "sink", "secret", "code", "named"),
     [
-        (SOURCE, "no-such-bucket", KEYS.secret, "NOT_FOUND", "gs://no-such-bucket does not exist"),
-        ("no-such-bucket", SINK, KEYS.secret, "NOT_FOUND", "s3://no-such-bucket"),
-        (SOURCE, SINK, "wrong", "PERMISSION_DENIED", "SignatureDoesNotMatch"),
+        (SOURCE, "no-such-bucket", KEYS.secret, "FAILED_PRECONDITION", "GCS bucket no-such-bucket"),
+        ("no-such-bucket", SINK, KEYS.secret, "PERMISSION_DENIED", "s3://no-such-bucket"),
+        (SOURCE, SINK, "wrong", "PERMISSION_DENIED", "The request signature we calculated does not match"),
     ],
 )
 @pytest.mark.parametrize("checked_at", ["create", "run"])

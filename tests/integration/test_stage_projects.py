@@ -167,8 +167,8 @@ def test_resource_manager_and_logging_take_them_and_no_other(suite: Stage) -> No
     manager, logging = (suite.environment[f"{name}_EMULATOR_HOST"] for name in ("CLOUDRESOURCEMANAGER", "LOGGING"))
     for project, status in ((ONE, 200), (TWO, 200), (NONE, 403)):
         assert post(f"{manager}/v1/projects/{project}:testIamPermissions", {"permissions": ["a.b.c"]})[0] == status
-        entry = {"logName": f"projects/{project}/logs/x", "severity": "ERROR"}
-        suite.ledger.log_entries.append(entry)
+        entry = {"logName": f"projects/{project}/logs/x", "severity": "ERROR", "timestamp": "2026-11-24T00:00:00Z"}
+        suite.ledger.log_entries.append((0.0, entry))
         asked = {"resourceNames": [f"projects/{project}"], "filter": 'severity="ERROR"'}
         told = post(f"{logging}/v2/entries:list", asked)
         assert (told[0], told[1].get("entries")) == (status, [entry] if status == 200 else None)

@@ -26,12 +26,16 @@ DEFAULTS: dict[str, Any] = {
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
+    "sts.gcs_bucket_code": "FAILED_PRECONDITION",  # of a bucket that is missing or forbidden; or PERMISSION_DENIED, NOT_FOUND
+    "sts.s3_missing_bucket_code": "PERMISSION_DENIED",  # or "NOT_FOUND": nobody could verify it
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
     "sts.archived_tiering": "PERMISSION_DENIED",  # the error of an object in an archive tier of Intelligent-Tiering; or "skip"
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
     "sts.url_list_md5_required": "",  # rows without an MD5: taken; or "row": those fail; or "list": the operation does
+    "logging.delay_seconds": 0.0,  # from when something is logged until it can be read
+    "logging.reads_per_minute": 60,
     "s3.verify_signatures": True,
     "s3.restore_seconds": 0,  # how long RestoreObject takes
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
@@ -120,7 +124,7 @@ class Ledger:
     lock: threading.Lock = field(default_factory=threading.Lock)
     windows: dict[tuple[str, float, str], deque[float]] = field(default_factory=dict)
     permissions: Counter[str] = field(default_factory=Counter)
-    log_entries: list[dict[str, Any]] = field(default_factory=list)  # what services wrote to Cloud Logging
+    log_entries: list[tuple[float, dict[str, Any]]] = field(default_factory=list)  # what was logged, and when it is to be seen
     events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
     clock: Callable[[], float] = time.monotonic  # by which quotas are kept
     projects: tuple[str, ...] = (DEFAULT_PROJECT,)  # with which the suite was started; the first one is for what names no project
@@ -162,6 +166,17 @@ class Ledger:
         with self.lock:
             self.permissions[permission] += 1
             return permission not in self.settings["iam.denied"]
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Write to Cloud Logging; it is to be seen after `logging.delay_seconds`."""
+        with self.lock:
+            self.log_entries.append((self.clock() + self.settings["logging.delay_seconds"], entry))
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What is to be seen in Cloud Logging by now."""
+        now = self.clock()
+        with self.lock:
+            return [entry for at, entry in self.log_entries if at <= now]
 
     def tell(self, bucket: str, key: str) -> None:
         """An object came to be, or changed: told where a queue is set for its bucket."""

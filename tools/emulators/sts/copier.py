@@ -61,7 +61,7 @@ class Work:
     todo: Iterator[Listed] | None = None
     ends: tuple[Source, GcsSink] | None = None
     suspend_until: float = 0.0
-    logged: Callable[[str, str, str], None] | None = None  # writes (key, code, message) of a failed object to Cloud Logging
+    logged: Callable[[str | None, str, str], None] | None = None  # writes (key, None for the listing; code, message) to the log
     events: Callable[[], str | None] | None = None  # the next key that changed, for an operation that follows
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -160,7 +160,9 @@ class Copier:
                 work.todo = iter(list(_listing(work, work.ends[0]))) if work.events is None else None
             listed = next(work.todo or iter(()), None) if work.events is None else _told(work, work.ends[0], work.events)
         except EndError as error:
-            work.fail(error.code, work.source_path, error.details)
+            work.fail(error.code, error.url or work.source_path, error.details)
+            if work.logged is not None:
+                work.logged(None, error.code, error.details)
             self._end(work, Status.FAILED)
             return False
         if listed is None and work.events is not None:
@@ -283,7 +285,8 @@ def _fail(work: Work, source: Source, listed: Listed, error: EndError) -> None:
     _add(work.counts.failed, listed.size)
     work.fail(error.code, source.url(listed.key), error.details)
     if work.logged is not None:
-        work.logged(listed.key, error.code, error.details)
+        named = source.url(listed.key) if "http_data_source" in work.spec else listed.key
+        work.logged(named, error.code, error.details)
 
 
 def _kept(spec: sts.TransferSpec, sink: GcsSink, name: str, listed: Listed) -> bool:

@@ -20,8 +20,10 @@ from google.rpc import code_pb2
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.activity_log import ActivityLog
+from tools.emulators.sts.bucket_access import BucketAccess
 from tools.emulators.sts.copier import Copier, Status, Work
-from tools.emulators.sts.ends import EndError, GcsSink, GcsSource, S3Source, Source
+from tools.emulators.sts.ends import S3_LOCATION, EndError, GcsSink, GcsSource, S3Source, Source
 from tools.emulators.sts.http_list import HttpSource
 from tools.emulators.sts.manifest import ManifestSource
 from tools.emulators.sts.rules import Filter, check_job, check_spec
@@ -88,7 +90,7 @@ class TransferService:
             if job.name in self.jobs:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {job.name}")
         if self.ledger.setting("sts.buckets_checked_at") == "create":
-            self._check_buckets(job.transfer_spec)
+            self._check_buckets(job)
         with self.lock:
             stored = sts.TransferJob(job)
             stored.name = job.name or f"transferJobs/{next(self.numbers)}"
@@ -180,41 +182,15 @@ class TransferService:
             work=Work(
                 name=job.name,
                 spec=spec,
-                open_ends=lambda: self._ends(spec),
+                open_ends=lambda: self._ends(spec, job.project_id),
                 storage_classes=self.storage_classes.get(job.name, frozenset()),
             ),
         )
-        logged = sts.LoggingConfig.LoggableActionState.FAILED in job.logging_config.log_action_states
-        if logged and sts.LoggingConfig.LoggableAction.COPY in job.logging_config.log_actions:
-            operation.work.logged = functools.partial(self._log, operation)
+        operation.work.logged = ActivityLog(self.ledger, job, operation.name).write
         self.operations[operation.name] = operation
         self.by_job.setdefault(job.name, []).append(operation.name)
         job.latest_operation_name = operation.name
         return operation
-
-    def _log(self, operation: Operation, key: str, code: str, message: str) -> None:
-        """One failed object, as the service writes it to Cloud Logging."""
-        spec = operation.work.spec
-        if "aws_s3_data_source" in spec:
-            source = {"type": "AWS_S3", "awsS3Object": {"bucket": spec.aws_s3_data_source.bucket_name, "objectKey": key}}
-        else:
-            source = {"type": "GCS", "gcsObject": {"bucket": spec.gcs_data_source.bucket_name, "objectKey": key}}
-        entry = {
-            "logName": f"projects/{self.project_of(operation)}/logs/storagetransfer.googleapis.com%2Ftransfer_activity",
-            "resource": {
-                "type": "storage_transfer_job",
-                "labels": {"project_id": self.project_of(operation), "job_id": operation.job.partition("/")[2]},
-            },
-            "severity": "ERROR",
-            "jsonPayload": {
-                "action": "COPY",
-                "operation": operation.name,
-                "sourceObject": source,
-                "status": {"statusCode": "FAILED", "errorType": code, "errorMessage": message},
-            },
-        }
-        with self.ledger.lock:
-            self.ledger.log_entries.append(entry)
 
     def operation(self, name: str) -> Operation:
         with self.lock:
@@ -340,15 +316,17 @@ class TransferService:
             message = f"The caller does not have permission on project {project!r}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, message)
 
-    def _ends(self, spec: sts.TransferSpec) -> tuple[Source, GcsSink]:
-        sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name)
+    def _ends(self, spec: sts.TransferSpec, project: str) -> tuple[Source, GcsSink]:
+        access = BucketAccess(self.ledger, project)
+        sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name, access)
         if "gcs_data_source" in spec:
-            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name)), sink
+            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name, access)), sink
         if "http_data_source" in spec:
             naming = functools.partial(self.ledger.setting, "sts.url_list_names")
             required = functools.partial(self.ledger.setting, "sts.url_list_md5_required")
             return HttpSource(spec.http_data_source.list_url, self.places.gcs, naming, required), sink
-        source = S3Source(self.places.s3, spec.aws_s3_data_source.bucket_name, self._keys(spec.aws_s3_data_source))
+        data, missing = spec.aws_s3_data_source, self.ledger.setting("sts.s3_missing_bucket_code")
+        source = S3Source(self.places.s3, data.bucket_name, self._keys(data), missing)
         return self._chosen(spec, source), sink
 
     def _chosen(self, spec: sts.TransferSpec, source: Source) -> Source:
@@ -361,7 +339,8 @@ class TransferService:
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:
             if source.role_arn not in self.ledger.setting("sts.role_arns"):
-                raise EndError("PERMISSION_DENIED", f"not authorized to assume role {source.role_arn}")
+                told = f"{S3_LOCATION} AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity"
+                raise EndError("PERMISSION_DENIED", told, f"s3://{source.bucket_name}/")
             return self.places.keys[0]
         if source.credentials_secret:
             value = self.ledger.setting("sts.secrets").get(source.credentials_secret)
@@ -370,9 +349,9 @@ class TransferService:
             return Keys(*value.split(":", 1))
         return Keys(source.aws_access_key.access_key_id, source.aws_access_key.secret_access_key)
 
-    def _check_buckets(self, spec: sts.TransferSpec) -> None:
+    def _check_buckets(self, job: sts.TransferJob) -> None:
         try:
-            for end in self._ends(spec):
+            for end in self._ends(job.transfer_spec, job.project_id):
                 with closing(end):
                     end.check()
         except EndError as error:
