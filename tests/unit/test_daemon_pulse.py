@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 from sts_manager.daemon import GRACE_S, LAST_BEAT_S, LAST_CALLS_S, Daemon, Ending, Intervals, Stop
@@ -125,3 +126,24 @@ def test_one_that_is_stopped_publishes_what_its_last_write_knows_within_its_grac
     vitals, within_s = listener.last
     assert vitals.counts == store.counts()
     assert 0 < within_s <= GRACE_S - LAST_CALLS_S
+
+
+def test_one_whose_grace_is_nearly_over_waits_for_no_heartbeat() -> None:
+    class Late(Stop):
+        grace_left_s = LAST_CALLS_S / 2
+
+    store, clock, stop = MemoryStore(), FakeClock(), Late()
+    store.load(checked_prefixes(["a/"]), clock.now(), lambda _: None)
+    listener = Listener([], stop, clock)
+    assert daemon_of(store, FakeTransferService(), clock, stop, listener, until_done=False).run() is Ending.STOPPED
+    assert listener.last is not None
+    assert listener.last[1] == 0
+
+
+def test_the_grace_runs_from_the_first_signal() -> None:
+    stop = Stop()
+    assert stop.grace_left_s > GRACE_S
+    with stop.on_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        assert 0 < stop.grace_left_s <= GRACE_S
