@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import requests
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.clock import SystemClock
+from sts_manager.domain.errors import Denied, Throttled
+from sts_manager.domain.naming import OperationName
 from sts_manager.routes.sts import connect
+from sts_manager.routes.transfer_log import LoggedFailure, read_failures
 from tests.stages import SINK, SOURCE, fill, wait_for
 from tools.emulators.log_filter import BadFilter, parse_filter
 from tools.emulators.stage import KEYS, PROJECT, Stage
@@ -186,3 +190,45 @@ def test_pages_orders_and_refusals(stage: Stage) -> None:
     assert read(stage, resourceNames=["projects/another"]).status_code == 403
     stage.ledger.change({"logging.reads_per_minute": 1})
     assert read(stage).status_code == 429
+
+
+def test_entries_as_the_documentation_shows_them_are_read(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects of each kind of source, and listings; not what went well, was deleted, or is of another operation or time."""
+    monkeypatch.setenv("LOGGING_EMULATOR_HOST", stage.environment["LOGGING_EMULATOR_HOST"])
+    failed = {"statusCode": "NOT_FOUND", "errorType": "GONE", "errorMessage": "it is gone"}
+
+    def log(action: str, status: dict[str, str] = failed, at: str = "10:00:00", operation: str = "j-1", **sides: Any) -> None:
+        payload = {"action": action, "operation": f"transferOperations/{operation}", "status": status, **sides}
+        name = f"projects/{PROJECT}/logs/storagetransfer.googleapis.com%2Ftransfer_activity"
+        entry = {"logName": name, "resource": {"type": "storage_transfer_job"}, "severity": "ERROR", "jsonPayload": payload}
+        stage.ledger.log(entry | {"timestamp": f"2026-11-20T{at}Z"})
+
+    log("COPY", sourceObject={"type": "AWS_S3", "awsS3Object": {"bucket": "b", "objectKey": "p/s3", "size": "7"}})
+    log("COPY", sourceObject={"type": "GCS", "gcsObject": {"bucket": "b", "objectKey": "p/gcs"}})
+    log("COPY", sourceObject={"type": "HTTP", "httpFile": {"url": "https://d1.example/p/url?Signature=secret"}})
+    log("COPY", {"statusCode": "OK"}, sourceObject={"type": "GCS", "gcsObject": {"bucket": "b", "objectKey": "p/well"}})
+    log("COPY", at="08:59:59", sourceObject={"type": "GCS", "gcsObject": {"bucket": "b", "objectKey": "p/before"}})
+    log("COPY", operation="j-2", sourceObject={"type": "GCS", "gcsObject": {"bucket": "b", "objectKey": "p/other"}})
+    log("COPY", sourceObject={"type": "POSIX_FS", "posixFile": {"path": "/x"}})
+    log("DELETE", sourceObject={"type": "GCS", "gcsObject": {"bucket": "b", "objectKey": "p/deleted"}})
+    log("FIND", sourceContainer={"type": "AWS_S3", "awsS3Bucket": {"bucket": "b", "path": "in/"}})
+    log("FIND", sourceContainer={"type": "GCS", "gcsBucket": {"bucket": "b"}})
+    log("FIND", sourceContainer={"type": "HTTP", "httpManifest": {"url": "https://d1.example/list.tsv?Signature=secret"}})
+    since = datetime(2026, 11, 20, 9, tzinfo=UTC)
+    found = read_failures(PROJECT, OperationName("transferOperations/j-1"), since, 100)
+    assert set(found.objects) == {"p/s3", "p/gcs", "https://d1.example/p/url"}
+    assert set(found.listings) == {"s3://b/in/", "gs://b/", "https://d1.example/list.tsv"}
+    assert found.objects["p/s3"] == LoggedFailure(key="p/s3", error="not_found", details="GONE: it is gone")
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [({"iam.denied": ["logging.logEntries.list"]}, Denied), ({"logging.reads_per_minute": 0}, Throttled)],
+)
+def test_a_log_that_may_not_be_read_now(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any], error: type[Exception]
+) -> None:
+    monkeypatch.setenv("LOGGING_EMULATOR_HOST", stage.environment["LOGGING_EMULATOR_HOST"])
+    stage.ledger.change(setting)
+    with pytest.raises(error, match=PROJECT):
+        read_failures(PROJECT, OperationName("transferOperations/j-1"), datetime.now(UTC), 100)
