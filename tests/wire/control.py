@@ -10,6 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -185,10 +186,15 @@ def transfer_run(sample: Sample, _given: Given) -> Any:
 def _logged(sample: Sample, operation: str) -> tuple[Any, _Answers]:
     session, adapter = _session(sample)
     with mock.patch.object(transfer_log, "session_at", lambda _variable, service: (service, session)):
-        found = _raises(lambda: list(transfer_log.logged_failures(PROJECT, OperationName(operation), 1000)))
+        found = _raises(lambda: transfer_log.read_failures(PROJECT, OperationName(operation), BEGAN, 1000))
     if "returns" in found:
-        found = {"failures": [{"key": one.key, "error": one.error, "details": one.details} for one in found["returns"]]}
+        read = found["returns"]
+        found = {"failures": _described(read.objects), "listings": _described(read.listings)}
     return found, adapter
+
+
+def _described(failures: Mapping[str, transfer_log.LoggedFailure]) -> list[dict[str, str]]:
+    return [{"key": one.key, "error": one.error, "details": one.details} for one in failures.values()]
 
 
 def log_failures(sample: Sample, given: Given) -> Any:
@@ -204,6 +210,7 @@ def log_selected(sample: Sample, _given: Given) -> Any:
     return [_selects(asked["filter"], entry) for entry in entries]
 
 
+BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
 _TERM = re.compile(r'\s*([A-Za-z_.]+)\s*(!=|>=|<=|=|:)\s*"?([^"]*?)"?\s*')
 

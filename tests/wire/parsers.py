@@ -238,14 +238,17 @@ def source_read(sample: Sample, given: Given) -> Any:
 
 
 def source_canary(sample: Sample, given: Given) -> Any:
-    """What the first byte of the first object says about a whole prefix: None, or (code, text)."""
+    """What the first byte of an object says about a whole prefix: None, "spoiled" (nothing but of itself), or (code, text)."""
     steps = canary(Task("key", len(BODY), ETAG), _way(sample, _cdn(sample, given)), CDN)
     outcome: Outcome = None
     for _ in range(ANSWERS_MAX):
         try:
             command = steps.send(outcome)
         except StopIteration as stop:
-            return None if stop.value is None else {"code": stop.value[0], "text": stop.value[1]}
+            trial = stop.value
+            if trial.spoiled:
+                return "spoiled"
+            return None if trial.wrong is None else {"code": trial.wrong[0], "text": trial.wrong[1]}
         outcome = None
         if isinstance(command, Request):
             outcome = sample.answer if command.method == "GET" else _head("HEAD")
