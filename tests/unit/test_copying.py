@@ -235,7 +235,7 @@ def test_a_403_without_a_word_of_s3_is_looked_into_once() -> None:
 
 def test_a_large_archived_object_is_told_by_its_head_and_in_the_middle_by_the_refusal() -> None:
     task = TASK._replace(size=20 << 20)
-    head = got(b"", x_amz_archive_status="DEEP_ARCHIVE_ACCESS", content_length=str(20 << 20))
+    head = got(b"", x_amz_archive_status="DEEP_ARCHIVE_ACCESS", Content_Length=str(20 << 20))
     verdict, commands = played(task, [head])
     assert (verdict.verdict, verdict.error) == (Verdict.UNMAPPABLE, "archived")
     assert requests(commands) == [("HEAD", "http://s3/b/k")]

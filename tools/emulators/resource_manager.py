@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+from tools.emulators.gcs.json_resources import project_number
 from tools.emulators.ledger import Ledger
 from tools.emulators.web import Request, Response
 
 PATH = re.compile(r"/v1/projects/([^/:]+):(testIamPermissions|getIamPolicy)")
 API = "cloudresourcemanager.googleapis.com"
-NUMBER = "123456789012"
 """Of the stage's project; buckets name it so."""
 
 
@@ -25,7 +25,8 @@ class ResourceManager:
         if found is None or request.method != "POST":
             return _refused(404, "Unknown path")
         self._ledger.count("resourcemanager", found[2][0].upper() + found[2][1:])
-        known = found[1] == NUMBER or self._ledger.knows_project(found[1])
+        projects = (*self._ledger.projects, *self._ledger.setting("projects.others"))
+        known = found[1] in projects or found[1] in map(project_number, projects)
         if API in self._ledger.setting("apis.disabled") or not known:
             return _refused(403, "The caller does not have permission")
         if found[2] == "getIamPolicy":
