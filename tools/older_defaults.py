@@ -14,4 +14,4 @@ def run_as_older_tool(command: str) -> None:
     """One of our commands with this process's arguments, and the defaults that the older tool had. Exits as the command does."""
     os.environ.setdefault(f"{ENVIRONMENT_STEM}STORE", "bigquery")
     FILE_FIRST.set(True)
-    app([command, *sys.argv[1:]], prog_name=f"sts-manager {command}")
+    app([command, *sys.argv[1:]], prog_name="sts-manager")

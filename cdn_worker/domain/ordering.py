@@ -10,6 +10,19 @@ from collections.abc import Sequence
 from itertools import islice
 from operator import lt
 
+DIRECTORY_BUCKET = "--x-s3"
+"""How the names of directory buckets end (S3, directory bucket naming rules)."""
+
+
+def bucket_fault(bucket: str) -> str | None:
+    """Why nothing can be copied from an S3 bucket of this name, whatever is in it; None when nothing speaks against it."""
+    if not bucket.endswith(DIRECTORY_BUCKET):
+        return None
+    return (
+        f"s3://{bucket} is a directory bucket (S3 Express One Zone): it lists its keys in no order, so nobody could tell whether "
+        "a copy is whole. Copy it into a general purpose bucket first, and from there"
+    )
+
 
 class Unordered(ValueError):
     """A listing that cannot be walked: the text names the server, the bucket and the keys."""

@@ -12,6 +12,7 @@ from xml.sax.saxutils import unescape
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.keys import encoded
+from cdn_worker.domain.ordering import bucket_fault
 from cdn_worker.domain.pages import QUOTES, Page, parse_page
 from cdn_worker.domain.sigv4 import ATTRIBUTES, SigV4, canonical_query
 from cdn_worker.ports import Access
@@ -26,8 +27,6 @@ _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,1000})")
 _REGION = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
 SKEW_S = 300
-DIRECTORY_BUCKET = "--x-s3"
-"""How the names of directory buckets end (S3, directory bucket naming rules)."""
 
 
 class S3Source:
@@ -37,11 +36,8 @@ class S3Source:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise BadInput(f"the S3 endpoint {endpoint!r} is no URL: it is written https://HOST")
-        if bucket.endswith(DIRECTORY_BUCKET):
-            raise BadInput(
-                f"s3://{bucket} is a directory bucket (S3 Express One Zone): it lists its keys in no order, so nobody could tell "
-                "whether a copy is whole. Copy it into a general purpose bucket first, and from there"
-            )
+        if (fault := bucket_fault(bucket)) is not None:
+            raise BadInput(fault)
         self.bucket, self.region = bucket, region
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.netloc

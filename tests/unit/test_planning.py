@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from cdn_worker.copy_settings import place as place_of_flag
 from cdn_worker.copying.steps import Outcome, Renew, Task, Wait
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
@@ -22,6 +23,7 @@ from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.planning import Ground, Planned, Planner, Walk
 from cdn_worker.sinks.gcs import GcsSink
 from cdn_worker.sources.s3 import S3Source
+from sts_manager.domain.place import place
 from tools.bench.copying.synthetic import BODY_ETAG, Keys, Synthetic
 from tools.emulators.rawhttp import RawRequest, RawResponse
 
@@ -343,3 +345,13 @@ def test_a_sink_that_lists_in_no_order_is_refused() -> None:
 def test_directory_buckets_are_refused_by_their_name() -> None:
     with pytest.raises(BadInput, match="s3://mine--use1-az4--x-s3 is a directory bucket"):
         S3Source("http://x", "mine--use1-az4--x-s3", "us-east-1")
+
+
+def test_and_before_anybody_asks_for_credentials() -> None:
+    express = "s3://mine--use1-az4--x-s3/a"
+    with pytest.raises(ValueError, match="directory bucket"):
+        place(express)
+    with pytest.raises(BadInput, match="directory bucket"):
+        place_of_flag("--source", express, "s3")
+    elsewhere = "gs://mine--x-s3"
+    assert place(elsewhere).bucket == place_of_flag("--destination", elsewhere, "gs")[0], "it is a rule of S3's buckets alone"
