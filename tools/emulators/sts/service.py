@@ -328,7 +328,8 @@ class TransferService:
         if "transfer_manifest" not in spec:
             return source
         data = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source
-        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs)
+        folders = self.ledger.setting("sts.manifest_folders")
+        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs, folders)
 
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:
