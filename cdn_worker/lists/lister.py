@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
-from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, patient
+from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, Way, patient
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, etag_of, goog_hash
@@ -36,6 +36,7 @@ from cdn_worker.domain.url_list import (
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
+from cdn_worker.lists.folders import copy_folders
 from cdn_worker.lists.jobs import Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.lists.manifest import write_manifest
@@ -79,6 +80,8 @@ class Lister:
         setup = reach.setup(spec.source_bucket, spec.sink_bucket, mapping, storage_class=spec.storage_class, kms_key=spec.kms_key)
         self._mapping, self._base, self._backoff_s = mapping, setup.cdn_url, setup.backoff_s
         self._bucket, self._sink, self._source = s3_of(setup), sink_of(setup), source_of(setup)
+        # Straight from S3: what is missing there must not be looked for in a cache.
+        self._way = Way(source=self._bucket, sink=self._sink, mapping=mapping, backoff_s=setup.backoff_s)
         self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
         self._access = self._keyring.access()
         self._player = Player(engine, renew=self._renew)
@@ -259,12 +262,17 @@ class Lister:
         self._ledger.enter(name, State.CANARY, was=State.LISTING)
 
     def _compared(self) -> Walk:
-        """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV)."""
+        """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV).
+
+        What it may not name is moved here. Where that fails there is no manifest: the next attempt goes over all of the prefix.
+        """
+        rows, settle = self._ledger.rows(self.job.name), partial(self._ledger.settle, self.job.name)
+        complete = yield from copy_folders(rows, self._way, self._all, settle)
         job = self._ledger.job(self.job.name)
         assert job is not None
         location = ""
         root = len(job.spec.source_root)
-        text = write_manifest(row.key[root:] for row in self._ledger.rows(job.name))
+        text = write_manifest(row.key[root:] for row in self._ledger.rows(job.name)) if complete else b""
         if text:
             location = yield from self._put("manifest.csv", "text/csv", text)
         self._ledger.ready(job.name, location)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.commands import BUCKETS, QUICK, Shell
 from tests.proofs import sized
-from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, wait_for
+from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.stage import Stage
 
 TRIES_OF_AN_OBJECT = 4
@@ -89,6 +89,42 @@ def test_an_automatic_retry_waits_for_the_names_and_moves_just_those(stage: Stag
         "p/f g",
         "p/日本",
     }
+
+
+@pytest.mark.parametrize("folders", ["fail", "refuse"])
+def test_folder_markers_are_in_no_manifest_and_are_not_lost(stage: Stage, tmp_path: Path, folders: str) -> None:
+    """A manifest must not name them; so they are copied here, with their metadata, and what is counted adds up."""
+    objects = {"p/a": b"1", "p/b": b"2", "p/folder/": b"", "p/folder/deep/": b"a small one", "p/folder/x": b"3"}
+    fill(stage, objects)
+    with s3_client(stage) as s3:
+        s3.put_object(Bucket=SOURCE, Key="p/folder/", Body=b"", ContentType="application/x-directory", Metadata={"who": "me"})
+    stage.ledger.change({"sts.manifest_folders": folders})
+    shell = loaded(stage, tmp_path, ["p/"])
+    fail(stage, 4, after=1)
+    ended = shell.run("run", *BUCKETS, *QUICK, "--until-done")
+    assert ended.code == 0, ended.err
+    assert row(tmp_path, "status, attempt, objects_copied, objects_skipped, objects_failed") == ("done", 2, 2, 3, 0)
+    assert {name: body for name, body in at_sink(stage).items() if not name.startswith(".sts-manager/")} == objects
+    with gcs_client(stage) as gcs:
+        marker = gcs.bucket(SINK).get_blob("p/folder/")
+    assert (marker.content_type, marker.metadata["who"]) == ("application/x-directory", "me")
+    assert "x-goog-source-etag" in marker.metadata
+    assert stage.sts is not None
+    (job,) = [job for name, job in stage.sts.jobs.items() if name.endswith("-a2")]
+    assert job.transfer_spec.transfer_manifest.location.endswith("/manifest.csv")
+
+
+def test_where_only_folder_markers_are_missing_there_is_no_manifest(stage: Stage, tmp_path: Path) -> None:
+    objects = {"p/a": b"1", "p/folder/": b"", "p/other/": b""}
+    fill(stage, objects)
+    shell = loaded(stage, tmp_path, ["p/"])
+    fail(stage, 2, after=1)
+    ended = shell.run("run", *BUCKETS, *QUICK, "--until-done")
+    assert ended.code == 0, ended.err
+    assert row(tmp_path, "status, attempt, objects_copied, objects_skipped, objects_failed") == ("done", 2, 0, 3, 0)
+    assert {name: body for name, body in at_sink(stage).items() if not name.startswith(".sts-manager/")} == objects
+    assert stage.sts is not None
+    assert not any(job.transfer_spec.transfer_manifest.location for job in stage.sts.jobs.values())
 
 
 def told_of(shell: Shell) -> list[dict[str, Any]]:

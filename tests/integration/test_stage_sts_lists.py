@@ -165,6 +165,23 @@ def test_a_manifest_names_what_is_moved(stage: Stage, client: Client) -> None:
     assert (counters.objects_copied_to_sink, counters.objects_from_source_failed) == (1, 1)
 
 
+@pytest.mark.parametrize(("folders", "copied", "failed"), [("fail", 1, 1), ("refuse", 0, 0), ("take", 2, 0)])
+def test_a_manifest_that_names_a_folder(stage: Stage, client: Client, folders: str, copied: int, failed: int) -> None:
+    stage.ledger.change({"sts.manifest_folders": folders})
+    with s3_client(stage) as s3:
+        s3.put_object(Bucket=SOURCE, Key="p/folder/", Body=b"")
+    put(stage, "m/one.csv", '"b c"\nfolder/\n')
+    keys = {"access_key_id": KEYS.key_id, "secret_access_key": KEYS.secret}
+    spec = {
+        "aws_s3_data_source": {"bucket_name": SOURCE, "path": "p/", "aws_access_key": keys},
+        "transfer_manifest": {"location": f"gs://{SINK}/m/one.csv"},
+    }
+    seen = ran(client, spec)
+    counters = seen.counters
+    assert (counters.objects_copied_to_sink, counters.objects_from_source_failed) == (copied, failed)
+    assert ("Folder names" in told(seen)) == (folders != "take")
+
+
 @pytest.mark.parametrize(
     ("conditions", "moved", "failed"),
     [

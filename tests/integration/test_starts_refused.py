@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,16 @@ def test_an_operation_that_finds_its_bucket_forbidden_is_the_projects_fault(migr
     assert breaker is not None
     assert (breaker.code, SINK in breaker.message) == ("FAILED_PRECONDITION", True)
     assert {migration.row(one).tries for one in ("p/", "q/")} == {0}
+
+
+def test_a_start_that_is_answered_oddly_for_ever_ends_the_prefix(migration: Migration) -> None:
+    fill(migration.stage, {"p/x": b"1"})
+    migration.policy = replace(migration.policy, uncertain_asks=5, uncertain_for=timedelta(0))
+    migration.restarted()
+    migration.stage.ledger.add_rule({"service": "sts", "method": "CreateTransferJob", "error": "INTERNAL", "times": 0})
+    migration.load("p/")
+    migration.until_ended()
+    job = migration.row("p/")
+    assert (job.status, job.error_code, job.attempt) == (JobStatus.ERROR, "START_UNCERTAIN", 1)
+    assert "5 times" in job.error_message
+    assert migration.stage.ledger.calls["sts", "CreateTransferJob"] == 5

@@ -28,6 +28,8 @@ DEFAULTS: dict[str, Any] = {
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.gcs_bucket_code": "FAILED_PRECONDITION",  # of a bucket that is missing or forbidden; or PERMISSION_DENIED, NOT_FOUND
     "sts.s3_missing_bucket_code": "PERMISSION_DENIED",  # or "NOT_FOUND": nobody could verify it
+    "sts.manifest_folders": "fail",  # rows of a manifest that end in "/"; or "refuse": the operation fails, or "take"
+    "sts.fill_defaults": False,  # whether a stored job shows what its options are that were left open
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
     "sts.archived_tiering": "PERMISSION_DENIED",  # the error of an object in an archive tier of Intelligent-Tiering; or "skip"
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"

@@ -86,7 +86,8 @@ def _check_s3(source: sts.AwsS3Data) -> None:
         raise invalid("credentials_secret must look like projects/{project_number}/secrets/{secret_name}")
     if source.cloudfront_domain and not source.cloudfront_domain.startswith("https://"):
         raise invalid("cloudfront_domain must begin with https://")
-    if source.cloudfront_domain and source.managed_private_network:
+    if source.cloudfront_domain and "managed_private_network" in source:
+        # Assumed: that the field's presence counts, and not only its truth (it is a oneof of its own).
         raise invalid("cloudfront_domain and managed_private_network exclude each other")
 
 

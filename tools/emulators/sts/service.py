@@ -23,6 +23,7 @@ from tools.emulators.sigv4 import Keys
 from tools.emulators.sts.activity_log import ActivityLog
 from tools.emulators.sts.bucket_access import BucketAccess
 from tools.emulators.sts.copier import Copier, Status, Work
+from tools.emulators.sts.defaults import fill_defaults
 from tools.emulators.sts.ends import S3_LOCATION, EndError, GcsSink, GcsSource, S3Source, Source
 from tools.emulators.sts.http_list import HttpSource
 from tools.emulators.sts.manifest import ManifestSource
@@ -96,6 +97,8 @@ class TransferService:
             stored.name = job.name or f"transferJobs/{next(self.numbers)}"
             if stored.name in self.jobs:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {stored.name}")
+            if self.ledger.setting("sts.fill_defaults"):
+                fill_defaults(stored.transfer_spec)
             stored.creation_time = stored.last_modification_time = datetime.now(UTC)
             self.jobs[stored.name] = stored
             self.storage_classes[stored.name] = storage_classes
@@ -334,7 +337,8 @@ class TransferService:
         if "transfer_manifest" not in spec:
             return source
         data = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source
-        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs)
+        folders = self.ledger.setting("sts.manifest_folders")
+        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs, folders)
 
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:
