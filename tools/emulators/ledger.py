@@ -20,6 +20,8 @@ DEFAULTS: dict[str, Any] = {
     "sts.pauses_per_minute": 900,
     "sts.other_projects": [],  # beside stage-project, each with quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
+    "sts.follow_operation_seconds": 86_400,  # how long an operation of a job with an event stream takes events
+    "sts.follow_gap_seconds": 0,  # from then until the next one begins
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
