@@ -20,6 +20,7 @@ from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
 from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.followed_failures import FollowedFailures, Means, tell_shared
 from sts_manager.keeping import Keeping
 from sts_manager.own_route import OwnRoute
 from sts_manager.ports import JobStore, Started
@@ -193,6 +194,23 @@ class UrlLists(OwnRoute[_Parts]):
         parts = self._known()
         return {} if parts is None else parts.ledger.carried(jobs)
 
+    def followed(self) -> FollowedFailures:
+        """What names the objects that a followed job left behind."""
+
+        def known() -> ListLedger | None:
+            parts = self._known()
+            return None if parts is None else parts.ledger
+
+        means = Means(
+            finds=lambda: self._finds,
+            ledger=lambda: self._made().ledger,
+            known_ledger=known,
+            keep=self._keep,
+            logged=self._logged,
+            open_store=self._open_store,
+        )
+        return FollowedFailures(self._settings, means, SystemClock())
+
     # The route
 
     def start(self, order: StartJob) -> Started:
@@ -242,6 +260,10 @@ class UrlLists(OwnRoute[_Parts]):
         """Let the job store know which objects failed. Raises StoreUnavailable."""
         ledger = self._made().ledger
         for job in ledger.untold():
+            if ledger.shared(job.name):
+                tell_shared(ledger, job, self._own_store(), SystemClock().now())
+                ledger.told(job.name)
+                continue
             prefix = Prefix(job.prefix)
             known = ledger.failures(job.name, FAILURES_MAX)
             logged = self._logged(job.project, OperationName(job.operation)) if known and job.operation else {}

@@ -17,6 +17,7 @@ class FakeJob:
     prefix: Prefix
     others: tuple[Prefix, ...] = ()
     project: str = ""
+    event_queue: str = ""
     deleted: bool = False
     operation: OperationName | None = None
     runs: int = 0
