@@ -67,7 +67,7 @@ class FollowRoute:
         """Make the job or find it, and its operation. Its rows belong together, so what is refused ends all of them."""
         client = client_in(self._clients, order.project)
         try:
-            found = self._found(client, order)
+            found, made_now = self._found(client, order)
         except Throttled as error:
             # The intent stays: these rows are started together or not at all.
             raise Retryable(str(error), code=error.code, after=error.after) from error
@@ -79,22 +79,22 @@ class FollowRoute:
             raise Retryable(f"{order.job_name} is there, and the service has not begun to listen yet", after=LISTENS_WITHIN)
         name = OperationName(found.latest_operation_name)
         self._jobs[name], self._homes[JobName(order.job_name)] = JobName(order.job_name), client.project
-        return Started(operation_name=name, adopted=True)
+        return Started(operation_name=name, adopted=not made_now)
 
-    def _found(self, client: StsClient, order: StartJob) -> sts.TransferJob | None:
-        """The job, made where it is not there; None where it may not be made now."""
+    def _found(self, client: StsClient, order: StartJob) -> tuple[sts.TransferJob | None, bool]:
+        """(the job, made where it is not there; None where it may not be made now; whether it was made)."""
         try:
-            return same_job(client, self._job(order))
+            return same_job(client, self._job(order)), False
         except NotFound:
             if order.adopt_only:
-                return None
+                return None, False
         if not self._event_queue:
             raise Unready(
                 "following needs the SQS queue that S3 tells its events: give the daemon --event-queue", code=QUEUE_MISSING
             )
         self._refuse_a_second(order)
         made(client, self._job(order))
-        return client.get(JobName(order.job_name))
+        return client.get(JobName(order.job_name)), True
 
     def _refuse_a_second(self, order: StartJob) -> None:
         for client in self._clients.values():

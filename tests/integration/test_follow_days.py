@@ -138,17 +138,17 @@ class Scene:
     def end_day(self) -> Operation:
         """The present operation has had its time. The next one begins only when it is told to."""
         operation = self.present
-        self._age(operation, DAY_S)
+        self.age(operation, DAY_S)
         wait_for(lambda: operation.work.status in (Status.SUCCESS, Status.FAILED))
         return operation
 
     def next_day(self) -> Operation:
         before = self.present
-        self._age(before, 11 * DAY_S)
+        self.age(before, 11 * DAY_S)
         wait_for(lambda: self.present is not before)
         return self.present
 
-    def _age(self, operation: Operation, seconds: float) -> None:
+    def age(self, operation: Operation, seconds: float) -> None:
         with self.service.lock:
             self.service.streams._began[operation.name] -= seconds
 
@@ -224,7 +224,7 @@ def test_two_operations_at_once_are_one_row(scene: Scene) -> None:
     scene.stage.ledger.change({"sts.bytes_per_second": 100, "sts.follow_gap_seconds": 0})
     scene.put("a/large", b"x" * 1000)
     wait_for(lambda: not scene.stage.ledger.events[SOURCE])
-    scene._age(first, DAY_S)
+    scene.age(first, DAY_S)
     wait_for(lambda: scene.present is not first)
     scene.passes()
     assert (scene.row().operation_name, scene.row().status) == (scene.present.name, JobStatus.RUNNING)
