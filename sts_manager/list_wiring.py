@@ -260,6 +260,7 @@ class UrlLists(OwnRoute[_Parts]):
         """Let the job store know which objects failed. Raises StoreUnavailable."""
         ledger = self._made().ledger
         for job in ledger.untold():
+            ledger.telling(job.name)
             if ledger.shared(job.name):
                 tell_shared(ledger, job, self._own_store(), SystemClock().now())
                 ledger.told(job.name)

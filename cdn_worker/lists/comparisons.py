@@ -73,19 +73,22 @@ class Comparisons:
                     connection.execute("UPDATE job SET told = 0 WHERE name = ?", (job,))
 
     def mend(self, shared_by: str) -> bool:
-        """What was named of prefixes that share something is there; whether a comparison had. What cannot travel is named on."""
-        with self._write() as connection:
-            return self._forget(connection, shared_by, told=0, also="AND verdict = 'failed'")
+        """What was named of prefixes that share something is there; what cannot travel is named on.
 
-    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int, also: str = "") -> bool:
+        Returns whether there ever was a comparison of them here.
+        """
+        with self._write() as connection:
+            self._forget(connection, shared_by, told=0, also="AND verdict = 'failed'")
+            return connection.execute("SELECT 1 FROM job WHERE prefix = ? LIMIT 1", (shared_by,)).fetchone() is not None
+
+    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int, also: str = "") -> None:
         where = "prefix = ? AND kind = ? AND NOT forgotten"
         named = f"SELECT name FROM job WHERE {where}"
         connection.execute(f"DELETE FROM failure WHERE job IN ({named}) {also}", (prefix, Kind.COMPARISON))
-        done = connection.execute(
+        connection.execute(
             f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, ?) WHERE {where}",
             (told, State.OVER, State.MOVING, prefix, Kind.COMPARISON),
         )
-        return done.rowcount > 0
 
     def ready(self, job: str, manifest: str) -> None:
         """A comparison is done: what it found has failed, for the reasons that the service gave."""

@@ -110,7 +110,7 @@ class ListLedger(Comparisons):
 
     def busy(self) -> bool:
         """Whether there is anything to do, or to tell."""
-        return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told = 0 LIMIT 1", (State.OVER, State.READY)))
+        return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told <> 1 LIMIT 1", (State.OVER, State.READY)))
 
     def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
         return [_job(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
@@ -310,12 +310,18 @@ class ListLedger(Comparisons):
     def untold(self) -> list[Job]:
         """Jobs whose failed objects the store does not know yet: lists that are over, comparisons that are ready or forgotten."""
         return self._jobs(
-            "told = 0 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
+            "told <> 1 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
         )
 
-    def told(self, job: str) -> None:
+    def telling(self, job: str) -> None:
+        """What is known of a job is about to be read, and told."""
         with self._write() as connection:
-            connection.execute("UPDATE job SET told = 1 WHERE name = ?", (job,))
+            connection.execute("UPDATE job SET told = 2 WHERE name = ?", (job,))
+
+    def told(self, job: str) -> None:
+        """It was told; unless something came to be otherwise since it was read: then it is told again."""
+        with self._write() as connection:
+            connection.execute("UPDATE job SET told = 1 WHERE name = ? AND told = 2", (job,))
 
     def failures(self, job: str, most: int) -> list[Failure]:
         rows = self._read("SELECT * FROM failure WHERE job = ? ORDER BY key LIMIT ?", (job, most))
