@@ -151,9 +151,8 @@ def _with_nothing_started(settled: Settled, policy: Policy, *, made: bool) -> Se
     """A look under the intent's name found that it was never carried out."""
     job = settled.after
     if job.route is Route.STS_FOLLOW:
-        return (
-            settled  # one by one these prefixes would come to be in several jobs, on one queue: the intent of all of them stays
-        )
+        # One by one these prefixes would come to be in several jobs, on one queue: the intent of all of them stays.
+        return settled
     after = _withdrawn(job, policy, None, made=made)
     note = Note(event="intent_withdrawn", prefix=job.prefix, fields={"job": str(job.job_name), "attempt": job.attempt})
     return replace(settled, after=after, notes=(*settled.notes, note))
@@ -166,14 +165,12 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
     wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
     wait = min(wait, WAIT_MAX)  # what is longer is taken for the writing of a clock that was fast
     follows = job.route is Route.STS_FOLLOW
-    match refused.refusal:
+    together = follows and refused.refusal in (Refusal.THROTTLED, Refusal.DENIED)  # these rows are started so, or not at all
+    match Refusal.UNCERTAIN if together else refused.refusal:
         case Refusal.UNREADY:
             # Left as it is, for a daemon that has what this one lacks; told once, however many prefixes wait for it.
             told = refused.code == settled.after.error_code or job.prefix != refused.prefix
             return replace(settled, after=job, notes=settled.notes if told else (*settled.notes, note))
-        case Refusal.THROTTLED | Refusal.DENIED if follows:
-            # These rows are started together or not at all.
-            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
         case Refusal.THROTTLED | Refusal.DENIED if refused.again and not refused.made:
             # This call did nothing; one before it may have begun the transfer. So the intent stays, and is asked about.
             denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
