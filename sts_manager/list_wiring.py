@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from cdn_worker.contract import JobSpec
+from cdn_worker.contract import Failure, JobSpec
 from cdn_worker.domain.replace import Replace
 from cdn_worker.lists.jobs import Job, Kind, State
 from cdn_worker.lists.ledger import ListLedger
@@ -20,12 +22,14 @@ from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
 from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.failure_log.reader import LogReader
+from sts_manager.followed_failures import FollowedFailures, Means, tell_shared
 from sts_manager.keeping import Keeping
 from sts_manager.own_route import OwnRoute
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.sts import StsClient, client_in
-from sts_manager.routes.transfer_log import LoggedFailure, logged_failures
+from sts_manager.routes.transfer_log import LoggedFailure, LoggedFailures, read_failures
 from sts_manager.routes.url_list import UrlListRoute
 from sts_manager.settings import Settings
 from sts_manager.url_lists.comparison import (
@@ -43,6 +47,8 @@ LAST_S = 1.0
 FAILURES_MAX = 10_000
 """Of one prefix in the job store."""
 TURN_S = 2.0
+A_DAY = timedelta(days=1)
+"""For about that long an operation of a followed job runs."""
 FINDING_MAX, FINDING_WAIT = timedelta(minutes=30), timedelta(seconds=5)
 COMPARING_S_MAX = 600.0
 """How long whoever wants to end waits for comparisons that list nothing more."""
@@ -80,8 +86,22 @@ class UrlLists(OwnRoute[_Parts]):
     ) -> None:
         super().__init__(list_ledger_path(settings), open_store)
         self._settings, self._clients = settings, clients
-        self._compared: tuple[tuple[int, int], float] = ((0, 0), 0.0)
+        self._comparing_seen: tuple[tuple[int, int], float] = ((0, 0), 0.0)
         self._uncounted = False
+        path = beside_store(settings, "failure_log")
+        self._log = LogReader(path, self._read_log, self._compared, open_store, SystemClock(), most=FAILURES_MAX)
+
+    def __enter__(self) -> Self:
+        self._log.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)
+        self._log.__exit__(kind, error, trace)  # what was found missing is known by then
+
+    def close(self) -> None:
+        super().close()
+        self._log.close()
 
     def catch_up(self) -> None:
         """For one pass without threads: see what the service says, start what is due, tell what is over."""
@@ -89,22 +109,25 @@ class UrlLists(OwnRoute[_Parts]):
         if parts is not None:
             parts.route.advance()
             self.tell()
+        self._log.catch_up()
 
     # What other attempts left behind
 
     def ended(self, change: Change) -> None:
-        """An attempt has ended: find out which objects it left behind; or forget what was found of an earlier one."""
+        """An attempt has ended: find out which objects it left behind, and why; or forget what was found of an earlier one."""
         job = change.after
         try:
-            if job.route is not Route.STS_S3:
+            if job.route not in (Route.STS_S3, Route.STS_GCS):
                 return
             if job.status is JobStatus.DONE:
-                self._forget(job)
-                self._look_behind(job)
-            elif job.counters.objects_failed and self._finds:
+                self._forget(change)
+                if job.route is Route.STS_S3:
+                    self._look_behind(job)
+                return
+            if job.counters.objects_failed and job.route is Route.STS_S3 and self._finds:
                 self._compare(change)
-            elif job.counters.objects_failed and self._settings.sts_log_failures:
-                self._put(job.prefix, self._told_by_log(job))
+            if self._settings.sts_log_failures:
+                self._log.want(change)
         except (BadInput, StoreUnavailable, Permanent) as error:
             # It costs a longer retry, and names nobody knows; nothing else.
             log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
@@ -118,11 +141,12 @@ class UrlLists(OwnRoute[_Parts]):
         elif job.lead is None and not self._uncounted:
             self._count_left(job)
 
-    def _forget(self, job: PrefixJob) -> None:
-        parts = self._known()
+    def _forget(self, change: Change) -> None:
+        job, parts = change.after, self._known()
         if parts is not None:
             parts.ledger.forget(job.prefix)
-        if job.attempt > 1 and not self._finds and self._settings.sts_log_failures:
+        self._log.forget(change)
+        if job.attempt > 1 and self._settings.sts_log_failures:
             self._put(job.prefix, [])
 
     def _put(self, prefix: Prefix, failures: list[FailedObject]) -> None:
@@ -235,38 +259,34 @@ class UrlLists(OwnRoute[_Parts]):
         parts = self._known()
         state = (0, 0) if parts is None else parts.ledger.comparing()
         now = SystemClock().monotonic()
-        if state != self._compared[0]:
-            self._compared = state, now
-        return bool(state[0]) and now - self._compared[1] < COMPARING_S_MAX
+        if state != self._comparing_seen[0]:
+            self._comparing_seen = state, now
+        return bool(state[0]) and now - self._comparing_seen[1] < COMPARING_S_MAX
 
-    def _told_by_log(self, job: PrefixJob) -> list[FailedObject]:
-        """Nothing can be compared here: what the service wrote to Cloud Logging by now is all that is known."""
-        assert job.operation_name is not None
-        return [
-            FailedObject(
-                prefix=job.prefix,
-                key=one.key,
-                size=0,
-                etag="",
-                verdict="failed",
-                error=one.error,
-                details=one.details,
-                job_name=str(job.job_name),
-            )
-            for one in self._logged(job.project, job.operation_name).values()
-        ]
+    def _read_log(self, project: str, operation: OperationName, since: datetime) -> LoggedFailures:
+        return read_failures(project or next(iter(self._clients())), operation, since, FAILURES_MAX)
 
-    def _logged(self, project: str, operation: OperationName) -> dict[str, LoggedFailure]:
-        """What the service logged of an operation, by key; nothing where it cannot be read, which is told."""
+    def _logged(self, project: str, operation: OperationSnapshot) -> Mapping[str, LoggedFailure]:
+        """What the service has logged by now of an operation of a followed job, by key; nothing where it may not be read."""
         if not self._settings.sts_log_failures:
             return {}
         try:
-            home = project or next(iter(self._clients()))
-            return {one.key: one for one in logged_failures(home, operation, FAILURES_MAX)}
+            return self._read_log(project, operation.name, operation.started_at or SystemClock().now() - A_DAY).objects
         except (Retryable, Permanent) as error:
             effect = "each object is shown with the operation's commonest cause"
             log.warning("transfer_log_not_read", extra={"fields": {"cause": str(error), "effect": effect}})
             return {}
+
+    def _compared(self, transfer_job: str) -> list[Failure] | None:
+        """What was found missing after a transfer job, and is told; None while that is found out."""
+        parts, name = self._known(), comparison_of(transfer_job)
+        found = None if parts is None else parts.ledger.job(name)
+        if parts is None or found is None:
+            return []
+        finding = found.state is State.LISTING and SystemClock().now() - found.began_at < FINDING_MAX
+        if finding or any(one.name == name for one in parts.ledger.untold()):
+            return None
+        return parts.ledger.failures(name, FAILURES_MAX)
 
     def manifest(self, order: StartJob) -> str:
         """For an attempt after one that left objects behind. Raises Throttled while they are found."""
@@ -283,6 +303,23 @@ class UrlLists(OwnRoute[_Parts]):
     def carried(self, jobs: Collection[str]) -> Mapping[str, tuple[int, int]]:
         parts = self._known()
         return {} if parts is None else parts.ledger.carried(jobs)
+
+    def followed(self) -> FollowedFailures:
+        """What names the objects that a followed job left behind."""
+
+        def known() -> ListLedger | None:
+            parts = self._known()
+            return None if parts is None else parts.ledger
+
+        means = Means(
+            finds=lambda: self._finds,
+            ledger=lambda: self._made().ledger,
+            known_ledger=known,
+            keep=self._keep,
+            logged=self._logged,
+            open_store=self._open_store,
+        )
+        return FollowedFailures(self._settings, means, SystemClock())
 
     # The route
 
@@ -333,9 +370,12 @@ class UrlLists(OwnRoute[_Parts]):
         """Let the job store know which objects failed. Raises StoreUnavailable."""
         ledger = self._made().ledger
         for job in ledger.untold():
-            if job.kind is Kind.LEFT_BEHIND and job.state is State.OVER and job.error_code:
+            ledger.telling(job.name)
+            if job.kind is not Kind.URLS and job.error_code and not job.forgotten:
                 fields = {"prefix": job.prefix, "code": job.error_code, "cause": job.error_message}
-                log.warning("prefix_not_compared", extra={"fields": {**fields, "effect": "what was passed over is not known"}})
+                log.warning("prefix_not_compared", extra={"fields": {**fields, "effect": "what is missing is not known by name"}})
+            elif ledger.shared(job.name):
+                tell_shared(ledger, job, self._own_store(), SystemClock().now())
             else:
                 self._tell_failures(job)
             ledger.told(job.name)
@@ -344,7 +384,6 @@ class UrlLists(OwnRoute[_Parts]):
     def _tell_failures(self, job: Job) -> None:
         prefix, ledger = Prefix(job.prefix), self._made().ledger
         known = ledger.failures(job.name, FAILURES_MAX)
-        logged = self._logged(job.project, OperationName(job.operation)) if known and job.operation else {}
         failures = [
             FailedObject(
                 prefix=prefix,
@@ -352,8 +391,8 @@ class UrlLists(OwnRoute[_Parts]):
                 size=one.size,
                 etag=one.etag,
                 verdict=one.verdict,
-                error=logged[one.key].error if one.key in logged else one.error,
-                details=logged[one.key].details if one.key in logged else one.details,
+                error=one.error,
+                details=one.details,
                 job_name=transfer_job_of(job.name),
             )
             for one in known

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sts_manager.doctor.finding import Finding, Level
+from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
 from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, LeftBehind, Sample
 from sts_manager.queries import Answer
@@ -33,10 +34,15 @@ ADVICE: Mapping[str, str] = {
     "UNAUTHENTICATED": "mend the Google credentials; the daemon probes again by itself",
     "NOT_FOUND": "check the named bucket or object; then `sts-manager retry --errors`",
     "SPEC_DIFFERS": "run with the settings that made the job, or delete that job and `sts-manager retry PREFIX`",
+    FOLLOWED_FAILURES: "`sts-manager failures PREFIX` names them; mend the cause. After `follow --stop`, `retry` brings them",
+    QUEUE_MISSING: "start the daemon with --event-queue; until then these prefixes wait to be followed",
+    "QUEUE_TAKEN": "end the job that the message names, then `sts-manager retry --errors` and `follow` again",
+    NO_OPERATION: "nobody follows any more: `sts-manager follow --stop`, `retry --errors`, then `follow` again",
     "CANCELLED": "somebody cancelled it; `sts-manager retry PREFIX` when it should run again",
     "RESOURCE_EXHAUSTED": "a quota of the service; the daemon waits, no attempt is lost",
     "INVALID_ARGUMENT": "the service refuses a name or a setting: see `sts-manager history PREFIX`",
-    "FAILED_PRECONDITION": "objects changed while they were copied; a retry copies them again",
+    "FAILED_PRECONDITION": "a bucket: grant what the message says; objects: they changed, a retry copies them again",
+    "START_UNCERTAIN": "look at the named job in the console; when it is over, or deleted, `sts-manager retry PREFIX`",
     "OPERATION_NOT_FOUND": "the operation is gone; the next attempt makes a new one",
 }
 OBJECT_ADVICE: Mapping[str, str] = {

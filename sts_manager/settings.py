@@ -98,7 +98,8 @@ class Settings(BaseModel):
     )
     storage_class: Literal["", "STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "PRESERVE"] = Field(
         "",
-        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, PRESERVE; the bucket's own by default.",
+        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, or, from a gs:// source, PRESERVE; "
+        "the bucket's own by default.",
     )
     include_storage_classes: str = Field(
         "",
@@ -107,8 +108,16 @@ class Settings(BaseModel):
     )
     s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
-    s3_cloudfront_domain: str = Field("", description="Read S3 through this CloudFront distribution (https://…).")
-    s3_managed_private_network: bool = Field(False, description="Read S3 over Google's managed private network.")
+    s3_cloudfront_domain: str = Field(
+        "",
+        description="Read S3 through this CloudFront distribution (https://…). Google's page says that client libraries do not "
+        "support it; the installed one has the field: try one prefix first.",
+    )
+    s3_managed_private_network: bool = Field(
+        False,
+        description="Read S3 over Google's managed private network. Google's page says that client libraries do not "
+        "support it; the installed one has the field: try one prefix first.",
+    )
     queue: str = Field(
         "",
         description="The worker pool's queue: sqlite:///FILE (by default one beside the store), or pubsub://PROJECT/NAME.",
@@ -195,14 +204,19 @@ Layer = tuple[str, Mapping[str, Any]]
 """(where it came from, values): the first layer that has a key wins."""
 
 
-def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None) -> Settings:
-    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right."""
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None, *, file_first: bool = False
+) -> Settings:
+    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right.
+
+    file_first: the file wins over flags and environment, as in the older tool.
+    """
     layers = [
         ("flag", {key: value for key, value in flags.items() if value is not None}),
         ("environment", _from_environment(environment)),
     ]
     if config is not None:
-        layers.append((str(config), _from_file(config)))
+        layers.insert(0 if file_first else len(layers), (str(config), _from_file(config)))
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in layers:
@@ -216,6 +230,24 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], conf
         raise BadInput("\n".join(_told(fault, origins) for fault in error.errors())) from error
     _check(settings, origins)
     return settings
+
+
+def disagreements(flags: Mapping[str, Any], config: Path) -> list[str]:
+    """What flags and a file say differently of one setting, in words. Raises BadInput for a file that cannot be read."""
+    out = []
+    for key, in_file in _from_file(config).items():
+        given = flags.get(key)
+        if given is not None and _read_one(key, given) != _read_one(key, in_file):
+            out.append(f"{flag_of(key)} {without_password(str(given))} (the file: {without_password(str(in_file))})")
+    return out
+
+
+def _read_one(key: str, value: Any) -> Any:
+    """A value as the settings take it, so that 5 and "5" are the same; as it is when they do not take it."""
+    try:
+        return getattr(Settings.model_validate({key: value}), key)
+    except ValidationError:
+        return value
 
 
 def shown(settings: Settings) -> dict[str, str]:
@@ -350,6 +382,11 @@ def _check_places(settings: Settings, named: Any) -> None:
         raise BadInput(
             f"{named('source_bucket')} {source} and {named('destination_bucket')} {sink} are one place: nothing to move"
         )
+    if settings.storage_class == "PRESERVE" and source.scheme is not Scheme.GCS:
+        raise BadInput(
+            f"{named('storage_class')} is PRESERVE, which the service takes for a gs:// source only, and "
+            f"{named('source_bucket')} is {source}: S3's classes are others; give STANDARD, NEARLINE, COLDLINE or ARCHIVE"
+        )
     since, before = settings.modified_since, settings.modified_before
     if since is not None and before is not None and since >= before:
         raise BadInput(f"{named('modified_since')} {_iso(since)} is not before {named('modified_before')} {_iso(before)}")
@@ -362,7 +399,9 @@ def _check_places(settings: Settings, named: Any) -> None:
 def _check_s3(settings: Settings, named: Any) -> None:
     if settings.event_queue and not _SQS_ARN.fullmatch(settings.event_queue):
         raise BadInput(f"{named('event_queue')}: {settings.event_queue!r} is not like arn:aws:sqs:REGION:123456789012:NAME")
-    if settings.event_queue and settings.source.scheme is not Scheme.S3:
+    # `follow` is told the queue alone: which source it belongs to is looked at by whoever makes the job.
+    chosen = settings.source_bucket != Settings.model_fields["source_bucket"].default
+    if settings.event_queue and chosen and settings.source.scheme is not Scheme.S3:
         raise BadInput(f"{named('event_queue')} is for an S3 source, but {named('source_bucket')} is {settings.source}")
     _check_classes(settings, named)
     of_s3 = [key for key in Settings.model_fields if key.startswith("s3_")]

@@ -25,18 +25,19 @@ from sts_manager.domain.choice import Choice, choose
 from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
+from sts_manager.follow_wiring import Mending, follow_route
 from sts_manager.list_wiring import UrlLists, list_ledger_path
 from sts_manager.metrics.alerts import Alert, alerts
 from sts_manager.metrics.log import LogSink
 from sts_manager.own_operations import Beside, OwnOperations
+from sts_manager.pass_result import PassResult
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.pool.operations import PoolOperations
 from sts_manager.pool_wiring import Pool, ledger_path
 from sts_manager.ports import JobStore, Routes, TransferProject, TransferRoute
 from sts_manager.pulse import Pulse
 from sts_manager.queries import Asked
-from sts_manager.reconciler import PassResult, Reconciler
-from sts_manager.routes.follow import FollowRoute
+from sts_manager.reconciler import Reconciler
 from sts_manager.routes.none import NoRoute
 from sts_manager.routes.quotas import ServiceQuotas
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
@@ -82,20 +83,25 @@ def warehouse_of(settings: Settings) -> Warehouse:
     return connect_bigquery(names, os.environ.get(BIGQUERY_EMULATOR), patience_s=patience_s)
 
 
-def store_of(settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None) -> JobStore:
-    """The store. `create`: make what is missing, and bring an older schema up to date, telling each step of it."""
+def store_of(
+    settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None, keep_older_errors: bool = False
+) -> JobStore:
+    """The store. `create`: make what is missing, and bring an older schema up to date, telling each step of it.
+
+    keep_older_errors: what ended in error in a dataset of the older tool is not tried again when it is taken over.
+    """
     if settings.bigquery is not None:
-        return _dataset_of(settings, create=create, told=told)
+        return _dataset_of(settings, create=create, told=told, keep_errors=keep_older_errors or settings.no_retry_on_job_error)
     return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
 
 
-def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None]) -> BigQueryStore:
+def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None], keep_errors: bool) -> BigQueryStore:
     from sts_manager.stores import bigquery_setup  # noqa: PLC0415 - see above
 
     warehouse = warehouse_of(settings)
     try:
         if create:
-            for step in bigquery_setup.preparation(warehouse):
+            for step in bigquery_setup.preparation(warehouse, keep_errors=keep_errors):
                 step.does()
                 told(step.says)
         return bigquery_setup.open_store(warehouse)
@@ -113,7 +119,7 @@ def asked(store: JobStore) -> Asked:
     return store
 
 
-def preparation_of(settings: Settings) -> list[str]:
+def preparation_of(settings: Settings, *, keep_older_errors: bool) -> list[str]:
     """What `prepare-tables` would do to a BigQuery dataset, in words; an SQL store is made or brought up to date as it opens."""
     if settings.bigquery is None:
         return []
@@ -121,7 +127,8 @@ def preparation_of(settings: Settings) -> list[str]:
 
     warehouse = warehouse_of(settings)
     try:
-        return [step.says for step in bigquery_setup.preparation(warehouse)]
+        keep_errors = keep_older_errors or settings.no_retry_on_job_error
+        return [step.says for step in bigquery_setup.preparation(warehouse, keep_errors=keep_errors)]
     finally:
         warehouse.close()
 
@@ -284,7 +291,7 @@ def routes_of(settings: Settings, own: OwnRoutes) -> Routes:
     try:
         for_all = transfer_settings(settings)
         route = StsRoute(own.clients(), for_all, own.lists)
-        follow = FollowRoute(own.clients(), for_all, settings.event_queue)
+        follow = follow_route(settings, for_all, own.clients(), own.lists.followed(), partial(store_of, settings))
     except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
@@ -306,6 +313,7 @@ def policy_of(settings: Settings, migration: str) -> Policy:
         ignore_stalled=settings.allow_new_jobs_when_stalled,
         stalled_after=timedelta(seconds=settings.metrics_interval),
         retry_delay=timedelta(seconds=settings.retry_delay),
+        follows=bool(settings.event_queue),
     )
 
 
@@ -331,9 +339,10 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
 
     # A dry run writes nothing, so it does not bind the store to these buckets either.
     migration = store.control().migration if lease is None else bound_migration(settings, store)
+    routes = routes_of(settings, own)
     return Reconciler(
         store,
-        routes_of(settings, own),
+        routes,
         policy_of(settings, migration),
         CLOCK,
         interval_s=settings.metrics_interval,
@@ -341,6 +350,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
         stopping=stop,
         leading=own.leads,
         ended=own.lists.ended,
+        followed=Mending(routes[Route.STS_FOLLOW]),
         quotas=ServiceQuotas(lambda: own.known_clients, CLOCK),
     )
 
@@ -396,7 +406,7 @@ def monitoring_project(settings: Settings) -> str:
 def pulse_of(settings: Settings, store: JobStore) -> Pulse:
     """The heartbeat: to Cloud Monitoring with --publish-heartbeat, else to the log."""
     if not settings.publish_heartbeat:
-        return Pulse(LogSink(), CLOCK)
+        return Pulse(LogSink(), CLOCK, last_after_s=0.0)
     from sts_manager.metrics.cloud_monitoring import CloudMonitoring, Origin  # noqa: PLC0415 - see above
 
     named = settings.bigquery

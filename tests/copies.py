@@ -102,7 +102,8 @@ def way(source: Source | None = None, *, buffer_max: int = BUFFER_MAX, multipart
 def tasks_of(stage: Stage, prefix: str = "") -> list[Task]:
     """What is in the source's bucket, as its listing tells it."""
     with s3_client(stage) as s3:
-        found = s3.list_objects_v2(Bucket=SOURCE, Prefix=prefix).get("Contents", [])
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=SOURCE, Prefix=prefix)
+        found = [one for page in pages for one in page.get("Contents", [])]
     return [
         Task(one["Key"], one["Size"], one["ETag"].strip('"'), one["LastModified"].strftime("%Y-%m-%dT%H:%M:%S.000Z"))
         for one in found

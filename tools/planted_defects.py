@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 KNOWN = "tests/unit/test_known_defects.py"
+FOLLOW = "tests/integration/test_follow_days.py"
 FOUND = "tests/unit/test_found_by_simulation.py"
 
 
@@ -34,7 +35,7 @@ DEFECTS = (
     Defect(
         "1 a lost answer, or a restart, makes a second job",
         "sts_manager/domain/settle.py",
-        "            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))",
+        "            return _with_open_start(again, refused, policy, now)",
         "            return _try_again_or_end(replace(settled, after=job), policy, now)",
     ),
     Defect(
@@ -156,6 +157,34 @@ DEFECTS = (
         "    list(_change_all(store, [j for j in store.live() if j.route is Route.STS_FOLLOW], at, lambda j: "
         "_no_longer_following(j, at)))\n",
         ("tests/unit/test_reconciler.py",),
+    ),
+    Defect(
+        "K what is followed is done when the day's operation ends",
+        "sts_manager/domain/settle.py",
+        "    if snapshot.following is not None:\n",
+        "    if False:\n",
+        (FOLLOW,),
+    ),
+    Defect(
+        "L prefixes that wait to be followed come to be in a job each, on one queue",
+        "sts_manager/domain/settle.py",
+        "    if job.route is Route.STS_FOLLOW:\n        # One",
+        "    if False:\n        # One",
+        (FOLLOW,),
+    ),
+    Defect(
+        "M a second transfer job may listen to the queue",
+        "sts_manager/chores.py",
+        "    _refuse_a_second(store, project, queue)\n    rows",
+        "    rows",
+        (FOLLOW,),
+    ),
+    Defect(
+        "N what failed in a day is said to be at the destination when nobody has looked yet",
+        "sts_manager/routes/repairs.py",
+        "return self._known.get(days.outstanding[-1].name) if days.outstanding else Known()",
+        "return self._known.get(days.outstanding[-1].name, Known()) if days.outstanding else Known()",
+        (FOLLOW,),
     ),
 )
 

@@ -182,7 +182,15 @@ class LargeObject(OneObject):
             stored = sink.stored(answer)
             if stored is not None:
                 return (yield from self._compared(stored, crc))
-            yield from self.sink_trouble(Answer(503, said="the answer told no generation and no hash"))
+            # It has taken all the bytes, and does not say as what: so it is asked, and not written to again.
+            stored = yield from self.look_up()
+            if stored is not None and self._wrote(stored):
+                return (yield from self._compared(stored, crc))
+            if stored is not None:
+                self.session = ""
+                return (yield from self.met(crc, ours=True))
+            yield self.tries.again("session_lost", "the session said that it was complete, and no object is there", BROKEN_MAX)
+            self.session, self.abandoned = "", True
         elif status in (404, 410):
             yield self.tries.again("session_lost", sink.refusal(answer), BROKEN_MAX)
             self.session, self.abandoned = "", True

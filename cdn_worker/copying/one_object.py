@@ -20,11 +20,13 @@ from cdn_worker.copying.steps import (
     Task,
     Tries,
     Way,
+    expired,
 )
 from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
+from cdn_worker.domain.replace import REPLACES_IT
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
 
@@ -59,7 +61,7 @@ class OneObject:
     def recover(self, why: str, answer: Answer) -> Pausing:
         """Do what makes another read worth while. Raises Ended when nothing does."""
         again, told = self.tries.again, self.way.source.explained(answer)
-        if why == "forbidden":
+        if why == "forbidden" or (why == "refused" and expired(answer)):
             yield from self._refuse_archived(answer)
             pause = again("forbidden", told, FORBIDDEN_MAX)
             yield Renew()
@@ -111,46 +113,70 @@ class OneObject:
         else:
             raise Ended("sink_refused", told)
 
+    def look_up(self) -> Generator[Command, Outcome, Stored | None]:
+        """What the sink has under the object's name, however often it must be asked; None when nothing is there."""
+        while True:
+            answer = yield from self.ask(self.way.sink.stat(self.name))
+            if answer.status == 404:
+                return None
+            if answer.status != 200:
+                yield from self.sink_trouble(answer)
+                continue
+            stored = self.way.sink.stored(answer)
+            if stored is not None:
+                return stored
+            yield self.tries.again("sink_busy", f"gs object {self.name!r} is described without size or crc32c", BUSY_MAX)
+
     def met(self, crc: int | None, *, ours: bool) -> Generator[Command, Outcome, KeyVerdict | None]:
         """Something is at the sink already (412). An equal object means that all is well; None: it is gone again.
 
         crc: of the bytes that were read, None when none were; ours: whether a write of ours may have put it there.
         """
-        answer = yield from self.ask(self.way.sink.stat(self.name))
-        if answer.status == 404:
+        stored = yield from self.look_up()
+        if stored is None:
             yield self.tries.again("sink_changing", "412, and then no object was there", CHANGED_MAX)
             return None
-        stored = self.way.sink.stored(answer) if answer.status == 200 else None
-        if stored is None:
-            yield from self.sink_trouble(answer)
-            return None
+        md5 = self.etag.md5
         verified = equal(
             stored,
             size=self.task.size,
             crc32c=None if crc is None else crc.to_bytes(4),
-            md5=self.etag.md5 if crc is None else None,
+            md5=md5 if crc is None else None,
         )
         if verified is Verified.SIZE and stored.source_etag != self.task.etag:
             verified = None
+        if verified is None and crc is not None and self._wrote(stored):
+            # A write of ours whose answer told nothing, or did not come, and that went wrong: it must not stay, as it says of
+            # itself what the next listing would believe.
+            yield from self.undone(stored, f"stored: {stored.size} bytes, crc32c {stored.crc32c.hex()}; read: {crc:08x}")
+            return None
         if verified is None:
             told = f"gs object {self.name!r}, generation {stored.generation}, {stored.size:,} bytes, differs"
-            raise Ended("exists", f"{told}; nothing was written: see --overwrite")
+            raise Ended("exists", f"{told}; nothing was written. {REPLACES_IT}")
+        if verified is Verified.CRC32C and md5 is not None and stored.md5 == md5:
+            verified = Verified.MD5
+        ours = ours or (crc is not None and self._wrote(stored))
         if crc is None:
             crc = int.from_bytes(stored.crc32c)
         return self.done(stored, crc, verified, ours=ours and verified is not Verified.SIZE)
 
+    def _wrote(self, stored: Stored) -> bool:
+        """Whether an object that was not there before this try carries what we record with each that we write.
+
+        libcurl repeats a request by itself when a connection that was used before turns out to be dead; where the first
+        one was applied all the same, the second is answered 412.
+        """
+        task = self.task
+        ours = (task.etag, task.modified, self.way.source.uri(task.key))
+        return bool(task.modified) and (stored.source_etag, stored.source_modified, stored.source_uri) == ours
+
     def looked(self) -> Generator[Command, Outcome, KeyVerdict | None]:
         """Before anything is read: the verdict, if the object is there; whoever had this task before may have copied it."""
-        while True:
-            answer = yield from self.ask(self.way.sink.stat(self.name))
-            stored = self.way.sink.stored(answer) if answer.status == 200 else None
-            if answer.status == 404:
-                return None
-            if stored is None:
-                yield from self.sink_trouble(answer)
-                continue
-            verified = alike(stored, size=self.task.size, etag=self.task.etag)
-            return None if verified is None else self.done(stored, int.from_bytes(stored.crc32c), verified, ours=False)
+        stored = yield from self.look_up()
+        if stored is None:
+            return None
+        verified = alike(stored, size=self.task.size, etag=self.task.etag)
+        return None if verified is None else self.done(stored, int.from_bytes(stored.crc32c), verified, ours=False)
 
     def undone(self, stored: Stored, told: str) -> Pausing:
         """What was just written is not what was read: delete that very generation, and try again."""
@@ -182,7 +208,8 @@ class OneObject:
 
     def attributes(self, headers: dict[str, str]) -> Attributes:
         try:
-            return kept(headers, etag=self.task.etag, modified=self.task.modified)
+            uri = self.way.source.uri(self.task.key)
+            return kept(headers, etag=self.task.etag, modified=self.task.modified, uri=uri)
         except MetadataTooLarge as error:
             raise Ended("metadata_too_large", str(error), Verdict.UNMAPPABLE) from error
 

@@ -83,7 +83,10 @@ class SmallObject(OneObject):
             if status == 200 and answer.fault is None:
                 stored = sink.stored(answer)
                 if stored is None:
-                    yield from self.sink_trouble(Answer(503, said="the answer told no generation and no hash"))
+                    # It took the bytes, and does not say as what: so it is asked, and not written to again.
+                    verdict = yield from self.met(crc, ours=True)
+                    if verdict is not None:
+                        return verdict
                 elif stored.size == task.size and stored.crc32c == crc.to_bytes(4):
                     proved = own or (md5 is not None and stored.md5 == md5)
                     return self.done(stored, crc, Verified.MD5 if proved else Verified.CRC32C, ours=True)

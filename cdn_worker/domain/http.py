@@ -69,7 +69,7 @@ class Answer:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Names in lower case; of a repeated one the last. Parsed when first asked for."""
+        """Names in lower case; the values of a repeated one joined by ", " (RFC 9110, 5.3). Parsed when first asked for."""
         if self._headers is None:
             self._headers = headers_of(self.lines)
         return self._headers
@@ -108,7 +108,10 @@ _LOWER = _LowerCase()
 
 
 def headers_of(lines: Sequence[bytes]) -> dict[str, str]:
-    """The headers of the last head among these lines: an interim one (100) may stand before it."""
+    """The headers of the last head among these lines: an interim one (100) may stand before it.
+
+    Lines of one name are one list (RFC 9110, 5.3): Cloud Storage sends a line of `x-goog-hash` for each hash.
+    """
     raw = b"".join(lines)
     last = raw.rfind(b"\nHTTP/")
     if last > 0:
@@ -119,8 +122,19 @@ def headers_of(lines: Sequence[bytes]) -> dict[str, str]:
         text = raw.decode("latin-1")
     found = _HEADER.findall(text)
     if " \r" in text or "\t\r" in text:
-        return {_LOWER[name]: value.rstrip() for name, value in found}
-    return {_LOWER[name]: value for name, value in found}
+        found = [(name, value.rstrip()) for name, value in found]
+    headers = {_LOWER[name]: value for name, value in found}
+    if len(headers) < len(found):
+        headers = _joined(found)
+    return headers
+
+
+def _joined(found: Sequence[tuple[str, str]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in found:
+        lower = _LOWER[name]
+        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    return headers
 
 
 def status_of(lines: Sequence[bytes]) -> int:

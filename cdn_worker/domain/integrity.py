@@ -112,13 +112,20 @@ class MultipartMd5:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """An object at the sink as the service describes it. Hashes are raw bytes; `md5` is None for composed objects."""
+    """An object at the sink as the service describes it. Hashes are raw bytes.
+
+    crc32c           empty where a listing does not tell it: of objects that a KMS key encrypts
+    md5              None there, too, and for composed objects
+    source_etag, source_modified, source_uri   of what it was copied from, as recorded with it; empty when nobody did
+    """
 
     generation: int
     size: int
     crc32c: bytes
     md5: bytes | None = None
     source_etag: str = ""
+    source_modified: str = ""
+    source_uri: str = ""
 
 
 def alike(stored: Stored, *, size: int, etag: str) -> Verified | None:
@@ -128,6 +135,15 @@ def alike(stored: Stored, *, size: int, etag: str) -> Verified | None:
     if stored.md5 is not None and stored.md5 == etag_of(etag).md5:
         return Verified.MD5
     return Verified.SIZE if stored.source_etag == etag else None
+
+
+def doubtful(stored: Stored, *, size: int, etag: str) -> bool:
+    """Whether a listing tells too little to say if an object is the listed one: its hashes would, and a get tells them.
+
+    So it is where a KMS key encrypts it, and whoever wrote it recorded no ETag of its source.
+    """
+    untold = not stored.crc32c and stored.md5 is None and not stored.source_etag
+    return untold and stored.size == size and etag_of(etag).md5 is not None
 
 
 def equal(stored: Stored, *, size: int, crc32c: bytes | None, md5: bytes | None) -> Verified | None:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 SOURCE_ETAG = "x-goog-source-etag"
 """Custom metadata under which Storage Transfer Service records the source's ETag; so do we, and each knows the other's copies."""
 SOURCE_MODIFIED = "x-goog-source-last-modified"
+SOURCE_URI = "x-goog-source-uri"
+"""Custom metadata of ours: bucket and key of the object that this is a copy of, percent-encoded. Only a newer version of that
+very object may replace it unasked."""
 METADATA_BYTES_MAX = 8 * 1024
 """Of an object's custom metadata, names and values together (Cloud Storage, quotas)."""
 CONTENT = frozenset({"content-type", "content-encoding", "content-disposition", "content-language", "cache-control"})
@@ -61,10 +64,11 @@ def _bytes_of(word: str) -> bytes:
     return base64.b64decode(text, validate=True) if encoding in "Bb" else binascii.a2b_qp(text, header=True)
 
 
-def kept(headers: Mapping[str, str], *, etag: str, modified: str = "") -> Attributes:
+def kept(headers: Mapping[str, str], *, etag: str, modified: str = "", uri: str = "") -> Attributes:
     """The attributes of an object, from the headers of a response (names in lower case).
 
     etag, modified   of the listing; recorded as custom metadata
+    uri              of the object at the source, percent-encoded (`s3://bucket/key`); recorded, too
 
     Raises MetadataTooLarge.
     """
@@ -89,7 +93,9 @@ def kept(headers: Mapping[str, str], *, etag: str, modified: str = "") -> Attrib
     custom[SOURCE_ETAG] = etag if etag.isprintable() else _CONTROL.sub(" ", etag)
     if modified:
         custom[SOURCE_MODIFIED] = modified if modified.isprintable() else _CONTROL.sub(" ", modified)
-    if len(custom) > 1 + bool(modified):
+    if uri:
+        custom[SOURCE_URI] = uri
+    if len(custom) > 1 + bool(modified) + bool(uri):
         size = sum(len(name.encode()) + len(value.encode()) for name, value in custom.items())
         if size > METADATA_BYTES_MAX:
             raise MetadataTooLarge(f"its metadata is {size:,} bytes, and {METADATA_BYTES_MAX:,} are the most")

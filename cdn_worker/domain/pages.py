@@ -21,6 +21,7 @@ _FIELDS = (
     r"(?:<ChecksumAlgorithm>[^<]*</ChecksumAlgorithm>)?(?:<ChecksumType>[^<]*</ChecksumType>)?"
     r"<Size>(\d+)</Size>(?:<StorageClass>([A-Z0-9_]*)</StorageClass>)?"
 )
+_KEY_COUNT = re.compile(r"<KeyCount>(\d+)</KeyCount>")
 _ENTRY = re.compile(_FIELDS + "</Contents>")
 _RESTORE = (
     r"(?:<RestoreStatus><IsRestoreInProgress>(true|false)</IsRestoreInProgress>"
@@ -86,6 +87,9 @@ def parse_page(body: bytes) -> Page:
             new((key if plain else _key(key, url_encoded=url_encoded), int(size), etag, modified, storage_class or STANDARD, ""))
             for key, modified, etag, size, storage_class in found
         ]
+    told = _KEY_COUNT.search(text)
+    if told is not None and int(told[1]) != len(entries) + text.count("<CommonPrefixes>"):
+        raise ValueError(f"a page says that it has {told[1]} keys, and has {len(entries)}: it is not whole")
     return Page(entries, _token(text))
 
 
@@ -145,6 +149,9 @@ def _parsed(body: bytes) -> Page:
                 ),
             )
         )
+    told, counted = text(root, "KeyCount"), len(entries) + len(root.findall(f"{namespace}CommonPrefixes"))
+    if told and int(told) != counted:
+        raise ValueError(f"a page says that it has {told} keys, and has {counted}: it is not whole")
     truncated = text(root, "IsTruncated") == "true"
     token = text(root, "NextContinuationToken")
     if truncated and not token:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
@@ -148,9 +148,9 @@ def landing_fault(stage: str, url: str) -> str | None:
     return None
 
 
-def naming_of(name: str, url: str) -> Naming | None:
-    """What the name that the service gave to the object of a URL tells; None for a name that nobody expected."""
-    return next((one for one in Naming if name == landing(url, one)), None)
+def naming_by(names: Collection[str], urls: Collection[str]) -> Naming | None:
+    """How the service named the objects of these URLs; None for names that nobody expected, or too few or many of them."""
+    return next((one for one in Naming if sorted(names) == sorted(landing(url, one) for url in urls)), None)
 
 
 def url_of(name: str, base: str, naming: Naming) -> str | None:

@@ -139,6 +139,7 @@ class Job:
     state: State
     paused: bool
     cancelled: bool
+    forgotten: bool
     began_at: datetime
     ended_at: datetime | None
     base: str

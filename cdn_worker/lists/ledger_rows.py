@@ -13,6 +13,7 @@ from cdn_worker.lists.jobs import COUNTS, Job, Kind, Part, Row, State
 
 CLASHING = -1
 """The part of an object whose path is another one's, too: it is none."""
+IS_MD5 = "length(etag) = 32 AND etag NOT GLOB '*[^0-9a-f]*'"
 ROW = f"SELECT url, key, size, etag, modified, generation FROM object WHERE part IS NOT {CLASHING}"
 
 
@@ -35,6 +36,7 @@ def job_of(row: sqlite3.Row) -> Job:
         state=State(row["state"]),
         paused=bool(row["paused"]),
         cancelled=bool(row["cancelled"]),
+        forgotten=bool(row["forgotten"]),
         began_at=datetime.fromisoformat(row["began_at"]),
         ended_at=None if row["ended_at"] is None else datetime.fromisoformat(row["ended_at"]),
         base=row["base"],

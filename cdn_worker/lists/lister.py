@@ -5,9 +5,7 @@ Each is done in the loop of an `Engine`, for several jobs at once; what was done
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import socket
@@ -18,11 +16,11 @@ from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
-from cdn_worker.copying.steps import Command, Ended, Outcome, Tries, Wait, patient
+from cdn_worker.copying.steps import Command, Ended, Outcome, Tries, Wait, Way, patient
 from cdn_worker.domain import archive
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
-from cdn_worker.domain.integrity import Verified, alike, goog_hash
+from cdn_worker.domain.integrity import Verified, alike, etag_of, goog_hash
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
 from cdn_worker.domain.pages import Filter
@@ -31,14 +29,16 @@ from cdn_worker.domain.url_list import (
     UrlList,
     UrlListFault,
     host_fault,
-    naming_of,
+    naming_by,
     url_of,
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
 from cdn_worker.lists.comparison import ArchiveCheck, Comparison
+from cdn_worker.lists.folders import copy_folders
 from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.lists.manifest import write_manifest
 from cdn_worker.lists.proofs import failed, misnamed, proved, unfit
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
@@ -52,7 +52,6 @@ Walk = Generator[Command, Outcome, None]
 CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND", "sink_refused": "PERMISSION_DENIED"}
 CODES |= {"sink_missing": "NOT_FOUND"}
 TURN_S = 0.02
-MANIFEST_ROWS_MAX = 1_000_000
 MOVES_AT_ONCE = 250
 RECOGNISED_AT_ONCE = 1000
 UNFIT = "ROUTE_UNFIT"
@@ -83,6 +82,8 @@ class Lister:
         setup = reach.setup(spec.source_bucket, spec.sink_bucket, mapping, storage_class=spec.storage_class, kms_key=spec.kms_key)
         self._mapping, self._base, self._backoff_s = mapping, setup.cdn_url, setup.backoff_s
         self._bucket, self._sink, self._source = s3_of(setup), sink_of(setup), source_of(setup)
+        # Straight from S3: what is missing there must not be looked for in a cache.
+        self._way = Way(source=self._bucket, sink=self._sink, mapping=mapping, backoff_s=setup.backoff_s)
         self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
         self._access = self._keyring.access()
         self._player = Player(engine, renew=self._renew)
@@ -90,6 +91,7 @@ class Lister:
         self._planner: Planner | None = None
         compared = job.kind is not Kind.URLS
         self._comparison = Comparison(job, ledger, self._bucket, self._backoff_s) if compared else None
+        self._to_list: list[str] = []
         self._over = False
         self.waits = False  # it ended for something that may pass
 
@@ -103,8 +105,9 @@ class Lister:
                 self._fail(*fault)
             case State.LISTING:
                 self._ledger.list_anew(self.job.name, self._base)
-                self._planner = Planner(self._player, self._ground(), deliver=self._deliver, full=lambda: False, lanes=4)
-                self._planner.begin()
+                shared = self._ledger.shared(self.job.name)
+                self._to_list = [self.job.spec.source_root + prefix for prefix in shared] or [self.job.spec.prefix]
+                self._list_next()
             case State.LOOKING:
                 self._play(self._looked())
             case State.MOVING:
@@ -117,6 +120,8 @@ class Lister:
             self._planner = None
             if planner.error is not None:
                 self._fail(planner.error.code, str(planner.error))
+            elif self._to_list:
+                self._list_next()
             else:
                 self._play(self._written() if self.job.kind is Kind.URLS else self._compared())
         return self._over
@@ -205,14 +210,19 @@ class Lister:
             fault = host_fault(self._base, {str(one[4][0]) for one in found})
         return None if fault is None else (UNFIT, f"--cdn-url {self._base} will not do for a URL list: {fault}")
 
-    def _ground(self) -> Ground:
+    def _list_next(self) -> None:
+        ground = self._ground(self._to_list.pop(0))
+        self._planner = Planner(self._player, ground, deliver=self._deliver, full=lambda: False, lanes=4)
+        self._planner.begin()
+
+    def _ground(self, prefix: str) -> Ground:
         spec = self.job.spec
         return Ground(
             source=self._bucket,
             bucket=self._bucket,
             sink=self._sink,
             mapping=self._mapping,
-            prefix=spec.prefix,
+            prefix=prefix,
             filter=Filter(
                 storage_classes=spec.storage_classes,
                 since=datetime.fromisoformat(spec.since) if spec.since else None,
@@ -243,21 +253,22 @@ class Lister:
         self._ledger.found(self.job.name, rows, verdicts)
 
     def _written(self) -> Walk:
-        """The lists, as objects in the destination bucket: first one of a single object, the canary."""
+        """The lists, as objects in the destination bucket: first one of an object or two, the canaries."""
         name = self.job.name
-        canary = self._ledger.canary_of(name)
-        if canary is not None and (yield from self._set_apart([canary])):
+        canaries = self._ledger.canaries(name)
+        if canaries and (yield from self._set_apart(canaries)):
             # In an archive tier, which no listing tells: so may the others be, and one of them is not to be taken for a denial.
             yield from self._set_apart(islice(self._ledger.rows(name), NAMES_MAX))
-            canary = self._ledger.canary_of(name)
-        if canary is None:
+            canaries = self._ledger.canaries(name)
+        if not canaries:
             self._ledger.enter(name, State.MOVING, was=State.LISTING)  # there is nothing to transfer; an end all the same
             return
-        yield from self._write_list(0, [canary])
+        yield from self._write_list(0, canaries)
+        ahead = {row.url for row in canaries}
         number, some = 1, self._new_list()
         urls: list[str] = []
         for row in self._ledger.rows(name):
-            if row.url == canary.url:
+            if row.url in ahead:
                 continue
             if not some.add(row.url, row.size, row.etag):
                 yield from self._upload(number, some, urls)
@@ -271,7 +282,8 @@ class Lister:
     def _compared(self) -> Walk:
         """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV).
 
-        After a successful transfer there is none.
+        After a successful transfer there is none. What it may not name is moved here. Where that fails there is no manifest:
+        the next attempt goes over all of the prefix.
         """
         assert self._comparison is not None
         yield from self._all(self._comparison.looks())
@@ -279,15 +291,15 @@ class Lister:
         if self.job.kind is Kind.LEFT_BEHIND:
             self._ledger.ready(self.job.name, "")
             return
+        rows, settle = self._ledger.rows(self.job.name), partial(self._ledger.settle, self.job.name)
+        complete = yield from copy_folders(rows, self._way, self._all, settle)
         job = self._ledger.job(self.job.name)
         assert job is not None
         location = ""
-        if 0 < job.objects["todo"] <= MANIFEST_ROWS_MAX:
-            text = io.StringIO(newline="")
-            names = csv.writer(text, lineterminator="\n")
-            root = len(job.spec.source_root)
-            names.writerows([row.key[root:]] for row in self._ledger.rows(job.name))
-            location = yield from self._put("manifest.csv", "text/csv", text.getvalue().encode())
+        root = len(job.spec.source_root)
+        text = write_manifest(row.key[root:] for row in self._ledger.rows(job.name)) if complete else b""
+        if text:
+            location = yield from self._put("manifest.csv", "text/csv", text)
         self._ledger.ready(job.name, location)
 
     def _new_list(self) -> UrlList:
@@ -316,16 +328,15 @@ class Lister:
     # The canary
 
     def _looked(self) -> Walk:
-        """What name did the service give to the canary? It gets its own at once: what cannot be moved is found out here."""
+        """What names did the service give to the canaries? They get their own at once: what cannot be moved is found out here."""
         job, ledger = self.job, self._ledger
         page = self._sink.page_of((yield from self._asked(partial(self._sink.page, prefix=job.landing))))
         if job.naming is None:
-            row = ledger.canary_of(job.name)
-            assert row is not None
+            rows = ledger.canaries(job.name)
             names = [one.name.removeprefix(job.landing) for one in page.objects]
-            naming = naming_of(names[0], row.url) if len(names) == 1 else None
+            naming = naming_by(names, [row.url for row in rows])
             if naming is None:
-                raise Ended("URL_LIST_NAMES", misnamed(row, names))
+                raise Ended("URL_LIST_NAMES", misnamed(rows, names))
             ledger.name_by(job.name, naming)
             self.job = job = replace(job, naming=naming)
         yield from self._page_moved(page.objects)
@@ -376,9 +387,14 @@ class Lister:
             bad.append((row, failed(row, "sink", end.details)))
 
     def _given_its_name(self, one: SinkObject, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
-        verified = proved(one.stored, row)
+        stored = one.stored
+        if not stored.crc32c and etag_of(row.etag).md5 is not None:
+            # The listing of what a KMS key encrypts tells no hashes; a get does.
+            answer = yield from self._asked(lambda: self._sink.stat(one.name), (404,))
+            stored = (self._sink.stored(answer) if answer.status == 200 else None) or stored
+        verified = proved(stored, row)
         if verified is None:
-            told = f"the service brought other bytes ({one.stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
+            told = f"the service brought other bytes ({stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
             bad.append((row, failed(row, "mismatch", told)))
             return
         attributes = yield from self._attributes(row)
@@ -422,8 +438,9 @@ class Lister:
 
     def _attributes(self, row: Row) -> Generator[Command, Outcome, Attributes | KeyVerdict]:
         """What the service does not carry: where it came from, and (where it is wanted) what S3 knows of it besides its bytes."""
+        uri = self._source.uri(row.key)
         if not self.job.full_metadata:
-            return kept({}, etag=row.etag, modified=row.modified)
+            return kept({}, etag=row.etag, modified=row.modified, uri=uri)
         tries = Tries(self._backoff_s)
         head = yield from patient(partial(self._source.head, row.key), tries, self._source.explained, of="listing", also=(404,))
         if head.status == 404:
@@ -431,7 +448,7 @@ class Lister:
         if head.headers.get("etag") != f'"{row.etag}"':
             return failed(row, "source_changing", "it changed at the source since it was listed")
         try:
-            return kept(head.headers, etag=row.etag, modified=row.modified)
+            return kept(head.headers, etag=row.etag, modified=row.modified, uri=uri)
         except MetadataTooLarge as error:
             return failed(row, "metadata_too_large", str(error), Verdict.UNMAPPABLE)
 

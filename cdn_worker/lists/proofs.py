@@ -11,14 +11,15 @@ from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.lists.jobs import Row
 
 
-def misnamed(row: Row, names: Sequence[str]) -> str:
-    """What to tell when the service called the canary something else."""
+def misnamed(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """What to tell when the service called the canaries something else."""
     # A name with the query in it holds the signature: it must not stand in a message.
     shown = ", ".join(name.partition("?")[0] + ("?…" if "?" in name else "") for name in names) or "nothing"
+    urls = ", ".join(row.url.removesuffix("?") for row in rows)
+    expected = ", ".join(landing(row.url, Naming.DECODED) for row in rows)
     return (
-        f"the transfer service called the object of {row.url.removesuffix('?')} {shown}, and not "
-        f"{landing(row.url, Naming.DECODED)}: objects cannot be given their own names then. Nothing else was transferred; send "
-        "the prefix by route cdn or sts-s3"
+        f"the transfer service called the objects of {urls}: {shown}; expected was {expected}: objects cannot be given their "
+        "own names then. Nothing else was transferred; send the prefix by route cdn or sts-s3"
     )
 
 

@@ -12,18 +12,21 @@ import json
 import re
 from typing import Any
 from urllib.parse import quote, urlsplit
+from xml.sax.saxutils import unescape
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import DEADLINE_S, Answer, Host, Request
 from cdn_worker.domain.integrity import Stored, goog_hashes
 from cdn_worker.domain.keys import encoded
-from cdn_worker.domain.metadata import SOURCE_ETAG, Attributes
+from cdn_worker.domain.metadata import SOURCE_ETAG, SOURCE_MODIFIED, SOURCE_URI, Attributes
+from cdn_worker.domain.pages import QUOTES
 from cdn_worker.ports import Access, SinkObject, SinkPage
 
 CALL_S = 60.0
 PAGE_BYTES_MAX = 64 << 20
 JSON = "content-type: application/json; charset=UTF-8"
 FIELDS = "name,size,generation,crc32c,md5Hash,metadata"
+"""What is asked of an object. A listing leaves the hashes out of one that a KMS key encrypts; a get tells them."""
 _DOTS = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 _JSON_CONTENT = {
     "content-type": "contentType",
@@ -34,6 +37,7 @@ _JSON_CONTENT = {
 }
 _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
+_DETAILS = re.compile(rb"<Details>([^<]{1,1000})")
 
 
 class GcsSink:
@@ -45,6 +49,7 @@ class GcsSink:
             raise BadInput(f"the Cloud Storage endpoint {endpoint!r} is no URL: it is written https://HOST")
         self.bucket = bucket
         self._origin = f"{parts.scheme}://{parts.netloc}"
+        self.where = f"{self._origin}, bucket gs://{bucket}"
         self._put_at = f"{self._origin}/{bucket}/"
         self._storage_class, self._kms_key = storage_class, kms_key
         self._fixed: list[str] = []
@@ -106,7 +111,8 @@ class GcsSink:
     def stored(self, answer: Answer) -> Stored | None:
         headers = answer.headers
         try:
-            if "x-goog-generation" in headers:
+            # A session's last answer is a resource, whatever its headers tell besides; that to a PUT is empty.
+            if "x-goog-generation" in headers and not headers.get("content-type", "").startswith("application/json"):
                 hashes = goog_hashes(headers["x-goog-hash"])
                 return Stored(
                     generation=int(headers["x-goog-generation"]),
@@ -114,7 +120,8 @@ class GcsSink:
                     crc32c=hashes["crc32c"],
                     md5=hashes.get("md5"),
                 )
-            return _stored(json.loads(answer.body))
+            found = _stored(json.loads(answer.body))
+            return found if found.crc32c else None
         except (KeyError, ValueError, TypeError):
             return None
 
@@ -151,11 +158,13 @@ class GcsSink:
     def refusal(self, answer: Answer) -> str:
         said = f"gs://{self.bucket} answered {answer.status}" if answer.status else f"gs://{self.bucket} did not answer"
         body = answer.body
-        code, message = _CODE.search(body), _MESSAGE.search(body)
+        code, message, details = _CODE.search(body), _MESSAGE.search(body), _DETAILS.search(body)
         if code is not None:
             said += f" {code[1].decode('utf-8', 'replace')}"
         if message is not None:
-            return f"{said}: {message[1].decode('utf-8', 'replace')}"
+            # Of what is forbidden the message says nothing: who lacks which permission stands in the details.
+            texts = [one[1].decode("utf-8", "replace") for one in (message, details) if one is not None]
+            return f"{said}: {unescape(' '.join(texts), QUOTES)}"
         try:
             return f"{said}: {json.loads(body)['error']['message']}"
         except (KeyError, ValueError, TypeError):
@@ -189,11 +198,13 @@ def _resource(attributes: Attributes) -> dict[str, Any]:
 
 
 def _stored(item: dict[str, Any]) -> Stored:
-    md5 = item.get("md5Hash")
+    crc32c, md5, metadata = item.get("crc32c", ""), item.get("md5Hash"), item.get("metadata", {})
     return Stored(
         generation=int(item["generation"]),
         size=int(item["size"]),
-        crc32c=base64.b64decode(item["crc32c"]),
+        crc32c=base64.b64decode(crc32c),
         md5=None if md5 is None else base64.b64decode(md5),
-        source_etag=item.get("metadata", {}).get(SOURCE_ETAG, ""),
+        source_etag=metadata.get(SOURCE_ETAG, ""),
+        source_modified=metadata.get(SOURCE_MODIFIED, ""),
+        source_uri=metadata.get(SOURCE_URI, ""),
     )

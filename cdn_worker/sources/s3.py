@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
+from xml.sax.saxutils import unescape
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.keys import encoded
-from cdn_worker.domain.pages import Page, parse_page
+from cdn_worker.domain.ordering import bucket_fault
+from cdn_worker.domain.pages import QUOTES, Page, parse_page
 from cdn_worker.domain.sigv4 import ATTRIBUTES, SigV4, canonical_query
 from cdn_worker.ports import Access
 
@@ -22,7 +24,8 @@ RESTORE_STATUS = "RestoreStatus"
 """What a listing tells besides, of archived objects, when it is asked (S3 API, ListObjectsV2). A server that does not know it
 ignores the question: what it has in an archive class stays unreadable to us then, as nobody asks of each key on its own."""
 _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
-_MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
+_MESSAGE = re.compile(rb"<Message>([^<]{1,1000})")
+_REGION = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
 SKEW_S = 300
 
 
@@ -33,9 +36,13 @@ class S3Source:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise BadInput(f"the S3 endpoint {endpoint!r} is no URL: it is written https://HOST")
+        if (fault := bucket_fault(bucket)) is not None:
+            raise BadInput(fault)
         self.bucket, self.region = bucket, region
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.netloc
+        self._uri = f"s3://{bucket}/"
+        self.where = f"{self._origin}, bucket s3://{bucket}"
         self._now = now
         self._signer: SigV4 | None = None
         self._second, self._stamp = -1, ""
@@ -46,6 +53,9 @@ class S3Source:
             self._signer = None
         elif self._signer is None or self._signer.keys != keys:
             self._signer = SigV4(keys, self.region)
+
+    def uri(self, key: str) -> str:
+        return self._uri + encoded(key)
 
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         path = f"/{self.bucket}/{encoded(key)}"
@@ -95,10 +105,11 @@ def s3_refusal(answer: Answer, now: float, where: str) -> str:
     if code is not None:
         said += f" {code[1].decode('utf-8', 'replace')}"
     if message is not None:
-        said += f": {message[1].decode('utf-8', 'replace')}"
+        said += f": {unescape(message[1].decode('utf-8', 'replace'), QUOTES)}"
     if answer.said:
         said += f" ({answer.said})"
-    region = answer.headers.get("x-amz-bucket-region")
+    named = _REGION.search(body)  # not each refusal has the header
+    region = answer.headers.get("x-amz-bucket-region") or (named[1].decode() if named is not None else "")
     if region and answer.status in (301, 307, 400):
         said += f"; the bucket is in {region}: --s3-region {region}"
     try:

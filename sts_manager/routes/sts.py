@@ -6,13 +6,13 @@ Every call has a deadline; none is retried here, because the next pass asks agai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
-from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.cloud import storage_transfer_v1 as sts
 from google.cloud.storage_transfer_v1.services.storage_transfer_service import transports
@@ -33,6 +33,7 @@ from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot
 from sts_manager.domain.naming import JobName, OperationName, chunks
 from sts_manager.ports import Clock, Started, TransferJobView
 from sts_manager.routes.pacer import Pacer
+from sts_manager.routes.sts_errors import CREATE, AlreadyExists, advise, translated
 from sts_manager.routes.sts_rest import PassedOver, TransferRest
 from sts_manager.routes.sts_spec import TransferSettings, classes_of, differences, marked_classes, transfer_job
 
@@ -65,12 +66,19 @@ class StsClient:
     rest: TransferRest | None = None
 
     def create(self, job: sts.TransferJob, storage_classes: Sequence[str] = ()) -> sts.TransferJob:
-        """Create a job; of objects in these storage classes alone, where some are given (which only REST can say)."""
-        with self._call("create", "create_transfer_job"):
-            if storage_classes:
-                return self._by_rest().create(job, storage_classes, self.deadline_s)
-            request = sts.CreateTransferJobRequest(transfer_job=job)
-            return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
+        """Create a job; of objects in these storage classes alone, where some are given (which only REST can say).
+
+        Raises AlreadyExists, and Denied with what to type so that the next one is not.
+        """
+        try:
+            with self._call("create", CREATE):
+                if storage_classes:
+                    return self._by_rest().create(job, storage_classes, self.deadline_s)
+                request = sts.CreateTransferJobRequest(transfer_job=job)
+                return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
+        except Denied as error:
+            advice = advise(job, error.code, str(error))
+            raise Denied(f"{error}; {advice}" if advice else str(error), code=error.code) from error
 
     def get(self, name: JobName) -> sts.TransferJob:
         with self._call("read", "get_transfer_job"):
@@ -94,13 +102,13 @@ class StsClient:
         return self.rest
 
     def run(self, name: JobName) -> OperationName:
-        with self._call("update", "run_transfer_job"):
+        with self._call("run", "run_transfer_job"):
             request = sts.RunTransferJobRequest(job_name=name, project_id=self.project)
             future = self.client.run_transfer_job(request, timeout=self.deadline_s, retry=None)
             return OperationName(future.operation.name)
 
     def delete(self, name: str) -> None:
-        with self._call("update", "delete_transfer_job"):
+        with self._call("delete", "delete_transfer_job"):
             request = sts.DeleteTransferJobRequest(job_name=name, project_id=self.project)
             self.client.delete_transfer_job(request, timeout=self.deadline_s, retry=None)
 
@@ -277,7 +285,7 @@ def begun(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) 
     """
     try:
         client.create(job, classes)
-    except _AlreadyExists:
+    except AlreadyExists:
         return adopted(client, job, classes, may_run=True)
     return Started(operation_name=_run(client, JobName(job.name)))
 
@@ -295,7 +303,7 @@ def made(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) -
     """Create a job, or find that it is there already: one that the service begins by itself. Raises NameTaken, NameDeleted."""
     try:
         client.create(job, classes)
-    except _AlreadyExists:
+    except AlreadyExists:
         same_job(client, job, classes)
 
 
@@ -354,6 +362,7 @@ class StsProject:
                     name=job.name,
                     latest_operation=OperationName(latest) if latest else None,
                     one_time=is_one_time(job),
+                    event_queue=job.event_stream.name,
                 )
 
     def active_operations(self, job_names: Collection[str] | None) -> Iterator[tuple[str, OperationSnapshot]]:
@@ -439,7 +448,17 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
         errors=errors,
         results=_results(operation),
         permanent=bool(errors) and all(one.code == ARCHIVED for one in errors),
+        started_at=operation.start_time,
+        ended_at=operation.end_time,
     )
+
+
+_QUERY = re.compile(r"((?:GET|HEAD) [^\s?]*|https?://[^\s?\"']*)\?[^\s\"'\]]*")
+
+
+def without_queries(text: str) -> str:
+    """A text without the queries of the URLs in it: the service repeats the request that failed, and it may have been signed."""
+    return _QUERY.sub(r"\1", text)
 
 
 def without_query(url: str) -> str:
@@ -460,6 +479,7 @@ def _results(operation: sts.TransferOperation) -> str:
         source.pop("awsAccessKey", None)
     for entry in (one for summary in value.get("errorBreakdowns", ()) for one in summary.get("errorLogEntries", ())):
         entry["url"] = without_query(entry.get("url", ""))
+        entry["errorDetails"] = [without_queries(one) for one in entry.get("errorDetails", ())]
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -475,7 +495,7 @@ def _breakdown(summary: sts.ErrorSummary) -> ErrorBreakdown:
         code=code,
         count=summary.error_count,
         sample_url="" if entry is None else without_query(entry.url),
-        sample_details="" if entry is None else "; ".join(entry.error_details),
+        sample_details="" if entry is None else without_queries("; ".join(entry.error_details)),
     )
 
 
@@ -487,44 +507,3 @@ def is_one_time(job: sts.TransferJob) -> bool:
         return True
     begin, end = job.schedule.schedule_start_date, job.schedule.schedule_end_date
     return bool(end.year) and (begin.year, begin.month, begin.day) == (end.year, end.month, end.day)
-
-
-class _AlreadyExists(Permanent):
-    """The create collided with a job of the same name."""
-
-
-@contextmanager
-def translated(call: str) -> Iterator[None]:
-    """The vendor's errors as ours. Messages are the service's own; they hold no secret of ours."""
-    try:
-        yield
-    except exceptions.GoogleAPICallError as error:
-        raise _as_ours(call, error) from error
-    except (exceptions.RetryError, auth_exceptions.TransportError) as error:
-        raise Retryable(f"{call}: {error}") from error
-    except auth_exceptions.GoogleAuthError as error:
-        raise Denied(f"{call}: {error}", code="UNAUTHENTICATED") from error
-
-
-def _as_ours(call: str, error: exceptions.GoogleAPICallError) -> Exception:
-    message, code = f"{call}: {error.message}", _code(error)
-    match error:
-        case exceptions.ResourceExhausted():
-            return Throttled(message)
-        case exceptions.AlreadyExists():
-            return _AlreadyExists(message, code=code)
-        case exceptions.PermissionDenied() | exceptions.Unauthenticated():
-            return Denied(message, code=code)
-        case exceptions.NotFound():
-            # A create names nothing but buckets: one of them is missing, and no prefix can start.
-            return Denied(message, code=code) if call == "create_transfer_job" else NotFound(message)
-        case exceptions.InvalidArgument() | exceptions.OutOfRange() | exceptions.MethodNotImplemented():
-            return Permanent(message, code=code)
-        case _:
-            # Among them FAILED_PRECONDITION: an operation is not in the state we thought, so the next pass looks again.
-            return Retryable(message, code=code)
-
-
-def _code(error: exceptions.GoogleAPICallError) -> str:
-    code = error.grpc_status_code
-    return code.name if code is not None else type(error).__name__

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from cdn_worker.contract import JobSpec
+from cdn_worker.domain.url_list import md5_column
 from cdn_worker.lists.jobs import CANCELLED, Job, Part, State, spec_text
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import NameTaken, Permanent, Retryable
@@ -172,7 +173,12 @@ class UrlListRoute:
             self._ledger.enter(job.name, State.LOOKING, was=State.CANARY)
         else:
             code, _, details = parts[0].errors[0] if parts[0].errors else ("FAILED", 1, "no reason was given")
-            told = f"the first object, sent ahead of all others, could not be transferred: {details}"
+            told = f"what is sent ahead of all others could not be transferred: {details}"
+            if any(not md5_column(row.etag) for row in self._ledger.canaries(job.name)):
+                told += (
+                    "; one of these objects has no MD5 that S3 tells (uploaded in parts), so its row has none either: if the "
+                    "service refuses that, send the prefix by route cdn or sts-s3"
+                )
             self._ledger.enter(job.name, State.MOVING, was=State.CANARY, code=code, message=told)
 
     def _started(self, job: Job, part: Part) -> bool:

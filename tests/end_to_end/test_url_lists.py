@@ -100,6 +100,23 @@ def test_objects_end_under_their_own_names_with_what_the_list_lost(stage: Stage,
     assert stage.ledger.calls["cdn", "GET"] == before, "what is there and equal is not listed again"
 
 
+def test_a_bucket_whose_key_encrypts_everything_shows_no_hashes_in_its_listing(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    stage.ledger.change(
+        {"gcs.buckets": {SINK: {"encryption": {"defaultKmsKeyName": "projects/p/locations/us/keyRings/r/cryptoKeys/k"}}}}
+    )
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--url-list-rows", "4")
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS, "and nothing else is left in the bucket"
+    results = json.loads(lists.shell.run("history", "a/", "--json").out)[-1]["operation_results"]
+    assert results["verified"] == {"md5": len(OBJECTS), "size": 0}, "what the listing does not tell was asked for"
+    assert lists.shell.run("rerun", "a/").code == 0
+    before = stage.ledger.calls["cdn", "GET"]
+    assert lists.run().code == 0
+    assert stage.ledger.calls["cdn", "GET"] == before, "what is there is known by its size and what was recorded with it"
+
+
 @pytest.mark.slow
 def test_kills_at_any_point_leave_no_trace(stage: Stage, tmp_path: Path) -> None:
     objects = {f"{prefix}/{index:02}": f"{prefix} {index}".encode() * 5 for prefix in ("a", "b") for index in range(40)}
@@ -149,6 +166,33 @@ def test_however_the_service_names_them(stage: Stage, tmp_path: Path, naming: st
     assert stage.sts is not None
     assert len(stage.sts.jobs) == 1, "nothing but the canary was transferred"
     assert "Signature" not in message + ended.err + ended.out
+
+
+@pytest.mark.parametrize("required", ["row", "list"])
+def test_a_service_that_wants_an_md5_in_each_row_is_found_out_by_two_objects(stage: Stage, tmp_path: Path, required: str) -> None:
+    """S3 tells none of one that was uploaded in parts. Only the canaries are transferred, and the message says what to do."""
+    fill(stage, OBJECTS)
+    with s3_client(stage) as source:
+        upload = source.create_multipart_upload(Bucket=SOURCE, Key="a/parts")["UploadId"]
+        part = source.upload_part(Bucket=SOURCE, Key="a/parts", UploadId=upload, PartNumber=1, Body=b"in one part")
+        done = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+        source.complete_multipart_upload(Bucket=SOURCE, Key="a/parts", UploadId=upload, MultipartUpload=done)
+    stage.ledger.change({"sts.url_list_md5_required": required})
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--max-attempts", "1")
+    assert ended.code == 1, ended.err
+    code, message = lists.row("error_code, error_message")
+    assert code == "INVALID_ARGUMENT"
+    assert "has no MD5" in message
+    assert "by route cdn or sts-s3" in message
+    assert at_sink(stage) == {}, "the canaries are cleared away"
+    assert stage.sts is not None
+    assert len(stage.sts.jobs) == 1, "nothing but the canaries was transferred"
+    stage.ledger.change({"sts.url_list_md5_required": ""})
+    assert lists.shell.run("retry", "a/").code == 0
+    again = lists.run()
+    assert again.code == 0, again.err
+    assert at_sink(stage) == OBJECTS | {"a/parts": b"in one part"}
 
 
 def test_what_fails_is_named_and_a_retry_moves_just_that(stage: Stage, tmp_path: Path) -> None:
@@ -273,7 +317,7 @@ def test_an_origin_that_redirects_is_told_by_the_canary(stage: Stage, tmp_path: 
     lists = Lists(stage, tmp_path)
     assert lists.run("--max-attempts", "1").code == 1
     code, message = lists.row("error_code, error_message")
-    assert (code, "redirects" in message, "the first object" in message) == ("FAILED_PRECONDITION", True, True)
+    assert (code, "redirects" in message, "sent ahead of all others" in message) == ("FAILED_PRECONDITION", True, True)
     assert at_sink(stage) == {}
     assert stage.sts is not None
     assert len(stage.sts.jobs) == 1

@@ -287,6 +287,7 @@ def test_headers_cannot_be_injected_and_what_is_kept_is_kept(stage: Stage) -> No
     kept = dict(blob.metadata)
     assert kept.pop("x-goog-source-etag") == copies.verdicts["dir/a"].etag
     assert kept.pop("x-goog-source-last-modified").startswith("20")
+    assert kept.pop("x-goog-source-uri") == f"s3://{SOURCE}/dir/a"
     assert kept == hostile, "as custom metadata, and as nothing else"
 
 

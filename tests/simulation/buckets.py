@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -42,6 +43,15 @@ class Buckets:
         self.gcs = Gcs(self.ledger, self.store)
         self.gcs.at(GCS)
         self.store.create_bucket(SINK)
+        # What nobody could verify of the service, or what depends on the bucket, differs from world to world.
+        draw = self.chance.random
+        self.ledger.change(
+            {
+                "gcs.put_answer_headers": draw.random() < 0.75,
+                "gcs.session_answer_headers": draw.random() < 0.5,
+                "gcs.buckets": {SINK: {"encryption": {"defaultKmsKeyName": "k"}}} if draw.random() < 0.25 else {},
+            }
+        )
 
     def answer(self, request: Request) -> Answer:
         """What becomes of a request; whoever sent it gets to know later, if it still lives."""
@@ -127,7 +137,8 @@ class Buckets:
         self.ledger.rules.clear()
         if response.hang_up:
             return Answer(0, fault=Fault.RESET)
-        return _heard(RawResponse(response.status, response.headers, [response.body], len(response.body)), request)
+        told = RawResponse(response.status, response.headers, [response.body], len(response.body))
+        return _heard(told, request, response.repeated)
 
     def _fault(self, name: str, kinds: tuple[str, ...], request: Request) -> str:
         if not self.chance.happens(OFTEN * self.chance.fault):
@@ -159,12 +170,15 @@ def _headers(request: Request) -> dict[str, str]:
     return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in request.headers)}
 
 
-def _heard(response: RawResponse, request: Request) -> Answer:
+def _heard(response: RawResponse, request: Request, repeated: Sequence[tuple[str, str]] = ()) -> Answer:
     """An answer as the engine gives it: cut short, broken off, or whole."""
     headers = dict(response.headers)
     if response.length is not None:
         headers["Content-Length"] = str(response.length)
-    lines = [f"HTTP/1.1 {response.status} X\r\n".encode(), *(f"{key}: {value}\r\n".encode() for key, value in headers.items())]
+    lines = [
+        f"HTTP/1.1 {response.status} X\r\n".encode(),
+        *(f"{key}: {value}\r\n".encode() for key, value in (*headers.items(), *repeated)),
+    ]
     body = b"" if request.method == "HEAD" else b"".join(response.pieces)
     fault = Fault.RESET if response.reset else Fault.TRUNCATED if response.hang_up else None
     if len(body) > request.body_max:

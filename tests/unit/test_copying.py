@@ -51,11 +51,13 @@ def got(body: bytes = BODY, etag: str = MD5, status: int = 200, **headers: str) 
 
 
 def stored(body: bytes = BODY, generation: int = 7, *, md5: bool = True) -> Answer:
-    hashes = "crc32c=" + base64.b64encode(crc32c(body).to_bytes(4)).decode()
+    """As the service answers a PUT: an empty body that is called text/html, and a line of `x-goog-hash` for each hash."""
+    told = [("x-goog-generation", str(generation)), ("x-goog-stored-content-length", str(len(body)))]
+    told.append(("x-goog-hash", "crc32c=" + base64.b64encode(crc32c(body).to_bytes(4)).decode()))
     if md5:
-        hashes += ",md5=" + base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-    told = {"x-goog-generation": str(generation), "x-goog-hash": hashes, "x-goog-stored-content-length": str(len(body))}
-    return Answer(200, [b"HTTP/1.1 200 OK\r\n", *[f"{name}: {text}\r\n".encode() for name, text in told.items()]])
+        told.append(("x-goog-hash", "md5=" + base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()))
+    told.append(("content-type", "text/html; charset=UTF-8"))
+    return Answer(200, [b"HTTP/1.1 200 OK\r\n", *[f"{name}: {text}\r\n".encode() for name, text in told]])
 
 
 def resource(body: bytes = BODY, generation: int = 7, **more: object) -> Answer:
@@ -85,6 +87,7 @@ def requests(commands: list[Command]) -> list[tuple[str, str]]:
     return [(one.method, one.url.partition("?")[0]) for one in commands if isinstance(one, Request)]
 
 
+EMPTY_MD5 = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 TASK = Task("k", len(BODY), MD5, "2026-11-21T03:00:00.000Z")
 
 
@@ -232,7 +235,7 @@ def test_a_403_without_a_word_of_s3_is_looked_into_once() -> None:
 
 def test_a_large_archived_object_is_told_by_its_head_and_in_the_middle_by_the_refusal() -> None:
     task = TASK._replace(size=20 << 20)
-    head = got(b"", x_amz_archive_status="DEEP_ARCHIVE_ACCESS", content_length=str(20 << 20))
+    head = got(b"", x_amz_archive_status="DEEP_ARCHIVE_ACCESS", Content_Length=str(20 << 20))
     verdict, commands = played(task, [head])
     assert (verdict.verdict, verdict.error) == (Verdict.UNMAPPABLE, "archived")
     assert requests(commands) == [("HEAD", "http://s3/b/k")]
@@ -268,9 +271,56 @@ def test_metadata_that_is_too_large_is_a_verdict() -> None:
     assert (verdict.verdict, verdict.error) == (Verdict.UNMAPPABLE, "metadata_too_large")
 
 
-def test_an_answer_that_claims_success_and_tells_no_hash_is_no_success() -> None:
-    verdict, _ = played(TASK, [got(), *[Answer(200, [b"HTTP/1.1 200 OK\r\n"])] * BUSY_MAX])
+@pytest.mark.parametrize("task", [TASK, Task("k", 0, EMPTY_MD5, "2026-11-21T03:00:00.000Z")], ids=["bytes", "no byte"])
+def test_a_write_whose_answer_tells_nothing_is_asked_about_and_not_made_again(task: Task) -> None:
+    body = BODY[: task.size]
+    verdict, commands = played(task, [got(body, task.etag), Answer(200, [b"HTTP/1.1 200 OK\r\n"]), resource(body, 9)])
+    assert (verdict.verdict, verdict.verified, verdict.generation) == (Verdict.DONE, Verified.CRC32C, 9)
+    assert [method for method, _ in requests(commands)] == ["GET", "PUT", "GET"]
+
+
+def test_a_write_whose_answer_tells_nothing_and_that_somebody_replaced_is_left_alone() -> None:
+    """Whose it is cannot be known, so nothing is deleted."""
+    verdict, commands = played(TASK, [got(), Answer(200, [b"HTTP/1.1 200 OK\r\n"]), resource(b"other bytes, same size", 9)])
+    assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "exists")
+    assert [method for method, _ in requests(commands)] == ["GET", "PUT", "GET"]
+
+
+@pytest.mark.parametrize("answer", [Answer(200, [b"HTTP/1.1 200 OK\r\n"]), Answer(412)], ids=["it told nothing", "412"])
+def test_a_write_of_ours_that_went_wrong_does_not_stay(answer: Answer) -> None:
+    """It carries the ETag of the listing: the next one would take it for the object."""
+    recorded = {"x-goog-source-etag": MD5, "x-goog-source-last-modified": TASK.modified, "x-goog-source-uri": "s3://b/k"}
+    wrong = resource(b"other bytes, same size", 9, metadata=recorded)
+    verdict, commands = played(TASK, [got(), answer, wrong, Answer(204), stored(generation=11)])
+    assert (verdict.verdict, verdict.verified, verdict.generation) == (Verdict.DONE, Verified.MD5, 11)
+    assert [method for method, _ in requests(commands)] == ["GET", "PUT", "GET", "DELETE", "PUT"]
+    assert any(one.method == "DELETE" and one.url.endswith("?generation=9") for one in commands if isinstance(one, Request))
+
+
+def test_a_service_that_never_describes_an_object_is_given_up() -> None:
+    empty = [Answer(200, [b"HTTP/1.1 200 OK\r\n"])] * (BUSY_MAX + 1)
+    verdict, _ = played(TASK, [got(), *empty])
     assert (verdict.verdict, verdict.error) == (Verdict.FAILED, "sink_busy")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "end"),
+    [
+        ((MD5, TASK.modified, "s3://b/k"), Verdict.DONE),
+        ((MD5, "2026-11-20T00:00:00.000Z", "s3://b/k"), Verdict.SKIPPED),
+        ((MD5, TASK.modified, "s3://other/k"), Verdict.SKIPPED),
+        (("", "", ""), Verdict.SKIPPED),
+    ],
+    ids=["as we write it", "of another listing", "of another bucket", "not at all"],
+)
+def test_an_equal_object_that_came_to_be_meanwhile_is_ours_if_it_carries_what_we_record(
+    recorded: tuple[str, str, str], end: Verdict
+) -> None:
+    """libcurl repeats a request by itself on a new connection: the first one may have been applied."""
+    told = dict(zip(("x-goog-source-etag", "x-goog-source-last-modified", "x-goog-source-uri"), recorded, strict=True))
+    verdict, commands = played(TASK, [got(), Answer(412), resource(metadata={name: text for name, text in told.items() if text})])
+    assert (verdict.verdict, verdict.verified, verdict.tries) == (end, Verified.CRC32C, 1)
+    assert [method for method, _ in requests(commands)] == ["GET", "PUT", "GET"]
 
 
 def test_what_cannot_be_deleted_is_named() -> None:

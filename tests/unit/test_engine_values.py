@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.http import Answer, headers_of, status_of
+from cdn_worker.domain.integrity import goog_hashes
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.metadata import MetadataTooLarge, kept
 from cdn_worker.domain.pace import Climb, Interval, Pace
@@ -116,6 +117,18 @@ def test_the_headers_of_the_last_head_are_taken() -> None:
     assert headers_of(lines) == {"etag": '"a:b"', "x-b": "2"}
     assert status_of(lines) == 206
     assert status_of([]) == status_of([b"HTTP/nonsense\r\n"]) == 0
+
+
+def test_lines_of_one_name_are_one_list() -> None:
+    """As Cloud Storage sends its hashes (RFC 9110, 5.3)."""
+    lines = [
+        b"HTTP/1.1 200 OK\r\n",
+        b"x-goog-hash: crc32c=6OcKng==\r\n",
+        b"ETag: x\r\n",
+        b"X-Goog-Hash: md5=tujYc0p7OIPmm665wPBjvw==\r\n",
+    ]
+    assert headers_of(lines) == {"x-goog-hash": "crc32c=6OcKng==, md5=tujYc0p7OIPmm665wPBjvw==", "etag": "x"}
+    assert set(goog_hashes(headers_of(lines)["x-goog-hash"])) == {"crc32c", "md5"}
 
 
 def test_a_header_that_is_no_utf8_is_read_all_the_same() -> None:

@@ -78,15 +78,20 @@ def test_what_is_listed_is_counted_once_however_often_it_is_begun(ledger: ListLe
 
 def test_the_canary_is_the_object_whose_name_tells_most(ledger: ListLedger) -> None:
     ledger.begin(SPEC, "p/", NOW, full_metadata=True)
-    assert ledger.canary_of(JOB) is None
+    assert ledger.canaries(JOB) == []
     ledger.found(JOB, [row("a", 0), row("b", 9), row("c", 5)], [])
-    found = ledger.canary_of(JOB)
-    assert found is not None
-    assert found.key == "c", "not empty, and small"
+    assert [one.key for one in ledger.canaries(JOB)] == ["c"], "not empty, and small"
     ledger.found(JOB, [row("d%20e", 99)], [])
-    found = ledger.canary_of(JOB)
-    assert found is not None
-    assert found.key == "d%20e"
+    assert [one.key for one in ledger.canaries(JOB)] == ["d%20e"]
+
+
+def test_a_second_canary_has_no_md5_where_there_is_such_an_object(ledger: ListLedger) -> None:
+    md5 = "0123456789abcdef" * 2
+    ledger.begin(SPEC, "p/", NOW, full_metadata=True)
+    ledger.found(JOB, [row("a%20b")._replace(etag=md5), row("c", 5)._replace(etag=md5)], [])
+    assert [one.key for one in ledger.canaries(JOB)] == ["a%20b"]
+    ledger.found(JOB, [row("d", 7)._replace(etag=f"{md5}-2"), row("A", 9)._replace(etag=f"{md5}-3")], [])
+    assert [one.key for one in ledger.canaries(JOB)] == ["a%20b", "d"]
 
 
 def test_two_keys_with_one_path_are_neither_transferred(ledger: ListLedger) -> None:
@@ -191,6 +196,8 @@ def test_failures_are_told_once(ledger: ListLedger) -> None:
     assert ledger.busy()
     ledger.end(JOB, NOW)
     assert [one.name for one in ledger.untold()] == [JOB]
+    ledger.telling(JOB)
+    assert [one.name for one in ledger.untold()] == [JOB], "whoever was to tell it may have died"
     ledger.told(JOB)
     assert ledger.untold() == []
     assert not ledger.busy()

@@ -170,3 +170,12 @@ def test_a_real_server_and_boto3_list_the_same(stage: Stage) -> None:
     ours = parse_page(bodies[0]).entries
     assert sorted(one.key for one in ours) == sorted(names)
     assert [(one.size, one.etag) for one in ours] == [(one["Size"], one["ETag"].strip('"')) for one in theirs]
+
+
+@pytest.mark.parametrize("indent", ["", "\n"], ids=["scanned", "parsed"])
+def test_a_page_that_lost_keys_on_its_way_is_refused(indent: str) -> None:
+    entries = [Listed(f"k{index}", 1, ETAG, MODIFIED, "STANDARD") for index in range(3)]
+    short = page(entries[:2], indent=indent).replace(b"<KeyCount>2<", b"<KeyCount>3<")
+    with pytest.raises(ValueError, match="says that it has 3 keys, and has 2"):
+        parse_page(short)
+    assert parse_page(page(entries, indent=indent)).entries == entries

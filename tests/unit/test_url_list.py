@@ -19,7 +19,7 @@ from cdn_worker.domain.url_list import (
     landing,
     landing_fault,
     md5_column,
-    naming_of,
+    naming_by,
     url_of,
 )
 from tools.emulators.sts.ends import EndError
@@ -94,14 +94,14 @@ def test_names_lead_back_to_their_urls_one_to_one(keys: set[str], naming: Naming
     names = {landing(url, naming): url for url in urls}
     assert len(names) == len(urls)
     assert {url_of(name, BASE, naming) for name in names} == urls
-    assert all(naming_of(name, url) in (naming, Naming.DECODED) for name, url in names.items())
+    assert all(naming_by([name], [url]) in (naming, Naming.DECODED) for name, url in names.items())
 
 
 def test_a_name_that_nobody_expected_is_told_apart() -> None:
     url = f"{BASE}a%20b"
-    assert naming_of("d1.example/b/a b", url) is Naming.DECODED
-    assert naming_of("d1.example/b/a%20b", url) is Naming.ENCODED
-    assert naming_of("d1.example/b/a b?Policy=secret", url) is None
+    assert naming_by(["d1.example/b/a b"], [url]) is Naming.DECODED
+    assert naming_by(["d1.example/b/a%20b"], [url]) is Naming.ENCODED
+    assert naming_by(["d1.example/b/a b?Policy=secret"], [url]) is None
     assert url_of("elsewhere/x", BASE, Naming.DECODED) is None
 
 

@@ -11,11 +11,13 @@ import base64
 import hashlib
 import io
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
-from moto.core.request import Request, normalize_request
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, Request, environ_key_for_header, normalize_request
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
 from werkzeug.wrappers import Response as WsgiResponse
@@ -25,9 +27,10 @@ from tools.emulators.s3_archive import Archive
 from tools.emulators.s3_errors import Failure, error_xml
 from tools.emulators.s3_metadata import encode_mail_safe
 from tools.emulators.sigv4 import Keys, scope_of, signature
-from tools.emulators.web import Environ, StartResponse, lost_answer, pause_for
+from tools.emulators.web import HEADERS, Environ, StartResponse, lost_answer, pause_for
 
 KEY_BYTES_MAX = 1024
+_VERSION_NULL = re.compile(r"(?<=[?&])versionId=null(&|$)")
 META = "HTTP_X_AMZ_META_"
 SUBRESOURCES = frozenset({"tagging", "acl", "attributes", "retention", "legal-hold", "torrent", "uploads", "uploadId"})
 """Queries that ask for something else than the object: an archived one answers them."""
@@ -91,7 +94,13 @@ class S3:
         """What moto answers, with what it does not know of archives. method: empty for what is not about the object itself."""
         for header in [one for one in environ if one.startswith(META)]:
             environ[header] = encode_mail_safe(environ[header])
+        versioned = _keeps_versions(name[0])
+        if not versioned:
+            target = _VERSION_NULL.sub("", target)  # of a bucket that keeps no versions, `null` is the only one
         result = _moto(environ, target, body, is_key=bool(name[1]))
+        if not versioned:
+            # S3 names a version only where it keeps some; rclone would ask for the one that is named.
+            result.headers.pop("x-amz-version-id", None)
         good = result.status_code in (200, 204, 206)
         if method in ("PutObject", "CompleteMultipartUpload", "DeleteObject") and good:
             self.archive.forget(*name)
@@ -107,11 +116,7 @@ class S3:
         return result
 
     def _refusal(self, environ: Environ, path: str, query: str, body: bytes) -> tuple[int, str, str] | None:
-        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
-        if environ.get("CONTENT_TYPE"):
-            headers["content-type"] = environ["CONTENT_TYPE"]
-        if environ.get("CONTENT_LENGTH"):
-            headers["content-length"] = environ["CONTENT_LENGTH"]
+        headers: Mapping[str, str] = environ[HEADERS]
         if self._ledger.setting("s3.verify_signatures"):
             scope = scope_of(headers.get("authorization", ""))
             if scope is None:
@@ -141,10 +146,15 @@ class S3:
 def _moto(environ: Environ, target: str, body: bytes, *, is_key: bool) -> WsgiResponse:
     inner = environ | {
         "RAW_URI": target,
+        "QUERY_STRING": target.partition("?")[2],
         "wsgi.input": io.BytesIO(body),
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.input_terminated": True,
     }
+    # moto, too, would take `x-amz-meta-a_b` for `x-amz-meta-a-b`; S3 keeps the name.
+    inner[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = {environ_key_for_header(name): name for name in environ[HEADERS] if "_" in name}
+    if "HTTP_X_AMZ_COPY_SOURCE" in inner:
+        inner["HTTP_X_AMZ_COPY_SOURCE"] = _encode_again(inner["HTTP_X_AMZ_COPY_SOURCE"])
     inner.pop("HTTP_TRANSFER_ENCODING", None)
     request: Any = normalize_request(ServedRequest(inner))
     dispatch = S3Response.key_dispatch if is_key else S3Response.ambiguous_dispatch
@@ -156,6 +166,21 @@ def _moto(environ: Environ, target: str, body: bytes, *, is_key: bool) -> WsgiRe
     if request.method == "HEAD" and "content-length" in headers:
         response.headers["Content-Length"] = headers["content-length"]
     return response
+
+
+def _keeps_versions(bucket: str) -> bool:
+    """Whether a bucket's versioning was ever switched on."""
+    found = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets.get(bucket)
+    return found is not None and bool(found.versioning_status)
+
+
+def _encode_again(source: str) -> str:
+    """The source of a copy in the one spelling that moto reads right.
+
+    S3 takes any characters in it as they are (rclone writes `;` so), and `+` for a space (aws/aws-cli#614; s5cmd writes it).
+    """
+    path, mark, query = source.partition("?")
+    return quote(unquote_to_bytes(path.replace("+", " ").encode("latin-1")), safe="/") + mark + query
 
 
 def _method(verb: str, bucket: str, key: str, query: str) -> str:

@@ -44,6 +44,8 @@ http {{
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
   scgi_temp_path {folder}/s;
   default_type application/octet-stream;
+  map $http_x_goog_hash $said_crc32c {{ "~(crc32c=[^,]+)" $1; }}
+  map $http_x_goog_hash $said_md5 {{ "~(md5=[^,]+)" $1; }}
   {tls}
   server {{
     listen 127.0.0.1:{port} {ssl} backlog=4096;
@@ -52,7 +54,8 @@ http {{
     location /sink/ {{
       {put_delay}
       add_header x-goog-generation 1700000000000001 always;
-      add_header x-goog-hash $http_x_goog_hash always;
+      add_header x-goog-hash $said_crc32c always;
+      add_header x-goog-hash $said_md5 always;
       add_header x-goog-stored-content-length $content_length always;
       {put_answer}
     }}

@@ -19,16 +19,18 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage  # type: ignore[attr-defined]
 
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.bucket_access import BucketAccess
 
 SOURCE_ETAG = "x-goog-source-etag"
+S3_LOCATION = "Failed to obtain the location of the source S3 bucket."
 
 
 class EndError(Exception):
-    """A source or sink refused: the error code of an operation's breakdown, and details."""
+    """A source or sink refused: the error code of an operation's breakdown, details, and the URL of the end or the object."""
 
-    def __init__(self, code: str, details: str) -> None:
+    def __init__(self, code: str, details: str, url: str = "") -> None:
         super().__init__(details)
-        self.code, self.details = code, details
+        self.code, self.details, self.url = code, details, url
 
 
 class ArchivedError(EndError):
@@ -58,8 +60,10 @@ class Fetched:
 
 
 class S3Source:
-    def __init__(self, endpoint: str, bucket: str, keys: Keys) -> None:
-        self._bucket = bucket
+    """A bucket of S3. missing_code: what the service makes of one that is not there."""
+
+    def __init__(self, endpoint: str, bucket: str, keys: Keys, missing_code: str = "PERMISSION_DENIED") -> None:
+        self._bucket, self._missing_code = bucket, missing_code
         self._client: Any = boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -70,10 +74,18 @@ class S3Source:
         )
 
     def check(self) -> None:
-        """Raises EndError when the bucket is missing or the credentials do not open it."""
+        """Raises EndError when the bucket is missing or the credentials do not open it.
+
+        The text does not name the bucket. Documented: PERMISSION_DENIED, "Failed to obtain the location of the source S3 bucket."
+        (https://docs.cloud.google.com/bigquery/docs/transfer-troubleshooting, "Amazon S3 PERMISSION_DENIED errors").
+        """
         try:
             self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
-        except (ClientError, BotoCoreError) as error:
+        except ClientError as error:
+            refused, told = _s3_error(error, f"s3://{self._bucket}"), error.response["Error"].get("Message", "")
+            code = self._missing_code if refused.code == "NOT_FOUND" else refused.code
+            raise EndError(code, f"{S3_LOCATION} Additional details: {told}", self.url("")) from error
+        except BotoCoreError as error:
             raise _s3_error(error, f"s3://{self._bucket}") from error
 
     def list(self, prefix: str) -> Iterator[Listed]:
@@ -141,17 +153,19 @@ def read_object(endpoint: str, url: str, what: str) -> bytes:
 
 
 class GcsSource:
-    def __init__(self, endpoint: str, bucket: str) -> None:
+    def __init__(self, endpoint: str, bucket: str, access: BucketAccess) -> None:
         client = gcs_client(endpoint)
-        self._name = bucket
+        self._name, self._access = bucket, access
         self._client, self._bucket = client, client.bucket(bucket)
 
     def check(self) -> None:
+        """Raises EndError when the bucket is missing, or the agent may not look at it."""
         try:
-            if not self._bucket.exists():
-                raise EndError("NOT_FOUND", f"bucket gs://{self._name} does not exist")
+            refused = self._access.refuse(self._name, exists=self._bucket.exists())
         except GoogleAPIError as error:
             raise EndError("UNAVAILABLE", str(error)) from error
+        if refused is not None:
+            raise EndError(*refused, self.url(""))
 
     def list(self, prefix: str) -> Iterator[Listed]:
         try:
@@ -210,21 +224,26 @@ class GcsSink:
     An operation's work is done by one thread at a time, so one connection is enough.
     """
 
-    def __init__(self, endpoint: str, bucket: str) -> None:
+    def __init__(self, endpoint: str, bucket: str, access: BucketAccess) -> None:
         parts = urlsplit(endpoint)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._bucket = bucket
+        self._bucket, self._access = bucket, access
         self._connection: http.client.HTTPConnection | None = None
 
     def check(self) -> None:
-        if self._ask("HEAD", "", b"", {})[0] != 200:
-            raise EndError("NOT_FOUND", f"bucket gs://{self._bucket} does not exist")
+        """Raises EndError when the bucket is missing, or the agent may not look at it."""
+        status = self._ask("HEAD", "", b"", {})[0]
+        if status not in (200, 403, 404):
+            raise EndError("UNAVAILABLE", f"Cloud Storage answered {status}")
+        refused = self._access.refuse(self._bucket, exists=status == 200)
+        if refused is not None:
+            raise EndError(*refused, f"gs://{self._bucket}/")
 
     def head(self, name: str) -> AtSink | None:
         status, headers, _ = self._ask("HEAD", name, b"", {})
         if status != 200:
             return None
-        hashes = dict(part.split("=", 1) for part in headers.get("x-goog-hash", "").split(",") if part)
+        hashes = dict(part.strip().split("=", 1) for part in headers.get("x-goog-hash", "").split(",") if part)
         return AtSink(int(headers["content-length"]), hashes.get("md5"), headers.get(f"x-goog-meta-{SOURCE_ETAG}"))
 
     def put(self, name: str, fetched: Fetched, storage_class: str | None) -> None:
@@ -248,7 +267,8 @@ class GcsSink:
                 connection.request(verb, path, body or None, coded | {"Content-Length": str(len(body)).encode()})
                 answer = connection.getresponse()
                 data = answer.read()
-                return answer.status, {key.lower(): value for key, value in answer.getheaders()}, data
+                told = {key.lower(): ", ".join(answer.headers.get_all(key, ())) for key in answer.headers}
+                return answer.status, told, data
             except (http.client.HTTPException, OSError) as error:
                 self.close()
                 if last:

@@ -71,10 +71,10 @@ def _row(line: str, number: int) -> Row:
 
 
 class HttpSource:
-    """`naming`: how a URL becomes an object's name; nobody could verify which the service does."""
+    """Settings that nobody could verify: `naming`, how a URL becomes an object's name; `md5_required`, of rows without an MD5."""
 
-    def __init__(self, list_url: str, gcs: str, naming: Callable[[], str]) -> None:
-        self._list_url, self._gcs, self._naming = list_url, gcs, naming
+    def __init__(self, list_url: str, gcs: str, naming: Callable[[], str], md5_required: Callable[[], str]) -> None:
+        self._list_url, self._gcs, self._naming, self._md5_required = list_url, gcs, naming, md5_required
         self._rows: dict[str, Row] = {}
         self._connections: dict[str, http.client.HTTPConnection] = {}
         self._robots: dict[str, RobotFileParser] = {}
@@ -84,7 +84,10 @@ class HttpSource:
 
     def list(self, prefix: str) -> Iterator[Listed]:  # noqa: ARG002 - a source has it
         """All rows: object conditions have no effect on a URL list."""
-        for row in rows_of(self._list()):
+        rows = rows_of(self._list())
+        if self._md5_required() == "list" and any(row.md5 is None for row in rows):
+            raise EndError("INVALID_ARGUMENT", "a row of the URL list has no MD5")
+        for row in rows:
             name = self._name(row.url)
             self._rows[name] = row
             yield Listed(name, row.size or 0, row.md5 or "", datetime.now(UTC))
@@ -110,6 +113,8 @@ class HttpSource:
     def fetch(self, listed: Listed) -> Fetched:
         row = self._rows[listed.key]
         parts = urlsplit(row.url)
+        if self._md5_required() == "row" and row.md5 is None:
+            raise EndError("INVALID_ARGUMENT", "this row of the URL list has no MD5")
         if not self._allowed(parts):
             raise EndError("PERMISSION_DENIED", "robots.txt of the host disallows this URL")
         head, _ = self._ask("HEAD", parts)

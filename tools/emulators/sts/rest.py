@@ -16,7 +16,8 @@ from google.protobuf import json_format
 
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import APIS, Refused, disabled, invalid
-from tools.emulators.sts.service import ACTIVE, TransferService, described
+from tools.emulators.sts.copier import ACTIVE
+from tools.emulators.sts.service import TransferService, described
 from tools.emulators.web import Request, Response, pause_for
 
 CODES = {
@@ -64,7 +65,7 @@ class StsRest:
 
     def _check(self, permission: str) -> None:
         if APIS["sts"] in self._ledger.setting("apis.disabled"):
-            raise Refused(grpc.StatusCode.PERMISSION_DENIED, disabled(APIS["sts"]))
+            raise Refused(grpc.StatusCode.PERMISSION_DENIED, disabled(APIS["sts"], self._service.project))
         if not self._ledger.permits(permission):
             message = f"Permission {permission} denied (or the resource may not exist)."
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, message)

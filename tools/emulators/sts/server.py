@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent import futures
 
 import grpc
@@ -11,9 +12,12 @@ from google.protobuf import any_pb2, empty_pb2
 
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Rpc, handlers, invalid, page
+from tools.emulators.sts.bucket_access import agent_of
+from tools.emulators.sts.copier import ACTIVE
 from tools.emulators.sts.rules import JOB_FIELDS, OPERATION_FIELDS, filter_of, page_size
-from tools.emulators.sts.service import ACTIVE, Operation, TransferService, described
+from tools.emulators.sts.service import Operation, TransferService, described
 
+TICK_S = 0.02
 SERVICE = "google.storagetransfer.v1.StorageTransferService"
 OPERATIONS = "google.longrunning.Operations"
 
@@ -56,9 +60,7 @@ class StsAnswers:
 
     def account(self, request: sts.GetGoogleServiceAccountRequest) -> sts.GoogleServiceAccount:
         self._service.check_project(request.project_id)
-        return sts.GoogleServiceAccount(
-            account_email=f"{request.project_id}@storage-transfer-service.iam.gserviceaccount.com", subject_id="1"
-        )
+        return sts.GoogleServiceAccount(account_email=agent_of(request.project_id), subject_id="1")
 
     def get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
         return self._long_running(self._service.operation(request.name))
@@ -76,7 +78,7 @@ class StsAnswers:
         return empty_pb2.Empty()
 
     def _long_running(self, operation: Operation) -> operations_pb2.Operation:
-        shown = described(operation, self._service.project)
+        shown = described(operation, self._service.project_of(operation))
         metadata = any_pb2.Any()
         metadata.Pack(sts.TransferOperation.pb(shown))
         return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)
@@ -91,6 +93,8 @@ class StsServer:
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
         self._server.add_generic_rpc_handlers(self._handlers())
         self._port = self._server.add_insecure_port("127.0.0.1:0")
+        self._stopping = threading.Event()
+        self._ticking = threading.Thread(target=self._tick, daemon=True)
 
     @property
     def address(self) -> str:
@@ -98,10 +102,17 @@ class StsServer:
 
     def start(self) -> StsServer:
         self._service.copier.start()
+        self._ticking.start()
         self._server.start()
         return self
 
+    def _tick(self) -> None:
+        while not self._stopping.wait(TICK_S):
+            self._service.tend()
+
     def stop(self) -> None:
+        self._stopping.set()
+        self._ticking.join(timeout=5)
         self._server.stop(grace=0.2).wait(timeout=5)
         self._service.copier.stop()
 
