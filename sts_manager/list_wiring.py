@@ -22,6 +22,7 @@ from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
 from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.failure_log.reader import LogReader
 from sts_manager.followed_failures import FollowedFailures, Means, tell_shared
 from sts_manager.keeping import Keeping
@@ -88,6 +89,7 @@ class UrlLists(OwnRoute[_Parts]):
         self._settings, self._clients = settings, clients
         self._comparing_seen: tuple[tuple[int, int], float] = ((0, 0), 0.0)
         self._uncounted = False
+        self.answers: ServiceAnswers | None = None  # what a probe observed of the services
         path = beside_store(settings, "failure_log")
         self._log = LogReader(path, self._read_log, self._compared, open_store, SystemClock(), most=FAILURES_MAX)
 
@@ -342,6 +344,12 @@ class UrlLists(OwnRoute[_Parts]):
         if not self._settings.cdn_url:
             raise Permanent(
                 f"route sts-url-list reads through a CDN: --cdn-url is missing, so {order.prefix!r} has no URLs",
+                code="ROUTE_UNFIT",
+            )
+        if self.answers is not None and self.answers.names_unusable:
+            raise Permanent(
+                f"probe {self.answers.probe} found that the service calls objects of a URL list in a way that cannot be undone: "
+                f"give {order.prefix!r} route cdn or sts-s3; should that have changed, `doctor --probe` tells",
                 code="ROUTE_UNFIT",
             )
         return spec_of(order, pool_settings(self._settings, order, "sts-url-list"))

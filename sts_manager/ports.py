@@ -27,6 +27,7 @@ from sts_manager.domain.model import (
     StartJob,
 )
 from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.service_answers import ServiceAnswers
 
 
 class Clock(Protocol):
@@ -127,6 +128,7 @@ class Control:
 
     migration   the store's own id; it is part of every transfer job's name
     source, sink   the buckets this store was first run with; empty before
+    answers     what a probe observed of the services; None when nobody ever probed
     """
 
     migration: str
@@ -135,6 +137,7 @@ class Control:
     hold: Hold | None = None
     breaker: Breaker | None = None
     report: PassReport | None = None
+    answers: ServiceAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +185,10 @@ class JobStore(Protocol):
 
     def control(self) -> Control: ...
     def set_hold(self, hold: Hold | None) -> None: ...
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        """Replace what is stored of a probe's observations."""
+        ...
+
     def bind(self, source: str, sink: str) -> Control:
         """Remember the buckets, unless others are stored and some prefix has begun to travel. Returns what is stored."""
         ...

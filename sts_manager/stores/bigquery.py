@@ -20,6 +20,7 @@ from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.ramp import WAIT_MAX
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
@@ -204,6 +205,9 @@ class BigQueryStore:
 
     def set_hold(self, hold: Hold | None) -> None:
         self._put({"hold": None if hold is None else texts.hold_text(hold)})
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        self._put({"answers": None if answers is None else texts.write_answers(answers)})
 
     def bind(self, source: str, sink: str) -> Control:
         stored = self.control()

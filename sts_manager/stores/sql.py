@@ -31,6 +31,7 @@ from sts_manager.domain.model import (
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.place import without_password
 from sts_manager.domain.ramp import WAIT_MAX
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_sqlite, for_tables
 from sts_manager.stores import control as texts
@@ -236,6 +237,10 @@ class SqlStore:
     def set_hold(self, hold: Hold | None) -> None:
         with self._writing() as connection:
             self._put(connection, "hold", None if hold is None else texts.hold_text(hold))
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        with self._writing() as connection:
+            self._put(connection, "answers", None if answers is None else texts.write_answers(answers))
 
     def bind(self, source: str, sink: str) -> Control:
         with self._writing() as connection:

@@ -25,6 +25,7 @@ from sts_manager.domain.model import (
     changed,
 )
 from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, JobStore, PassReport, PrefixClash, QuotaUse, Sample
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import FakeClock
@@ -335,6 +336,17 @@ def test_hold_breaker_and_report_are_kept(store: JobStore) -> None:
     store.record(Batch(at=NOW, writes_state=True, report=report))
     store.set_hold(None)
     assert (store.control().breaker, store.control().hold) == (None, None)
+
+
+def test_what_a_probe_observed_is_kept(store: JobStore) -> None:
+    assert store.control().answers is None
+    answers = ServiceAnswers(probe="p", at=NOW, project="one", destination="gs://d/x/", answers={"transfer": "succeeded"})
+    store.set_answers(answers)
+    assert store.control().answers == answers
+    store.record(Batch(at=NOW, writes_state=True))
+    assert store.control().answers == answers, "what the daemon records leaves it alone"
+    store.set_answers(None)
+    assert store.control().answers is None
 
 
 def test_the_buckets_are_bound_once_a_prefix_has_begun(store: JobStore) -> None:

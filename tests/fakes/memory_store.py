@@ -12,6 +12,7 @@ from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.domain.ramp import is_due
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of
 
@@ -64,6 +65,9 @@ class MemoryStore:
 
     def set_hold(self, hold: Hold | None) -> None:
         self._control = replace(self._control, hold=hold)
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        self._control = replace(self._control, answers=answers)
 
     def bind(self, source: str, sink: str) -> Control:
         if not self._control.source or not any(job.attempt for job in self.rows.values()):

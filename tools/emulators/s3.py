@@ -75,6 +75,8 @@ class S3:
             return _error(environ, start_response, *refused)
         name = (unquote(bucket), unquote(key))
         itself = SUBRESOURCES.isdisjoint(pair.partition("=")[0] for pair in query.split("&"))
+        if method == "GetBucketRequestPayment":
+            return _payer(start_response, pays=name[0] in self._ledger.setting("s3.requester_pays"))
         if method == "RestoreObject":
             done = self.archive.restore(*name, body)
             if isinstance(done, Failure):
@@ -190,6 +192,8 @@ def _method(verb: str, bucket: str, key: str, query: str) -> str:
     if not key:
         if "list-type=2" in query:
             return "ListObjectsV2"
+        if verb == "GET" and "requestPayment" in query:
+            return "GetBucketRequestPayment"
         return {"PUT": "CreateBucket", "GET": "ListObjects", "HEAD": "HeadBucket", "DELETE": "DeleteBucket"}.get(
             verb, "DeleteObjects"
         )
@@ -198,6 +202,14 @@ def _method(verb: str, bucket: str, key: str, query: str) -> str:
     if verb == "POST" and "uploadId=" in query:
         return "CompleteMultipartUpload"
     return {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}.get(verb, "PostObject")
+
+
+def _payer(start_response: StartResponse, *, pays: bool) -> list[bytes]:
+    who = "Requester" if pays else "BucketOwner"
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    body = f'<RequestPaymentConfiguration xmlns="{space}"><Payer>{who}</Payer></RequestPaymentConfiguration>'.encode()
+    start_response("200 OK", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def _error(environ: Environ, start_response: StartResponse, status: int, code: str, message: str) -> list[bytes]:
