@@ -10,6 +10,7 @@ import signal
 import stat
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sts_manager.doctor.probe import transfers
 from sts_manager.doctor.probe.cleaning import clean_earlier
 from sts_manager.doctor.probe.observation import Outcome
 from sts_manager.doctor.probe.record import MARKER, ProbeRecord, RecordFile, make_id
+from sts_manager.doctor.probe.run import LATE_S
 from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.probe_options import ProbeOptions
 from tests.end_to_end.commands import BUCKETS, Shell
@@ -92,6 +94,43 @@ class Interrupt(Death):
         if len(self.calls) == self.at:
             raise KeyboardInterrupt
         return function(*args, **more)
+
+
+class CutOff(Death):
+    """Ctrl-C while a transfer job is being created: the service creates it a moment later, all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.late: list[Any] = []
+
+    def call(self, name: str, function: Any, /, *args: Any, **more: Any) -> Any:
+        if name == "create" and not self.late and "-no-" not in args[0].name:
+            self.late.append(partial(function, *args, **more))
+            raise KeyboardInterrupt
+        return function(*args, **more)
+
+
+class CarriedOutLate(Hours):
+    """Hours in which, once the interrupted probe waits, the call that was cut off is carried out."""
+
+    def __init__(self, cut_off: CutOff) -> None:
+        super().__init__()
+        self._cut_off = cut_off
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if seconds == LATE_S and len(self._cut_off.late) == 1:
+            self._cut_off.late.append(self._cut_off.late[0]())
+
+
+def test_what_a_call_that_was_cut_off_makes_afterwards_is_removed_too(stage: Stage, probing: Probing) -> None:
+    cut_off = CutOff()
+    probing.hours = CarriedOutLate(cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        probing.run(deadly(cut_off))
+    assert len(cut_off.late) == 2, "it was carried out"
+    assert remains(stage) == []
+    assert probing.file.records() == []
 
 
 def test_killed_while_cleaning_the_marker_is_the_last_to_go(stage: Stage, probing: Probing) -> None:

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from cdn_worker.domain.errors import CdnWorkerError
 from sts_manager.doctor.probe import cleaning, cloudfront, creates, s3, transfers, url_lists
 from sts_manager.doctor.probe.bigquery import probe_bigquery
-from sts_manager.doctor.probe.cleaning import clean_earlier, clean_one
+from sts_manager.doctor.probe.cleaning import clean, clean_earlier, clean_one
 from sts_manager.doctor.probe.consent import Fitness
 from sts_manager.doctor.probe.context import Context
 from sts_manager.doctor.probe.monitoring import probe_monitoring
@@ -25,6 +25,7 @@ from sts_manager.domain.errors import Fatal
 FAULTS: tuple[type[Exception], ...] = (*cleaning.FAULTS, CdnWorkerError, ValueError, OSError)
 WRITE = "source: written to"
 FOLLOW = "follow: a day's operation"
+LATE_S = 5.0
 Tell = Callable[[Observation | str], None]
 
 
@@ -51,6 +52,11 @@ def run_probe(context: Context, file: RecordFile, fitness: Fitness, tell: Tell) 
             for observation in _observe(context, fitness):
                 observed.append(observation)
                 tell(observation)
+        except KeyboardInterrupt:
+            # The service may carry out a call that was cut off after what it makes was looked for: so it is looked for twice.
+            clean(context, context.record)
+            context.sleep(LATE_S)
+            raise
         finally:
             left += clean_one(context, context.record, file, tell)
     return Report(
