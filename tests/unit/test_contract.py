@@ -28,6 +28,7 @@ from cdn_worker.contract import (
     ListTask,
     Parked,
     Refused,
+    Trouble,
     child_of,
     undone,
 )
@@ -58,14 +59,16 @@ TASKS = [
     ListTask(spec=SPEC, keys=tuple(KEYS)),
     replace(COPY, spec=JobSpec(job="j", prefix="in/p/", source_bucket="abc", sink_bucket="def")),
 ]
-REPORTS = [
+REPORTS: list[Any] = [
     CopyReport(job="j", shard="s", run="r", sequence=0, counts=COUNTS, failures=(FAILURE,), objects=(LEDGERED,)),
     ListReport(
         job="j", shard="s", run="r", listed=9, listed_bytes=99, tasks=3, children=(Child(shard="c", after="", until=None),)
     ),
     ListFailed(job="j", shard="s", code="NOT_FOUND", why="no such bucket"),
     Parked(job="j", task="j/s/r/1", kind="copy", body=encoded(COPY).decode()),
+    Trouble(job="j", code="UNREACHABLE", why="storage.example: it does not resolve"),
 ]
+REPORTS += [replace(one, ledger="0badcafe", spec=SPEC.fingerprint) for one in REPORTS]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda one: type(one).__name__)
@@ -187,3 +190,16 @@ def test_a_task_that_came_to_nothing_fails_each_of_its_keys() -> None:
 
 def test_children_of_another_run_are_others() -> None:
     assert len({child_of("root", run, index) for run in ("a", "b") for index in (0, 1)}) == 4
+
+
+def test_a_report_says_for_which_ledger_it_is_and_of_which_spec() -> None:
+    spec = replace(SPEC, ledger="0badcafe")
+    assert spec.mark == {"ledger": "0badcafe", "spec": spec.fingerprint}
+    assert undone(replace(COPY, spec=spec), "poison", "why").spec == spec.fingerprint
+    others = [replace(spec, ledger="cafe"), replace(spec, prefix="in/p/x"), replace(spec, sink_bucket="other")]
+    assert spec.fingerprint not in {one.fingerprint for one in others}
+    assert replace(spec).fingerprint == spec.fingerprint
+    for name in ("ledger", "spec"):
+        hostile = json.dumps(json.loads(encoded(REPORTS[0])) | {name: "no id!"}).encode()
+        with pytest.raises(Refused, match=f"{name} 'no id!' is no id"):
+            decoded_report(hostile)
