@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
+from cdn_worker.causes import Hope
 from cdn_worker.contract import JobSpec
 from cdn_worker.copying.canary import canary
 from cdn_worker.copying.steps import Resume, Task
@@ -24,7 +25,8 @@ from cdn_worker.wiring import s3_of, way_of
 
 
 class Desk:
-    """One job's. `verdicts` gets those of its lane, with their tickets; `noted` how far large objects are, and where they go.
+    """One job's. `verdicts` gets those of its lane, with their tickets; `noted` how far large objects are, and where they go;
+    `withdrawn` the tickets of what was asked back before it had begun.
 
     Raises BadInput when there are no credentials.
     """
@@ -38,8 +40,10 @@ class Desk:
         *,
         verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
         noted: Callable[[str, Task, Resume], None],
+        withdrawn: Callable[[list[int]], None],
         said: Callable[[str], None],
     ) -> None:
+        self.hope = Hope()
         self.spec, self._say = spec, said
         self._engine, self._processes = engine, processes
         self._setup = reach.setup(
@@ -61,6 +65,7 @@ class Desk:
             verdicts=verdicts,
             noted=lambda task, resume: noted(self.place(task.key), task, resume),
             renew=self._renew,
+            withdrawn=withdrawn,
         )
         self.tasks = 0
         self.used_at = time.monotonic()

@@ -30,7 +30,7 @@ from sts_manager.domain.choice import choose
 from sts_manager.domain.model import OperationState, Route
 from sts_manager.pool.document import Job, job_of, operation_of, snapshot
 from sts_manager.pool.keeper import PoolKeeper
-from sts_manager.pool.ledger import PoolLedger
+from sts_manager.pool.ledger import Folded, PoolLedger
 from tests.stages import wait_for
 from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way
 
@@ -153,10 +153,10 @@ def test_listings_wait_until_there_is_nothing_to_copy() -> None:
     post.start()
     post.want(lists=1, copies=2)
     wait_for(lambda: len(post._held) == 2)
-    assert [one.lists for one in post.claimed()] == [False, False]
+    assert [one.kind for one in post.claimed()] == ["copy", "copy"]
     post.want(lists=1, copies=2)
     wait_for(lambda: len(post._held) == 4)
-    assert [one.lists for one in post.claimed()] == [False, True]
+    assert [one.kind for one in post.claimed()] == ["copy", "list"]
     post.close(1)
 
 
@@ -177,9 +177,10 @@ def test_leases_are_extended_while_they_are_held() -> None:
     extended = threading.Event()
 
     class Watched(MemoryQueue):
-        def extend(self, leases: Sequence[Leased]) -> None:
+        def extend(self, leases: Sequence[Leased]) -> list[Leased]:
             if leases:
                 extended.set()
+            return []
 
     queues = replace(memory_queues(), copies=Watched(), lease_s=0.2)
     queues.copies.publish([b"x"])
@@ -218,7 +219,7 @@ def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
         ledger.begin(spec, "p/", "q", datetime.now(UTC))
         fold, calls = ledger.fold, []
 
-        def failing(reports: Sequence[Report], at: datetime) -> frozenset[str]:
+        def failing(reports: Sequence[Report], at: datetime) -> Folded:
             calls.append(len(reports))
             if len(calls) == 1:
                 raise ZeroDivisionError("a defect")
@@ -251,7 +252,10 @@ def test_health() -> None:
     assert answered("/healthz", well)[0] == answered("/readyz", well)[0] == 200
     assert answered("/readyz", Figures(draining=True)) == (503, b"draining\n")
     assert answered("/readyz", Figures(queue_away="no such topic")) == (503, b"no such topic\n")
-    assert answered("/healthz", Figures(queue_away="x", draining=True))[0] == 200, "it is not to be replaced for that"
+    assert answered("/readyz", Figures(trouble="no credentials")) == (503, b"no credentials\n")
+    assert answered("/healthz", Figures(queue_away="x", trouble="y", draining=True))[0] == 200, (
+        "it is not to be replaced for that"
+    )
     stuck = Figures(turned_at=time.monotonic() - 1000)
     assert answered("/healthz", stuck)[0] == answered("/readyz", stuck)[0] == 503
     assert answered("/", well)[0] == 404
