@@ -118,6 +118,7 @@ class Control:
 
     migration   the store's own id; it is part of every transfer job's name
     source, sink   the buckets this store was first run with; empty before
+    ledger      the id of the pool's ledger whose daemon led last; empty before one did
     """
 
     migration: str
@@ -126,6 +127,7 @@ class Control:
     hold: Hold | None = None
     breaker: Breaker | None = None
     report: PassReport | None = None
+    ledger: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,10 @@ class JobStore(Protocol):
 
     def control(self) -> Control: ...
     def set_hold(self, hold: Hold | None) -> None: ...
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        """Write down whose ledger of the pool is told from now on. Raises LeaseLost, and writes nothing, with an old fence."""
+        ...
+
     def bind(self, source: str, sink: str) -> Control:
         """Remember the buckets, unless others are stored and some prefix has begun to travel. Returns what is stored."""
         ...

@@ -249,6 +249,7 @@ class OwnRoutes:
         """Everything is done under this lease."""
         self._lease = lease
         self.pool.fence = lambda: lease.fence
+        self.pool.leads = self.leads
 
     def leads(self) -> bool:
         return self._lease is None or self._lease.fresh

@@ -114,6 +114,7 @@ class OperationSnapshot:
     """One transfer operation as the service described it; `results` is the whole description as JSON text.
 
     permanent   it failed for causes that another attempt would only meet again
+    trouble     (code, message) while nothing of it goes on, for a cause that other operations meet as well
     """
 
     name: OperationName
@@ -124,6 +125,7 @@ class OperationSnapshot:
     errors: tuple[ErrorBreakdown, ...] = ()
     results: str = ""
     permanent: bool = False
+    trouble: tuple[str, str] | None = None
 
     @property
     def active(self) -> bool:

@@ -201,6 +201,13 @@ class BigQueryStore:
     def set_hold(self, hold: Hold | None) -> None:
         self._put({"hold": None if hold is None else texts.hold_text(hold)})
 
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        state = [{"key": "ledger", "value": ledger}]
+        given = {"state": Parameter(STATE, state), "fence": Parameter("INT64", fence)}
+        written = self._warehouse.write(self._say.merge_state, given)
+        if fence is not None and not written.affected:
+            self._still_ours(fence)
+
     def bind(self, source: str, sink: str) -> Control:
         stored = self.control()
         if (stored.source, stored.sink) == (source, sink):

@@ -205,11 +205,7 @@ class SqlStore:
 
     def record(self, batch: Batch) -> frozenset[Prefix]:
         with self._writing() as connection:
-            if batch.fence is not None:
-                # Read under the write lock: a daemon that lost its lease meanwhile writes nothing.
-                held = self._value(connection, "lease", lock=True)
-                if held is None or epoch_of(held) != batch.fence:
-                    raise LeaseLost("another daemon took over this store; nothing was written")
+            self._fenced(connection, batch.fence)
             stale = self._apply(connection, batch.changes, batch.at)
             if batch.writes_state:
                 for key, text in (
@@ -222,6 +218,18 @@ class SqlStore:
     def set_hold(self, hold: Hold | None) -> None:
         with self._writing() as connection:
             self._put(connection, "hold", None if hold is None else texts.hold_text(hold))
+
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        with self._writing() as connection:
+            self._fenced(connection, fence)
+            self._put(connection, "ledger", ledger)
+
+    def _fenced(self, connection: sa.Connection, fence: int | None) -> None:
+        """Read under the write lock: a daemon that lost its lease meanwhile writes nothing."""
+        if fence is not None:
+            held = self._value(connection, "lease", lock=True)
+            if held is None or epoch_of(held) != fence:
+                raise LeaseLost("another daemon took over this store; nothing was written")
 
     def bind(self, source: str, sink: str) -> Control:
         with self._writing() as connection:

@@ -65,6 +65,11 @@ class MemoryStore:
     def set_hold(self, hold: Hold | None) -> None:
         self._control = replace(self._control, hold=hold)
 
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        if fence is not None and (self._lease is None or epoch_of(self._lease) != fence):
+            raise LeaseLost("another daemon took over this store")
+        self._control = replace(self._control, ledger=ledger)
+
     def bind(self, source: str, sink: str) -> Control:
         if not self._control.source or not any(job.attempt for job in self.rows.values()):
             self._control = replace(self._control, source=source, sink=sink)
