@@ -26,7 +26,8 @@ from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import CdnRoute
 from sts_manager.settings import Settings
 
-LOAD_ROWS, LOAD_EVERY_S = 200_000, 90.0
+LOAD_ROWS, LOAD_EVERY_S = 1_000_000, 90.0
+"""1,500 load jobs a table and day (BigQuery, quotas): so many lines are 1,400 million objects in a day."""
 log = logging.getLogger(__name__)
 
 

@@ -206,7 +206,7 @@ class JobStore(Protocol):
         ...
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        """All rows of a status, by attempt and prefix, a page at a time."""
+        """All rows of a status, by prefix, a page at a time: rows may be changed meanwhile, and none comes twice."""
         ...
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
@@ -221,7 +221,7 @@ class JobStore(Protocol):
         """Failed objects of one prefix, or of all, by prefix and key: the first `limit` of them."""
         ...
 
-    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+    def put_objects(self, objects: Iterable[KnownObject], at: datetime) -> None:
         """Add lines to the object ledger; a line that is put again, with the same time, is there once."""
         ...
 

@@ -477,5 +477,6 @@ def daemon_of(
         pulse=pulse,
         healthy=healthy,
         duty=own,
+        news=own.pool.has_news,
     )
     return daemon, reconciler, lease

@@ -400,6 +400,7 @@ class Observed:
     outcomes         what became of the last pass's actions, not yet recorded
     ended_well       operations that ended well since the last dispatch, by limit: the ramp counts them with what runs
     projects         how far each project's quota of creates is used; one that is not named is not used at all
+    states           of operations, as the last pass saw them; of none after a restart
     """
 
     live: tuple[PrefixJob, ...] = ()
@@ -411,6 +412,7 @@ class Observed:
     breaker: Breaker | None = None
     ended_well: Mapping[Limit, int] = field(default_factory=dict)
     projects: Mapping[str, ProjectUse] = field(default_factory=dict)
+    states: Mapping[OperationName, OperationState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

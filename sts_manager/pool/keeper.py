@@ -172,11 +172,11 @@ class PoolKeeper:
 
     def _put_objects(self, told: Told) -> bool:
         """Put some lines of the object ledger. Whether there were any."""
-        objects = self._ledger.known(told.objects_at_once)
-        if objects:
-            told.store().put_objects(objects, self._clock.now())
-            self._ledger.forget(objects)
-        return bool(objects)
+        lines = self._ledger.lines(told.objects_at_once)
+        if lines is not None:
+            told.store().put_objects(self._ledger.objects(lines), self._clock.now())
+            self._ledger.forget(lines)
+        return lines is not None
 
     def _take_in(self, leases: list[Leased]) -> bool:
         """Whether any of them was taken."""

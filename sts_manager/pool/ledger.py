@@ -34,9 +34,9 @@ from sts_manager.domain.model import KnownObject
 from sts_manager.pool import folding
 from sts_manager.pool.document import LED_ELSEWHERE, Job
 from sts_manager.pool.folding import Fold
-from sts_manager.pool.ledger_rows import NOTHING_TO_TELL, OVER_ON_BOARD, TOLD, job_of_row, known_of, spec_text, time_text
+from sts_manager.pool.ledger_rows import NOTHING_TO_TELL, OVER_ON_BOARD, TOLD, job_of_row, known_object, spec_text, time_text
 from sts_manager.pool.ledger_schema import SCHEMA, VERDICTS, attempt_of, prepare
-from sts_manager.pool.tidying import LETTER_BYTES, STRAYS_GONE, Sweep, prune
+from sts_manager.pool.tidying import LETTER_BYTES, STRAYS_GONE, Sweep, delete_where, prune
 
 REPLAY_KEYS_MAX, REPLAY_BYTES_MAX = KEYS_MAX, 1 << 20
 PRUNE_S = 60.0
@@ -51,6 +51,15 @@ class Folded:
 
     unknown: frozenset[int] = frozenset()
     foreign: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some lines of the object ledger: of one job, up to a key."""
+
+    job: str
+    prefix: str
+    last: str
 
 
 class PoolLedger:
@@ -208,23 +217,32 @@ class PoolLedger:
         with self._write() as connection:
             connection.execute("UPDATE job SET told = ? WHERE name = ?", (TOLD if failures else NOTHING_TO_TELL, job))
 
-    def known(self, most: int) -> list[KnownObject]:
-        """Lines of the object ledger that the store does not have yet: of one job that is over."""
+    def lines(self, most: int) -> Lines | None:
+        """Lines of the object ledger that the store does not have yet: at most so many, of one job that is over."""
         statement = f"SELECT name, prefix FROM job WHERE state = 'over' AND ledgered > 0 AND swept >= {STRAYS_GONE} LIMIT 1"
         while over := self._read(statement):
             job, prefix = over[0]
-            rows = self._read("SELECT * FROM object WHERE job = ? LIMIT ?", (job, most))
-            if rows:
-                return known_of(rows, prefix)
+            last = self._read("SELECT key FROM object WHERE job = ? ORDER BY key LIMIT 1 OFFSET ?", (job, most - 1))
+            last = last or self._read("SELECT max(key) AS key FROM object WHERE job = ?", (job,))
+            if last[0]["key"] is not None:
+                return Lines(str(job), str(prefix), str(last[0]["key"]))
             with self._write() as connection:
                 connection.execute("UPDATE job SET ledgered = 0 WHERE name = ?", (job,))
-        return []
+        return None
 
-    def forget(self, objects: Sequence[KnownObject]) -> None:
-        """The store has them now."""
-        with self._write() as connection:
-            statement = "DELETE FROM object WHERE job = ? AND key = ?"
-            connection.executemany(statement, [(one.job_name, one.key) for one in objects])
+    def objects(self, lines: Lines) -> Iterator[KnownObject]:
+        """These lines, read one by one."""
+        statement = "SELECT * FROM object WHERE job = ? AND key <= ? ORDER BY key"
+        with self._file.rows(statement, (lines.job, lines.last)) as found:
+            for row in found:
+                yield known_object(row, lines.prefix)
+
+    def forget(self, lines: Lines) -> None:
+        """The store has them now. In slices."""
+        more = True
+        while more:
+            with self._write() as connection:
+                more = delete_where(connection, "object", "job = ? AND key <= ?", (lines.job, lines.last))
 
     # Reports
 
@@ -309,7 +327,7 @@ class PoolLedger:
         return bool(
             self._read("SELECT 1 FROM job WHERE state <> 'over' OR told = 0 LIMIT 1")
             or self._read("SELECT 1 FROM job WHERE state = 'over' AND swept < 2 LIMIT 1")
-            or self.known(1)
+            or self.lines(1)
         )
 
     def live(self) -> list[Job]:

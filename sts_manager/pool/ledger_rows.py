@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cdn_worker.contract import Child, Counts, JobSpec, ListReport
@@ -59,21 +58,18 @@ def early_of(text: str) -> ListReport:
     )
 
 
-def known_of(rows: Sequence[sqlite3.Row], prefix: str) -> list[KnownObject]:
-    return [
-        KnownObject(
-            prefix=Prefix(prefix),
-            key=row["key"],
-            size=row["size"],
-            etag=row["etag"],
-            generation=row["generation"],
-            crc32c=row["crc32c"],
-            verified=row["verified"],
-            verdict=row["verdict"],
-            job_name=row["job"],
-        )
-        for row in rows
-    ]
+def known_object(row: sqlite3.Row, prefix: str) -> KnownObject:
+    return KnownObject(
+        prefix=Prefix(prefix),
+        key=row["key"],
+        size=row["size"],
+        etag=row["etag"],
+        generation=row["generation"],
+        crc32c=row["crc32c"],
+        verified=row["verified"],
+        verdict=row["verdict"],
+        job_name=row["job"],
+    )
 
 
 def job_of_row(row: sqlite3.Row, errors: list[tuple[str, int, str, str]]) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from itertools import islice
@@ -108,9 +108,7 @@ class MemoryStore:
         return {job.job_name: job for job in self.rows.values() if job.job_name is not None and job.job_name in names}
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        return iter(
-            sorted((job for job in self.rows.values() if job.status is status), key=lambda job: (job.attempt, job.prefix))
-        )
+        return iter(sorted((job for job in self.rows.values() if job.status is status), key=lambda job: job.prefix))
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         return iter([event for event in self.events if event.job.prefix == prefix])
@@ -122,7 +120,7 @@ class MemoryStore:
         found = [one for one in self.failed if prefix is None or one.prefix == prefix]
         return tuple(sorted(found, key=lambda one: (one.prefix, one.key))[:limit])
 
-    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+    def put_objects(self, objects: Iterable[KnownObject], at: datetime) -> None:
         self.known |= {(one.prefix, one.key): one for one in objects}
 
     def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:
