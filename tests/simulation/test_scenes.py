@@ -38,10 +38,12 @@ class Scene:
         for index in range(objects):
             self.buckets.objects[f"p/{index:02}"] = b"%d" % index
         self.meet: Answering = lambda _request: None
-        answer = self.buckets.answer
-        self.buckets.answer = lambda request: self.meet(request) or answer(request)  # type: ignore[method-assign]
+        self.buckets.meet = self._met
         self.lacking = ""
         self.workers: list[Process] = []
+
+    def _met(self, request: Request) -> Answer | None:
+        return self.meet(request)
 
     @contextmanager
     def played(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine, Timer
 from cdn_worker.listing import Sizes
 from cdn_worker.player import Player
-from cdn_worker.ports import Access, Queues, QueueUnavailable
+from cdn_worker.ports import Access, JobState, Queues, QueueUnavailable
 from cdn_worker.post import Kind, Post
 from cdn_worker.processes import Processes, weight_of
 from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
@@ -230,12 +230,42 @@ class SimPost(Post):
         self._send_all()
 
 
+class SimBoard(MemoryBoard):
+    """`away`: nobody can read or write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+
+    def _look(self) -> None:
+        if self.away:
+            raise QueueUnavailable("the board is away")
+
+    def bind(self, migration: str) -> str:
+        self._look()
+        return super().bind(migration)
+
+    def post(self, states: Mapping[str, JobState], *, epoch: int = 0) -> None:
+        self._look()
+        super().post(states, epoch=epoch)
+
+    def read(self) -> Mapping[str, JobState]:
+        self._look()
+        return super().read()
+
+
 class SimWorker(Worker):
     def __init__(
         self, pool: Pool, queues: Queues, process: Process, buckets: Buckets, draw: random.Random, stopping: Callable[[], bool]
     ) -> None:
         self._process, self._buckets, self._draw = process, buckets, draw
         super().__init__(pool, queues, stopping=stopping)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do, and nothing keeps it from taking something."""
+        ready = self._post.looked.is_set() and not self._post.full and self._cause is None and not self.figures.draining
+        return ready and not (self._copying or self._listings)
 
     def _machinery(self, queues: Queues) -> tuple[Post, Engine, Processes]:
         engine = SimEngine(self._process, self._buckets, self._draw)
@@ -289,7 +319,7 @@ class SimQueues:
         self._chance = chance
         self.dead = SimQueue(timeline, chance, None)
         self.lists, self.copies, self.huge, self.reports = (SimQueue(timeline, chance, self.dead) for _ in range(4))
-        self.board = MemoryBoard()
+        self.board = SimBoard()
 
     def of(self, process: Process) -> Queues:
         def called(inner: object, label: str, calls: frozenset[str]) -> MemoryQueue:
