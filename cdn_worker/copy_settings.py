@@ -12,6 +12,7 @@ from pathlib import Path
 from cdn_worker.copy_run import Job
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.ordering import bucket_fault
 from cdn_worker.domain.pages import Filter
 from cdn_worker.reach import Reach
 from cdn_worker.reach_settings import ReachFlags
@@ -46,6 +47,8 @@ def place(flag: str, text: str, scheme: str) -> tuple[str, str]:
     bucket, _, prefix = text.removeprefix(begin).partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise BadInput(f"{flag} {text!r}: {bucket!r} is no bucket's name")
+    if scheme == "s3" and (fault := bucket_fault(bucket)) is not None:
+        raise BadInput(f"{flag} {text!r}: {fault}")
     return bucket, prefix
 
 

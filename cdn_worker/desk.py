@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
 from cdn_worker.causes import Hope
 from cdn_worker.contract import JobSpec
-from cdn_worker.copying.canary import canary
+from cdn_worker.copying.canary import CANARIES_MAX, Trial, canary
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.keys import KeyMapping
@@ -70,7 +71,9 @@ class Desk:
         self.tasks = 0
         self.used_at = time.monotonic()
         self.wrong: tuple[str, str] | None = None
-        self._trying = False
+        self.trying = False
+        self._candidates: deque[Task] = deque()
+        self._spoiled = 0
         self.tried = not self._setup.cdn_url
 
     def place(self, key: str) -> str:
@@ -97,14 +100,31 @@ class Desk:
         )
 
     def try_with(self, task: Task) -> None:
-        """Fetch a byte of this through the CDN, once for each job: `tried` is set then, and `wrong` if it cannot be done."""
-        if self.tried or self._trying:
+        """Fetch a byte of this through the CDN, once for each job: `tried` is set then, and `wrong` if it cannot be done.
+
+        An object that cannot be read for a reason of its own says nothing of the CDN, and the next one is tried; when that goes
+        for CANARIES_MAX of them, nothing is tried any more.
+        """
+        if self.tried:
             return
-        self._trying = True
+        if not self.trying:
+            self._try(task)
+        elif len(self._candidates) < CANARIES_MAX:
+            self._candidates.append(task)
+
+    def _try(self, task: Task) -> None:
+        self.trying = True
         self.player.play(canary(task, self._way, self._setup.cdn_url), self._told)
 
-    def _told(self, wrong: tuple[str, str] | None) -> None:
-        self.wrong, self.tried = wrong, True
+    def _told(self, trial: Trial) -> None:
+        self._spoiled += trial.spoiled
+        if trial.spoiled and self._spoiled < CANARIES_MAX:
+            self.trying = False
+            if self._candidates:
+                self._try(self._candidates.popleft())
+            return
+        self._candidates.clear()
+        self.wrong, self.tried, self.trying = trial.wrong, True, False
 
     def stay_signed(self) -> None:
         if self._keyring.due(self._access):

@@ -76,9 +76,18 @@ def signer_from_secret(name: str, digest: Digest, *, session: Any = None, endpoi
     answer = session.get(f"{endpoint}/v1/{version}:access", timeout=30)
     if answer.status_code != 200:
         hint = "; it needs secretmanager.versions.access" if answer.status_code == 403 else ""
-        raise BadInput(f"--cdn-private-key-secret {version}: Secret Manager answered {answer.status_code}{hint}")
+        said = f"Secret Manager answered {answer.status_code}{_said(answer)}{hint}"
+        raise BadInput(f"--cdn-private-key-secret {version}: {said}")
     try:
         pem = base64.b64decode(answer.json()["payload"]["data"])
     except (KeyError, ValueError, TypeError) as error:
         raise BadInput(f"--cdn-private-key-secret {version}: Secret Manager's answer has no payload") from error
     return signer_of(pem, digest, told=f"--cdn-private-key-secret {version}")
+
+
+def _said(answer: Any) -> str:
+    """The service's own words in an error, after a colon; empty when there are none."""
+    try:
+        return f": {answer.json()['error']['message']}"
+    except (KeyError, ValueError, TypeError):
+        return ""

@@ -153,9 +153,9 @@ class Listing:
             self._send(kept)
 
     def _close(self) -> bool:
-        """Send the last parcel. False: the canary is still out."""
+        """Send the last parcel. False: the canary is still out. One that no object of this shard could be is not waited for."""
         self._close_batch()
-        if (self._kept.copies or self._kept.huge) and not self.desk.tried:
+        if (self._kept.copies or self._kept.huge) and self.desk.trying:
             return False
         if self.desk.wrong is not None:
             self._fail(*self.desk.wrong)

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Protocol
 
 from cdn_worker.copying.steps import Command, Ended, Outcome, Resume, Task, Tries, Wait, patient
+from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored, alike, doubtful
 from cdn_worker.domain.keys import KeyMapping, name_fault, same_path
-from cdn_worker.domain.pages import ARCHIVED, Filter, Listed
+from cdn_worker.domain.ordering import Unordered, refuse_unordered
+from cdn_worker.domain.pages import Filter, Listed, Page
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
-from cdn_worker.domain.replace import Replace
+from cdn_worker.domain.replace import REPLACES_IT, Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.ports import Bucket, Sink, SinkObject, Source
 
@@ -25,6 +28,8 @@ OBJECT_BYTES_MAX = 5 << 40
 CUT_AFTER_PAGES = 3
 HALVINGS = 6
 HOLD_S = 0.02
+EMPTY_PAGES_MAX = 1000
+"""One after the other: a listing that goes on so is not believed to end."""
 
 Planned = Task | KeyVerdict
 Beside = tuple[Listed, Stored | None]
@@ -53,6 +58,7 @@ class Ground:
     prefix      of the source's keys
     resume      how far a large object (key, ETag, size) got before
     replace     what may be done to an object that differs at the sink
+    unreadable  why an object cannot be had of its archive; None when it can
     """
 
     source: Source
@@ -62,6 +68,7 @@ class Ground:
     prefix: str = ""
     filter: Filter = field(default_factory=Filter)
     replace: Replace = Replace.NEVER
+    unreadable: Callable[[Listed], str | None] = archive.unreadable
     resume: Callable[[str, str, int], Resume | None] = lambda _key, _etag, _size: None
     backoff_s: float = 0.5
     keys_max: int = 1000
@@ -72,10 +79,8 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
     fault = _fault(listed, ground.mapping)
     if fault is not None:
         return _verdict(listed, Verdict.UNMAPPABLE, *fault)
-    if stored is None:
-        return Task(listed.key, listed.size, listed.etag, listed.modified, 0, ground.resume(listed.key, listed.etag, listed.size))
-    verified = alike(stored, size=listed.size, etag=listed.etag)
-    if verified is not None and ground.replace is not Replace.ALWAYS:
+    verified = None if stored is None else alike(stored, size=listed.size, etag=listed.etag)
+    if stored is not None and verified is not None and ground.replace is not Replace.ALWAYS:
         return KeyVerdict(
             key=listed.key,
             size=listed.size,
@@ -86,15 +91,26 @@ def judged(listed: Listed, stored: Stored | None, ground: Ground) -> Planned:
             verified=verified,
             tries=0,
         )
-    if ground.replace.allows(stored):
+    cold = ground.unreadable(listed)
+    if cold is not None:
+        return _verdict(listed, Verdict.UNMAPPABLE, archive.CODE, cold)
+    if stored is None:
+        return Task(listed.key, listed.size, listed.etag, listed.modified, 0, ground.resume(listed.key, listed.etag, listed.size))
+    if ground.replace.allows(stored, ground.source.uri(listed.key)):
         return Task(listed.key, listed.size, listed.etag, listed.modified, stored.generation)
-    told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}; --overwrite replaces it"
+    told = f"another object is there: {stored.size:,} bytes, generation {stored.generation}, {_came_from(stored)}"
     return _verdict(listed, Verdict.FAILED, "exists", told)
 
 
+def _came_from(stored: Stored) -> str:
+    """Whose object it is, as far as anybody recorded that; and what replaces it."""
+    if stored.source_uri:
+        return f"a copy of {stored.source_uri}; {REPLACES_IT}"
+    whose = "brought by a transfer that did not record its source" if stored.source_etag else "which no transfer brought"
+    return f"{whose}; {REPLACES_IT}"
+
+
 def _fault(listed: Listed, mapping: KeyMapping) -> tuple[str, str] | None:
-    if listed.storage_class in ARCHIVED:
-        return "archived", f"it is in {listed.storage_class}: restore it first, and run again"
     if listed.size > OBJECT_BYTES_MAX:
         return "too_large", f"{listed.size:,} bytes; {OBJECT_BYTES_MAX:,} (5 TiB) are the most"
     name = name_fault(mapping.sink_name(listed.key))
@@ -171,9 +187,8 @@ class Planner:
     def _each(self, keys: Sequence[str]) -> Walk:
         ground = self._ground
         for key in keys:
-            request = partial(ground.bucket.page, prefix=key, keys_max=1)
-            answer = yield from _patient(request, ground, ground.source.explained)
-            entries = [one for one in ground.bucket.page_of(answer).entries if one.key == key]
+            page = yield from _listed(ground, prefix=key, keys_max=1)
+            entries = [one for one in page.entries if one.key == key]
             for listed in ground.filter.wanted(entries):
                 stat = partial(ground.sink.stat, ground.mapping.sink_name(key))
                 found = yield from _patient(stat, ground, ground.sink.refusal, absent=True)
@@ -185,14 +200,11 @@ class Planner:
     def _walked(self, keys: KeyRange, patience: int) -> Walk:
         ground = self._ground
         there = _SinkCursor(ground)
-        token, pages, after = "", 0, keys.after
+        token, pages, last = "", 0, keys.after
         while not self._stopped:
-            page_of = partial(ground.bucket.page, prefix=ground.prefix, keys_max=ground.keys_max)
-            request = partial(page_of, after=after, token=token)
-            answer = yield from _patient(request, ground, ground.source.explained)
-            page = ground.bucket.page_of(answer)
+            page = yield from _listed(ground, prefix=ground.prefix, after=last, token=token, keys_max=ground.keys_max)
             entries = page.entries
-            ended = page.token is None or not entries
+            ended = page.token is None
             until = keys.until
             if until is not None and entries and entries[-1].key >= until:
                 entries = [one for one in entries if one.key <= until]
@@ -202,6 +214,7 @@ class Planner:
             yield from self._compared(entries, keys, there)
             if ended:
                 return
+            assert entries, "a page before the last one has keys"
             token, last = page.token or "", entries[-1].key
             if pages == self._pages_max:
                 self.rest += yield from self._in_two(KeyRange(last, keys.until))
@@ -296,8 +309,7 @@ class Planner:
 
     def _has_keys(self, keys: KeyRange) -> Generator[Command, Outcome, bool]:
         ground = self._ground
-        request = partial(ground.bucket.page, prefix=ground.prefix, after=keys.after, keys_max=1)
-        found = ground.bucket.page_of((yield from _patient(request, ground, ground.source.explained))).entries
+        found = (yield from _listed(ground, prefix=ground.prefix, after=keys.after, keys_max=1)).entries
         return bool(found) and found[0].key in keys
 
 
@@ -310,6 +322,7 @@ class _SinkCursor:
         self._span: tuple[str, str] | None = None
         self._token = ""
         self._ended = False
+        self._last, self._empty = "", 0
 
     def up_to(self, wanted: list[Listed], keys: KeyRange) -> Walk:
         """Read pages until the name of the last key is passed, or there are no more. Of others' objects none is kept."""
@@ -325,6 +338,13 @@ class _SinkCursor:
             under = mapping.sink_name(ground.prefix)
             request = partial(ground.sink.page, prefix=under, start=start, end=end, token=self._token)
             page = ground.sink.page_of((yield from _patient(request, ground, ground.sink.refusal)))
+            names_there = [one.name for one in page.objects]
+            refuse_unordered(names_there, after=self._last, prefix=under, where=ground.sink.where)
+            if names_there:
+                self._last, self._empty = names_there[-1], 0
+            elif page.token is not None:
+                self._empty += 1
+                _refuse_endless(self._empty, ground.sink.where)
             beyond = page.objects[-1:] if page.objects and page.objects[-1].name <= last else []
             self._objects = [one for one in self._objects if one.name in names]
             self._objects += [one for one in page.objects if one.name > last or one.name in names]
@@ -343,6 +363,30 @@ class _SinkCursor:
             there = index < len(objects) and objects[index].name == name
             yield listed, objects[index].stored if there else None
         del objects[:index]
+
+
+def _listed(ground: Ground, *, prefix: str, after: str = "", token: str = "", keys_max: int) -> Generator[Command, Outcome, Page]:
+    """The next page that has keys, or the last one. Raises Ended, and ValueError for a listing that cannot be walked.
+
+    A page without keys may have a token, and then more follows (S3, directory buckets; other servers do so, too).
+    """
+    where = ground.bucket.where
+    for empty in count(1):
+        request = partial(ground.bucket.page, prefix=prefix, after=after, token=token, keys_max=keys_max)
+        page = ground.bucket.page_of((yield from _patient(request, ground, ground.source.explained)))
+        refuse_unordered([one.key for one in page.entries], after=after, prefix=prefix, where=where)
+        if page.entries or page.token is None:
+            return page
+        if page.token == token:
+            raise Unordered(f"{where} says for ever that more follows, with the same token: nothing of this listing is believed")
+        _refuse_endless(empty, where)
+        token = page.token
+    raise AssertionError("unreachable")
+
+
+def _refuse_endless(empty: int, where: str) -> None:
+    if empty >= EMPTY_PAGES_MAX:
+        raise Unordered(f"{where} gave {empty:,} pages without a key, one after the other, and says that more follows")
 
 
 def _patient(

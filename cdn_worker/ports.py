@@ -58,6 +58,10 @@ class Source(Protocol):
         """Sign with this from now on."""
         ...
 
+    def uri(self, key: str) -> str:
+        """What is recorded with a copy of it: bucket and key, percent-encoded, whatever way its bytes come."""
+        ...
+
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         """Read an object, or the bytes first…last of it, only if it still has this ETag."""
         ...
@@ -72,7 +76,9 @@ class Source(Protocol):
 
 
 class Bucket(Protocol):
-    """What can be listed."""
+    """What can be listed. `where`: the server and the bucket, for an operator."""
+
+    where: str
 
     def page(self, *, prefix: str, after: str = "", token: str = "", keys_max: int = 1000) -> Request: ...
 
@@ -80,7 +86,9 @@ class Bucket(Protocol):
 
 
 class Sink(Protocol):
-    """Where objects are written. `generation` of a write: what must be there, 0 for nothing."""
+    """Where objects are written. `generation` of a write: what must be there, 0 for nothing. `where`: as of a bucket."""
+
+    where: str
 
     def use(self, access: Access) -> None: ...
 

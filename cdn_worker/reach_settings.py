@@ -51,7 +51,7 @@ def reach_of(flags: ReachFlags, environment: Mapping[str, str]) -> Reach:
     region = flags.s3_region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
     s3_endpoint = flags.s3_endpoint or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     return Reach(
-        s3_endpoint=s3_endpoint or f"https://s3.{region}.amazonaws.com",
+        s3_endpoint=s3_endpoint or f"https://s3.{region}.{_suffix(region)}",
         s3_region=region,
         sink_endpoint=flags.gcs_endpoint or environment.get("STORAGE_EMULATOR_HOST") or GCS,
         cdn_url=flags.cdn_url,
@@ -63,6 +63,11 @@ def reach_of(flags: ReachFlags, environment: Mapping[str, str]) -> Reach:
         buffer_bytes=flags.buffer_mib << 20,
         slots=(min(16, flags.connections), flags.connections),
     )
+
+
+def _suffix(region: str) -> str:
+    """Of the hosts of a region: those in China have a domain of their own (AWS, S3 endpoints and quotas)."""
+    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
 
 
 def keyed(reach: Reach, flags: ReachFlags) -> Reach:

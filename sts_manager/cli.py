@@ -50,7 +50,7 @@ out = Console(width=None if sys.stdout.isatty() else 200)
 
 
 @app.command()
-@command(*Settings.model_fields)
+@command(*Settings.model_fields, tells_disagreements=True)
 def run(
     *,
     settings: Settings,
@@ -122,7 +122,7 @@ def _progress(result: PassResult) -> None:
 
 
 @app.command("prepare-tables")
-@command(*STORE_FLAGS)
+@command(*STORE_FLAGS, "no_retry_on_job_error")
 def prepare_tables(
     *,
     settings: Settings,
@@ -133,18 +133,26 @@ def prepare_tables(
             "Without it only the tables are made."
         ),
     ] = None,
+    keep_older_errors: Annotated[
+        bool,
+        typer.Option(
+            "--keep-older-errors",
+            help="Of a dataset that the older tool made: leave what ended in error. By default it is tried again, as that tool "
+            "did; --no-retry-on-job-error leaves it, too.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Create the tables when missing, bring an older schema up to date, and load prefixes as `waiting`. Safe to repeat."""
     read = read_prefixes(job_prefix_source_file) if job_prefix_source_file is not None else PrefixFile([], {})
     prefixes = read.prefixes
     if dry_run:
-        print_lines(f"would {step}" for step in wiring.preparation_of(settings))
+        print_lines(f"would {step}" for step in wiring.preparation_of(settings, keep_older_errors=keep_older_errors))
         fit = f"{len(prefixes):,} prefixes are fit to load into {settings.store_shown}; " if job_prefix_source_file else ""
         out.print(f"{fit}nothing was written", markup=False)
         return
     with (
-        opened_store(settings, create=True) as opened,
+        opened_store(settings, create=True, keep_older_errors=keep_older_errors) as opened,
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
     ):
         task = bar.add_task("loading prefixes", total=len(prefixes))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from sts_manager import chores, logs, wiring
 from sts_manager.domain.errors import BadInput, Fatal, LeaseLost, Permanent, Retryable
 from sts_manager.ports import JobStore
-from sts_manager.settings import Settings, flag_of, load_settings
+from sts_manager.settings import Settings, disagreements, flag_of, load_settings
 
 EXIT_ERRORS, EXIT_USAGE, EXIT_CANNOT_GO_ON = 1, 2, 3
 err = Console(stderr=True)
@@ -46,10 +47,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 AllInProject = Annotated[bool, typer.Option("--all-in-project", help="Also what other tools made in the project.")]
 
 
-def command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(*flags: str, tells_disagreements: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command with these settings as flags (and --config-path) beside its own parameters; it is given `settings`.
 
-    Errors of ours end as one message and an exit code; anything else is a defect and keeps its traceback.
+    tells_disagreements: it says where the file and the flags differ. Errors of ours end as one message and an exit code;
+    anything else is a defect and keeps its traceback.
     """
 
     def decorate(own_code: Callable[..., None]) -> Callable[..., None]:
@@ -59,7 +61,11 @@ def command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
                 err.print(f"warning: {complaint}", markup=False)
             try:
                 chosen = {name: _joined(given.pop(name)) for name in flags}
-                own_code(settings=settings_of(given.pop("config_path"), **chosen), **given)
+                config = given.pop("config_path")
+                settings = settings_of(config, **chosen)
+                if tells_disagreements:
+                    tell_disagreements(config, chosen)
+                own_code(settings=settings, **given)
             except BadInput as error:
                 fail(error, EXIT_USAGE)
             except (Fatal, Retryable, Permanent, LeaseLost) as error:
@@ -81,7 +87,7 @@ def command(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
-REPEATED = ("project",)
+REPEATED = ("project", "include_storage_classes")
 """Settings whose flag may be repeated: values are joined by commas, as they are written in the environment and in files."""
 
 
@@ -104,9 +110,13 @@ def fail(error: Exception, code: int) -> None:
     raise typer.Exit(code) from error
 
 
+FILE_FIRST: ContextVar[bool] = ContextVar("file_first", default=False)
+"""Whether the --config-path file wins over flags, as it did in the older tool."""
+
+
 def settings_of(config: Path | None, **flags: object) -> Settings:
     """The settings of one call, warned about where a flag has no effect. Raises BadInput."""
-    settings = load_settings(flags, os.environ, config)
+    settings = load_settings(flags, os.environ, config, file_first=FILE_FIRST.get())
     if settings.bigquery is None:
         for key in ("dataset", "dataset_location"):
             if getattr(settings, key) != Settings.model_fields[key].default:
@@ -114,10 +124,23 @@ def settings_of(config: Path | None, **flags: object) -> Settings:
     return settings
 
 
+def tell_disagreements(config: Path | None, flags: Mapping[str, object]) -> None:
+    """Say once where the file and the flags differ: which of them wins is not as in the older tool."""
+    differing = [] if config is None else disagreements(flags, config)
+    if differing:
+        which = (
+            "the file wins, as in the older tool"
+            if FILE_FIRST.get()
+            else "the flags win (in the older tool the file won; tools/sts_job_manager.py keeps to that)"
+        )
+        err.print(f"warning: {config} and the flags differ, and {which}: {'; '.join(differing)}", markup=False, soft_wrap=True)
+
+
 @contextmanager
-def opened_store(settings: Settings, *, create: bool = False) -> Iterator[JobStore]:
+def opened_store(settings: Settings, *, create: bool = False, keep_older_errors: bool = False) -> Iterator[JobStore]:
     """The store, closed at the end. `create`: made or brought up to date first, told step by step."""
-    store = wiring.store_of(settings, create=create, told=lambda step: print_lines([f"done: {step}"]))
+    tell = lambda step: print_lines([f"done: {step}"])  # noqa: E731 - a name for the reader
+    store = wiring.store_of(settings, create=create, told=tell, keep_older_errors=keep_older_errors)
     try:
         yield store
     finally:

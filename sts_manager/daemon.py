@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +27,10 @@ DAY_S, QUOTA_TOLD = 86_400.0, 0.5
 LOOK_S = 2.0
 GRACE_S = 20.0
 """Seconds from the first signal to the end: a call that hangs is not waited for longer, because the next start finds out."""
+LAST_BEAT_S = 30.0
+"""How long the last heartbeat may be waited for where nobody asked to stop."""
+LAST_CALLS_S = 12.0
+"""Of the time after a signal, what the last heartbeat's call and the lease's return may take themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +57,20 @@ class Stop:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._signals = 0
+        self._signalled_at: float | None = None
 
     def __call__(self) -> bool:
         return self._event.is_set()
 
     def set(self) -> None:
         self._event.set()
+
+    @property
+    def grace_left_s(self) -> float:
+        """Seconds until the process ends whatever it does; LAST_BEAT_S and more while no signal has come."""
+        if self._signalled_at is None:
+            return GRACE_S if self() else LAST_BEAT_S + LAST_CALLS_S
+        return max(0.0, self._signalled_at + GRACE_S - time.monotonic())
 
     def wait(self, seconds: float) -> bool:
         """Sleep until told to stop or the time is over; whether to stop."""
@@ -72,6 +85,7 @@ class Stop:
             self._signals += 1
             if self._signals > 1:
                 os._exit(SECOND_SIGNAL_EXIT)
+            self._signalled_at = time.monotonic()
             self._event.set()
             grace.start()
 
@@ -204,18 +218,24 @@ class Daemon:
         self._metrics_due = now + self._intervals.metrics_s
         if dispatch:
             self._job_due = now + self._intervals.job_s
-        self._passed = self._clock.monotonic()
-        self._vitals = _vitals(result, self._vitals.tally + result.tally)
-        self._set_degraded(result.degraded)
+        self._take_in(result)
         _log_pass(result)
         self._watch(result)
         return self._verdict(result) if self._until_done else None
 
+    def _take_in(self, result: PassResult) -> None:
+        """Keep what a pass saw, for the outside."""
+        self._passed = self._clock.monotonic()
+        self._vitals = _vitals(result, self._vitals.tally + result.tally)
+        self._set_degraded(result.degraded)
+
+    def _current(self) -> Vitals:
+        """What the last pass saw, and how long ago that was."""
+        return replace(self._vitals, pass_age_s=self._clock.monotonic() - self._passed, degraded=bool(self._degraded))
+
     def _beat(self) -> None:
-        """Tell the outside, with what the last pass saw and how long ago that was."""
         if self._pulse is not None:
-            age = self._clock.monotonic() - self._passed
-            self._pulse.beat(replace(self._vitals, pass_age_s=age, degraded=bool(self._degraded)))
+            self._pulse.beat(self._current())
 
     def _verdict(self, result: PassResult) -> Ending | None:
         if result.ended:
@@ -235,9 +255,14 @@ class Daemon:
         self._degraded = cause
 
     def _end(self) -> None:
-        """Record what is known and give the lease back; what cannot be written now is found out again at the next start."""
+        """Record and publish what is known, give the lease back; what cannot be written now is found out at the next start."""
         try:
-            self._reconciler.settle_outcomes()
+            settled = self._reconciler.settle_outcomes()
+            if settled is not None:
+                self._take_in(replace(settled, degraded=self._degraded))  # nobody was asked whether that is over
+            if self._pulse is not None:
+                # Before the lease is given back: no two daemons write one series.
+                self._pulse.beat_last(self._current(), within_s=max(0.0, self._stop.grace_left_s - LAST_CALLS_S))
             self._lease.release()
         except (StoreUnavailable, LeaseLost) as error:
             log.warning("ended_without_last_write", extra={"fields": {"cause": str(error)}})

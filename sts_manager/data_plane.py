@@ -35,13 +35,17 @@ def pool_settings(settings: Settings, order: StartJob, route: str) -> PoolSettin
             "{bucket} where the bucket's name stands in it, or give the row another route",
             code="ROUTE_UNFIT",
         )
+    if settings.storage_class == "PRESERVE":
+        told = f"--storage-class PRESERVE is for objects from Cloud Storage, and {order.prefix!r} comes from {source}"
+        raise Permanent(told, code="ROUTE_UNFIT")
     return PoolSettings(
         source=source,
         sink=sink,
         overwrite_when="ALWAYS" if settings.overwrite_dest_objects else settings.overwrite_when,
-        storage_class="" if settings.storage_class == "PRESERVE" else settings.storage_class,
+        storage_class=settings.storage_class,
         since=settings.modified_since,
         before=settings.modified_before,
+        storage_classes=settings.storage_classes,
     )
 
 

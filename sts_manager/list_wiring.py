@@ -6,26 +6,29 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from cdn_worker.contract import JobSpec
+from cdn_worker.contract import Failure, JobSpec
 from cdn_worker.domain.replace import Replace
 from cdn_worker.lists.jobs import State
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
-from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
-from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
+from sts_manager.domain.errors import BadInput, Permanent, StoreUnavailable, Throttled
+from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.failure_log.reader import LogReader
 from sts_manager.keeping import Keeping
 from sts_manager.own_route import OwnRoute
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.sts import StsClient
-from sts_manager.routes.transfer_log import LoggedFailure, logged_failures
+from sts_manager.routes.transfer_log import LoggedFailures, read_failures
 from sts_manager.routes.url_list import UrlListRoute
 from sts_manager.settings import Settings
 from sts_manager.url_lists.comparison import comparison_of, earlier, hints_of, transfer_job_of
@@ -71,6 +74,20 @@ class UrlLists(OwnRoute[_Parts]):
     ) -> None:
         super().__init__(list_ledger_path(settings), open_store)
         self._settings, self._clients = settings, clients
+        path = beside_store(settings, "failure_log")
+        self._log = LogReader(path, self._read_log, self._compared, open_store, SystemClock(), most=FAILURES_MAX)
+
+    def __enter__(self) -> Self:
+        self._log.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)
+        self._log.__exit__(kind, error, trace)  # what was found missing is known by then
+
+    def close(self) -> None:
+        super().close()
+        self._log.close()
 
     def catch_up(self) -> None:
         """For one pass without threads: see what the service says, start what is due, tell what is over."""
@@ -78,30 +95,33 @@ class UrlLists(OwnRoute[_Parts]):
         if parts is not None:
             parts.route.advance()
             self.tell()
+        self._log.catch_up()
 
     # What other attempts left behind
 
     def ended(self, change: Change) -> None:
-        """An attempt has ended: find out which objects it left behind; or forget what was found of an earlier one."""
+        """An attempt has ended: find out which objects it left behind, and why; or forget what was found of an earlier one."""
         job = change.after
         try:
-            if job.route is not Route.STS_S3:
+            if job.route not in (Route.STS_S3, Route.STS_GCS):
                 return
             if job.status is JobStatus.DONE:
-                self._forget(job)
-            elif job.counters.objects_failed and self._finds:
+                self._forget(change)
+                return
+            if job.counters.objects_failed and job.route is Route.STS_S3 and self._finds:
                 self._compare(change)
-            elif job.counters.objects_failed and self._settings.sts_log_failures:
-                self._put(job.prefix, self._told_by_log(job))
+            if self._settings.sts_log_failures:
+                self._log.want(change)
         except (BadInput, StoreUnavailable, Permanent) as error:
             # It costs a longer retry, and names nobody knows; nothing else.
             log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
 
-    def _forget(self, job: PrefixJob) -> None:
-        parts = self._known()
+    def _forget(self, change: Change) -> None:
+        job, parts = change.after, self._known()
         if parts is not None:
             parts.ledger.forget(job.prefix)
-        if job.attempt > 1 and not self._finds and self._settings.sts_log_failures:
+        self._log.forget(change)
+        if job.attempt > 1 and self._settings.sts_log_failures:
             self._put(job.prefix, [])
 
     def _put(self, prefix: Prefix, failures: list[FailedObject]) -> None:
@@ -148,34 +168,19 @@ class UrlLists(OwnRoute[_Parts]):
             spec, job.prefix, SystemClock().now(), hints, operation=str(job.operation_name or ""), project=job.project
         )
 
-    def _told_by_log(self, job: PrefixJob) -> list[FailedObject]:
-        """Nothing can be compared here: what the service wrote to Cloud Logging by now is all that is known."""
-        assert job.operation_name is not None
-        return [
-            FailedObject(
-                prefix=job.prefix,
-                key=one.key,
-                size=0,
-                etag="",
-                verdict="failed",
-                error=one.error,
-                details=one.details,
-                job_name=str(job.job_name),
-            )
-            for one in self._logged(job.project, job.operation_name).values()
-        ]
+    def _read_log(self, project: str, operation: OperationName, since: datetime) -> LoggedFailures:
+        return read_failures(project or next(iter(self._clients())), operation, since, FAILURES_MAX)
 
-    def _logged(self, project: str, operation: OperationName) -> dict[str, LoggedFailure]:
-        """What the service logged of an operation, by key; nothing where it cannot be read, which is told."""
-        if not self._settings.sts_log_failures:
-            return {}
-        try:
-            home = project or next(iter(self._clients()))
-            return {one.key: one for one in logged_failures(home, operation, FAILURES_MAX)}
-        except (Retryable, Permanent) as error:
-            effect = "each object is shown with the operation's commonest cause"
-            log.warning("transfer_log_not_read", extra={"fields": {"cause": str(error), "effect": effect}})
-            return {}
+    def _compared(self, transfer_job: str) -> list[Failure] | None:
+        """What was found missing after a transfer job, and is told; None while that is found out."""
+        parts, name = self._known(), comparison_of(transfer_job)
+        found = None if parts is None else parts.ledger.job(name)
+        if parts is None or found is None:
+            return []
+        finding = found.state is State.LISTING and SystemClock().now() - found.began_at < FINDING_MAX
+        if finding or any(one.name == name for one in parts.ledger.untold()):
+            return None
+        return parts.ledger.failures(name, FAILURES_MAX)
 
     def manifest(self, order: StartJob) -> str:
         """For an attempt after one that left objects behind. Raises Throttled while they are found."""
@@ -244,7 +249,6 @@ class UrlLists(OwnRoute[_Parts]):
         for job in ledger.untold():
             prefix = Prefix(job.prefix)
             known = ledger.failures(job.name, FAILURES_MAX)
-            logged = self._logged(job.project, OperationName(job.operation)) if known and job.operation else {}
             failures = [
                 FailedObject(
                     prefix=prefix,
@@ -252,8 +256,8 @@ class UrlLists(OwnRoute[_Parts]):
                     size=one.size,
                     etag=one.etag,
                     verdict=one.verdict,
-                    error=logged[one.key].error if one.key in logged else one.error,
-                    details=logged[one.key].details if one.key in logged else one.details,
+                    error=one.error,
+                    details=one.details,
                     job_name=transfer_job_of(job.name),
                 )
                 for one in known

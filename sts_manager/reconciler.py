@@ -191,10 +191,9 @@ class Reconciler:
         """Whether outcomes wait to be recorded by the next pass."""
         return bool(self._seen.outcomes)
 
-    def settle_outcomes(self) -> None:
-        """Record what is still pending, starting and asking nothing: the last pass before the program ends."""
-        if self.pending:
-            self.run_pass(dispatch=False, poll=False)
+    def settle_outcomes(self) -> PassResult | None:
+        """Record what is still pending, starting and asking nothing: the last pass before the program ends, if it needs one."""
+        return self.run_pass(dispatch=False, poll=False) if self.pending else None
 
     # Observe
 

@@ -38,7 +38,8 @@ ADVICE: Mapping[str, str] = {
     "CANCELLED": "somebody cancelled it; `sts-manager retry PREFIX` when it should run again",
     "RESOURCE_EXHAUSTED": "a quota of the service; the daemon waits, no attempt is lost",
     "INVALID_ARGUMENT": "the service refuses a name or a setting: see `sts-manager history PREFIX`",
-    "FAILED_PRECONDITION": "objects changed while they were copied; a retry copies them again",
+    "FAILED_PRECONDITION": "a bucket: grant what the message says; objects: they changed, a retry copies them again",
+    "START_UNCERTAIN": "look at the named job in the console; when it is over, or deleted, `sts-manager retry PREFIX`",
     "OPERATION_NOT_FOUND": "the operation is gone; the next attempt makes a new one",
 }
 OBJECT_ADVICE: Mapping[str, str] = {

@@ -24,6 +24,17 @@ _SQS_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,80}
 _SECRET = re.compile(r"projects/\d+/secrets/[A-Za-z0-9_-]+")
 _BIGQUERY = re.compile(r"bigquery://(?P<project>[^/]+)/(?P<dataset>[^/]+)/?")
 _DATASET = re.compile(r"[A-Za-z0-9_]{1,1024}")
+STORAGE_CLASSES = (
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+)
+"""Of S3 (S3 API, StorageClass), but those of buckets that no route reads."""
 Seconds = float
 
 
@@ -87,12 +98,26 @@ class Settings(BaseModel):
     )
     storage_class: Literal["", "STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "PRESERVE"] = Field(
         "",
-        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, PRESERVE; the bucket's own by default.",
+        description="Storage class at the sink: STANDARD, NEARLINE, COLDLINE, ARCHIVE, or, from a gs:// source, PRESERVE; "
+        "the bucket's own by default.",
+    )
+    include_storage_classes: str = Field(
+        "",
+        description="Only objects of these S3 storage classes travel, by whichever route (joined by commas, or repeated). "
+        "The Storage Transfer Service takes GLACIER only if it is named here, and restored.",
     )
     s3_role_arn: str = Field("", description="AWS role that the Storage Transfer Service assumes to read S3.")
     s3_credentials_secret: str = Field("", description="Secret with AWS keys: projects/NUMBER/secrets/NAME.")
-    s3_cloudfront_domain: str = Field("", description="Read S3 through this CloudFront distribution (https://…).")
-    s3_managed_private_network: bool = Field(False, description="Read S3 over Google's managed private network.")
+    s3_cloudfront_domain: str = Field(
+        "",
+        description="Read S3 through this CloudFront distribution (https://…). Google's page says that client libraries do not "
+        "support it; the installed one has the field: try one prefix first.",
+    )
+    s3_managed_private_network: bool = Field(
+        False,
+        description="Read S3 over Google's managed private network. Google's page says that client libraries do not "
+        "support it; the installed one has the field: try one prefix first.",
+    )
     queue: str = Field(
         "",
         description="The worker pool's queue: sqlite:///FILE (by default one beside the store), or pubsub://PROJECT/NAME.",
@@ -157,6 +182,11 @@ class Settings(BaseModel):
         return tuple(one.strip() for one in self.project.split(",") if one.strip())
 
     @property
+    def storage_classes(self) -> tuple[str, ...]:
+        """The S3 storage classes whose objects travel, sorted; none: every class that a route takes."""
+        return tuple(sorted({one.strip() for one in self.include_storage_classes.split(",") if one.strip()}))
+
+    @property
     def source(self) -> Place:
         return place(self.source_bucket)
 
@@ -169,14 +199,19 @@ Layer = tuple[str, Mapping[str, Any]]
 """(where it came from, values): the first layer that has a key wins."""
 
 
-def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None) -> Settings:
-    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right."""
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], config: Path | None, *, file_first: bool = False
+) -> Settings:
+    """Settings from all layers. Raises BadInput that names the key, where it came from, and what would be right.
+
+    file_first: the file wins over flags and environment, as in the older tool.
+    """
     layers = [
         ("flag", {key: value for key, value in flags.items() if value is not None}),
         ("environment", _from_environment(environment)),
     ]
     if config is not None:
-        layers.append((str(config), _from_file(config)))
+        layers.insert(0 if file_first else len(layers), (str(config), _from_file(config)))
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in layers:
@@ -190,6 +225,24 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], conf
         raise BadInput("\n".join(_told(fault, origins) for fault in error.errors())) from error
     _check(settings, origins)
     return settings
+
+
+def disagreements(flags: Mapping[str, Any], config: Path) -> list[str]:
+    """What flags and a file say differently of one setting, in words. Raises BadInput for a file that cannot be read."""
+    out = []
+    for key, in_file in _from_file(config).items():
+        given = flags.get(key)
+        if given is not None and _read_one(key, given) != _read_one(key, in_file):
+            out.append(f"{flag_of(key)} {without_password(str(given))} (the file: {without_password(str(in_file))})")
+    return out
+
+
+def _read_one(key: str, value: Any) -> Any:
+    """A value as the settings take it, so that 5 and "5" are the same; as it is when they do not take it."""
+    try:
+        return getattr(Settings.model_validate({key: value}), key)
+    except ValidationError:
+        return value
 
 
 def shown(settings: Settings) -> dict[str, str]:
@@ -324,6 +377,11 @@ def _check_places(settings: Settings, named: Any) -> None:
         raise BadInput(
             f"{named('source_bucket')} {source} and {named('destination_bucket')} {sink} are one place: nothing to move"
         )
+    if settings.storage_class == "PRESERVE" and source.scheme is not Scheme.GCS:
+        raise BadInput(
+            f"{named('storage_class')} is PRESERVE, which the service takes for a gs:// source only, and "
+            f"{named('source_bucket')} is {source}: S3's classes are others; give STANDARD, NEARLINE, COLDLINE or ARCHIVE"
+        )
     since, before = settings.modified_since, settings.modified_before
     if since is not None and before is not None and since >= before:
         raise BadInput(f"{named('modified_since')} {_iso(since)} is not before {named('modified_before')} {_iso(before)}")
@@ -338,7 +396,9 @@ def _check_s3(settings: Settings, named: Any) -> None:
         raise BadInput(f"{named('event_queue')}: {settings.event_queue!r} is not like arn:aws:sqs:REGION:123456789012:NAME")
     if settings.event_queue and settings.source.scheme is not Scheme.S3:
         raise BadInput(f"{named('event_queue')} is for an S3 source, but {named('source_bucket')} is {settings.source}")
-    given = [key for key in Settings.model_fields if key.startswith("s3_") and getattr(settings, key)]
+    _check_classes(settings, named)
+    of_s3 = [key for key in Settings.model_fields if key.startswith("s3_")]
+    given = [key for key in (*of_s3, "include_storage_classes") if getattr(settings, key)]
     if settings.source.scheme is not Scheme.S3:
         if given:
             raise BadInput(f"{named(given[0])} is for an S3 source, but {named('source_bucket')} is {settings.source}")
@@ -354,6 +414,14 @@ def _check_s3(settings: Settings, named: Any) -> None:
         raise BadInput(f"{named('s3_cloudfront_domain')}: {domain!r} must begin with https://")
     if domain and settings.s3_managed_private_network:
         raise BadInput(f"{named('s3_cloudfront_domain')} and {named('s3_managed_private_network')} exclude each other")
+
+
+def _check_classes(settings: Settings, named: Any) -> None:
+    for one in settings.storage_classes:
+        if one not in STORAGE_CLASSES:
+            near = difflib.get_close_matches(one.upper(), STORAGE_CLASSES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f": there are {', '.join(STORAGE_CLASSES)}"
+            raise BadInput(f"{named('include_storage_classes')}: {one!r} is no storage class of S3{hint}")
 
 
 def _check_route(settings: Settings, named: Any) -> None:

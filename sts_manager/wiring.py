@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sts_manager.stores.bigquery import BigQueryStore
     from sts_manager.stores.bigquery_client import Warehouse
 
-STS_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST"
+STS_EMULATOR, STS_REST_EMULATOR = "STORAGE_TRANSFER_EMULATOR_HOST", "STORAGE_TRANSFER_REST_EMULATOR_HOST"
 BIGQUERY_EMULATOR = "BIGQUERY_EMULATOR_HOST"
 MONITORING_EMULATOR = "MONITORING_EMULATOR_HOST"
 PATIENCE_S = 15.0
@@ -82,20 +82,25 @@ def warehouse_of(settings: Settings) -> Warehouse:
     return connect_bigquery(names, os.environ.get(BIGQUERY_EMULATOR), patience_s=patience_s)
 
 
-def store_of(settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None) -> JobStore:
-    """The store. `create`: make what is missing, and bring an older schema up to date, telling each step of it."""
+def store_of(
+    settings: Settings, *, create: bool = False, told: Callable[[str], None] = lambda _: None, keep_older_errors: bool = False
+) -> JobStore:
+    """The store. `create`: make what is missing, and bring an older schema up to date, telling each step of it.
+
+    keep_older_errors: what ended in error in a dataset of the older tool is not tried again when it is taken over.
+    """
     if settings.bigquery is not None:
-        return _dataset_of(settings, create=create, told=told)
+        return _dataset_of(settings, create=create, told=told, keep_errors=keep_older_errors or settings.no_retry_on_job_error)
     return open_store(settings.store, job_table=settings.job_table, history_table=settings.job_history_table, create=create)
 
 
-def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None]) -> BigQueryStore:
+def _dataset_of(settings: Settings, *, create: bool, told: Callable[[str], None], keep_errors: bool) -> BigQueryStore:
     from sts_manager.stores import bigquery_setup  # noqa: PLC0415 - see above
 
     warehouse = warehouse_of(settings)
     try:
         if create:
-            for step in bigquery_setup.preparation(warehouse):
+            for step in bigquery_setup.preparation(warehouse, keep_errors=keep_errors):
                 step.does()
                 told(step.says)
         return bigquery_setup.open_store(warehouse)
@@ -113,7 +118,7 @@ def asked(store: JobStore) -> Asked:
     return store
 
 
-def preparation_of(settings: Settings) -> list[str]:
+def preparation_of(settings: Settings, *, keep_older_errors: bool) -> list[str]:
     """What `prepare-tables` would do to a BigQuery dataset, in words; an SQL store is made or brought up to date as it opens."""
     if settings.bigquery is None:
         return []
@@ -121,7 +126,8 @@ def preparation_of(settings: Settings) -> list[str]:
 
     warehouse = warehouse_of(settings)
     try:
-        return [step.says for step in bigquery_setup.preparation(warehouse)]
+        keep_errors = keep_older_errors or settings.no_retry_on_job_error
+        return [step.says for step in bigquery_setup.preparation(warehouse, keep_errors=keep_errors)]
     finally:
         warehouse.close()
 
@@ -155,7 +161,8 @@ def project_told(settings: Settings) -> str:
 def clients_of(settings: Settings) -> Mapping[str, StsClient]:
     """One for each project that shares the work; the first is meant where a row names none."""
     projects = settings.projects or (project_of(settings),)
-    return {project: connect(project, os.environ.get(STS_EMULATOR), CLOCK) for project in projects}
+    emulator, rest = os.environ.get(STS_EMULATOR), os.environ.get(STS_REST_EMULATOR)
+    return {project: connect(project, emulator, CLOCK, rest) for project in projects}
 
 
 @contextmanager
@@ -210,6 +217,7 @@ def transfer_settings(settings: Settings) -> TransferSettings:
         modified_since=settings.modified_since,
         modified_before=settings.modified_before,
         log_failures=settings.sts_log_failures,
+        storage_classes=settings.storage_classes,
     )
 
 
@@ -395,7 +403,7 @@ def monitoring_project(settings: Settings) -> str:
 def pulse_of(settings: Settings, store: JobStore) -> Pulse:
     """The heartbeat: to Cloud Monitoring with --publish-heartbeat, else to the log."""
     if not settings.publish_heartbeat:
-        return Pulse(LogSink(), CLOCK)
+        return Pulse(LogSink(), CLOCK, last_after_s=0.0)
     from sts_manager.metrics.cloud_monitoring import CloudMonitoring, Origin  # noqa: PLC0415 - see above
 
     named = settings.bigquery

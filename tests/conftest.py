@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,12 @@ from tools.emulators.stage import Stage
 
 settings.register_profile("few", max_examples=25, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs programs of others, unless it is named: `make test-clients` gets them first."""
+    wanted = any("clients" in Path(argument.partition("::")[0]).parts for argument in config.args)
+    return True if collection_path == Path(__file__).parent / "clients" and not wanted else None
 
 
 @pytest.fixture(scope="session")

@@ -75,3 +75,20 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
         if time.monotonic() > until:
             raise AssertionError("it never came about")
         time.sleep(0.02)
+
+
+def archive(stage: Stage, key: str, storage_class: str, body: bytes = b"cold") -> None:
+    """Put an object that cannot be read. storage_class: GLACIER, DEEP_ARCHIVE, or one of the tiers of Intelligent-Tiering."""
+    tier = storage_class if storage_class.endswith("_ACCESS") else ""
+    with s3_client(stage) as s3:
+        s3.put_object(Bucket=SOURCE, Key=key, Body=body, StorageClass="INTELLIGENT_TIERING" if tier else storage_class)
+    if tier:
+        assert stage.s3 is not None
+        stage.s3.archive.move(SOURCE, key, tier)
+
+
+def restore(stage: Stage, key: str) -> None:
+    """Ask S3 to restore an archived object, as its kind wants to be asked."""
+    with s3_client(stage) as s3:
+        tiering = "ArchiveStatus" in s3.head_object(Bucket=SOURCE, Key=key)
+        s3.restore_object(Bucket=SOURCE, Key=key, RestoreRequest={} if tiering else {"Days": 1})

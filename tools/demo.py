@@ -98,7 +98,7 @@ def main(store_kind: str, route: str, queue: str) -> int:
         title("3. Run until done")
         migrating = time.monotonic()
         if route == "cdn" and queue == "pubsub":
-            client = storage.Client(project="demo", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+            client = storage.Client(project=os.environ["GOOGLE_CLOUD_PROJECT"], credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
             client.bucket(CONTROL).create()
             run(folder, "prepare-queue", "--queue", pubsub_address(), program="cdn-worker")
         words = list_words() if route == "sts-url-list" else pool_words(queue) if route == "cdn" else []
@@ -199,7 +199,7 @@ def upload(objects: dict[str, bytes]) -> None:
 
 
 def sink() -> Any:
-    client = storage.Client(project="demo", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+    client = storage.Client(project=os.environ["GOOGLE_CLOUD_PROJECT"], credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
     return client.bucket(SINK)
 
 

@@ -1,4 +1,4 @@
-"""`pause-all-jobs` under the older tool's name: the same command, for scripts that call it so."""
+"""`sts-manager pause-all-jobs` under the older tool's name, and with that tool's defaults: see `older_defaults`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sts_manager.cli import app
+from tools.older_defaults import run_as_older_tool
 
 if __name__ == "__main__":
-    app(["pause-all-jobs", *sys.argv[1:]], prog_name="sts-manager")
+    run_as_older_tool("pause-all-jobs")

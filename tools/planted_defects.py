@@ -39,7 +39,7 @@ DEFECTS = (
     Defect(
         "1 a lost answer, or a restart, makes a second job",
         "sts_manager/domain/settle.py",
-        "            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))",
+        "            return _with_open_start(again, refused, policy, now)",
         "            return _try_again_or_end(replace(settled, after=job), policy, now)",
     ),
     Defect(

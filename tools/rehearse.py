@@ -21,7 +21,7 @@ def main(folder: Path) -> None:
     s3.create_bucket(Bucket=SOURCE)
     for index in range(PREFIXES * OBJECTS):
         s3.put_object(Bucket=SOURCE, Key=f"p{index % PREFIXES}/{index:04}", Body=os.urandom(1000 + index))
-    client = storage.Client(project="rehearsal", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+    client = storage.Client(project=os.environ["GOOGLE_CLOUD_PROJECT"], credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
     for name in (SINK, CONTROL):
         client.create_bucket(name)
     (folder / "prefixes.json").write_text(json.dumps([f"p{index}/" for index in range(PREFIXES)]))

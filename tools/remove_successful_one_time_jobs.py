@@ -1,4 +1,4 @@
-"""`remove-successful-one-time-jobs` under the older tool's name: the same command, for scripts that call it so."""
+"""`remove-successful-one-time-jobs` under the older tool's name, with that tool's defaults: see `older_defaults`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sts_manager.cli import app
+from tools.older_defaults import run_as_older_tool
 
 if __name__ == "__main__":
-    app(["remove-successful-one-time-jobs", *sys.argv[1:]], prog_name="sts-manager")
+    run_as_older_tool("remove-successful-one-time-jobs")

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import NamedTuple
 
 from cdn_worker.copying.steps import FORBIDDEN_MAX, MISSING_MAX, Command, Ended, Outcome, Renew, Task, Tries, Way, wrong
+from cdn_worker.domain.archive import archived_by_head, refused_as_archived
 from cdn_worker.domain.http import Answer
 
 PERMISSION_DENIED, MISMATCH = "PERMISSION_DENIED", "CDN_MISMATCH"
+CANARIES_MAX = 8
+"""Objects of a prefix that are tried, one after the other, until one of them can be read or tells what is wrong."""
 
 
-def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, tuple[str, str] | None]:
-    """Why nothing can be read through the CDN at `url`, as (code, text for a person); None when nothing speaks against it.
+class Trial(NamedTuple):
+    """What one object says of the CDN.
 
-    What passes (a busy server, an object that was just deleted) is left to the copying itself.
+    wrong     why nothing can be read through it, as (code, text for a person); None when nothing speaks against it
+    spoiled   the object cannot be read for a reason of its own (archived, deleted, changed): it says nothing
     """
+
+    wrong: tuple[str, str] | None = None
+    spoiled: bool = False
+
+
+def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, Trial]:
+    """Try one object through the CDN at `url`. What passes (a busy server) is left to the copying itself."""
     tries = Tries(way.backoff_s)
     span = (0, 0) if task.size else None
     while True:
@@ -22,20 +34,28 @@ def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, tuple[
         assert isinstance(answer, Answer)
         why = answer.fault.value if answer.status == 0 and answer.fault is not None else wrong(answer, task, span)
         if why not in ("forbidden", "missing", "changed", "redirected"):
-            return None
+            return Trial()
+        if refused_as_archived(answer.body) is not None:
+            return Trial(spoiled=True)
         told = way.source.explained(answer)
         try:
             if why == "forbidden":
                 pause = tries.again(PERMISSION_DENIED, told, FORBIDDEN_MAX)
+                if b"<Code>" not in answer.body and tries.made == 2:
+                    # No word of S3's, or the CDN's: its page for errors may hide an archived object.
+                    head = yield way.source.head(task.key)
+                    assert isinstance(head, Answer)
+                    if head.status == 200 and archived_by_head(head.headers) is not None:
+                        return Trial(spoiled=True)
                 yield Renew()
             else:
                 head = yield way.source.head(task.key)
                 assert isinstance(head, Answer)
                 if head.status != 200 or head.headers.get("etag") != f'"{task.etag}"':
-                    return None
+                    return Trial(spoiled=True)
                 pause = tries.again(MISMATCH, _mismatched(task, url, answer, told), MISSING_MAX)
         except Ended as end:
-            return end.code, end.details
+            return Trial((end.code, end.details))
         yield pause
 
 

@@ -23,6 +23,7 @@ from cdn_worker.copying.steps import (
     Way,
     wrong,
 )
+from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import MultipartMd5, Stored, Verified, etag_of, part_sizes
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
@@ -146,6 +147,9 @@ class LargeObject(OneObject):
         if why is not None:
             yield from self.recover("changed" if why == "length" else why, head)
             return None
+        cold = archive.archived_by_head(head.headers)
+        if cold is not None:
+            raise Ended(archive.CODE, cold, Verdict.UNMAPPABLE)
         self.etag = etag_of(task.etag, encryption=head.headers.get("x-amz-server-side-encryption", ""))
         attributes = self.attributes(head.headers)
         answer = yield from self.ask(way.sink.begin(self.name, attributes, task.size, self.etag.md5, task.generation))

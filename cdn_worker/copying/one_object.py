@@ -20,10 +20,13 @@ from cdn_worker.copying.steps import (
     Task,
     Tries,
     Way,
+    expired,
 )
+from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
+from cdn_worker.domain.replace import REPLACES_IT
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
 
@@ -34,6 +37,7 @@ class OneObject:
         self.task, self.way, self.tries = task, way, tries
         self.name = way.mapping.sink_name(task.key)
         self.etag = etag_of(task.etag)
+        self._asked_for_archive = False
 
     def ask(self, request: Request) -> Asking:
         answer = yield request
@@ -57,7 +61,8 @@ class OneObject:
     def recover(self, why: str, answer: Answer) -> Pausing:
         """Do what makes another read worth while. Raises Ended when nothing does."""
         again, told = self.tries.again, self.way.source.explained(answer)
-        if why == "forbidden":
+        if why == "forbidden" or (why == "refused" and expired(answer)):
+            yield from self._refuse_archived(answer)
             pause = again("forbidden", told, FORBIDDEN_MAX)
             yield Renew()
             yield pause
@@ -70,6 +75,17 @@ class OneObject:
         else:
             # A body that is not what was listed: cut, too long, compressed, of a whole object, redirected elsewhere.
             yield again(why, f"{_WRONG.get(why, why)}; {told}", BROKEN_MAX if why in _WRONG else MISSING_MAX)
+
+    def _refuse_archived(self, answer: Answer) -> Pausing:
+        """Raise Ended where a 403 is that of an archived object: no signature opens it."""
+        told = archive.refused_as_archived(answer.body)
+        if told is None and b"<Code>" not in answer.body and not self._asked_for_archive:
+            # No word of S3's: the body is a page of the CDN's own, or there was none.
+            self._asked_for_archive = True
+            head = yield from self.ask(self.way.source.head(self.task.key))
+            told = archive.archived_by_head(head.headers) if head.status == 200 else None
+        if told is not None:
+            raise Ended(archive.CODE, told, Verdict.UNMAPPABLE)
 
     def _looked_at(self, why: str, told: str) -> Pausing:
         """Ask the source itself whether the object is gone, or is another one now."""
@@ -136,7 +152,7 @@ class OneObject:
             return None
         if verified is None:
             told = f"gs object {self.name!r}, generation {stored.generation}, {stored.size:,} bytes, differs"
-            raise Ended("exists", f"{told}; nothing was written: see --overwrite")
+            raise Ended("exists", f"{told}; nothing was written. {REPLACES_IT}")
         if verified is Verified.CRC32C and md5 is not None and stored.md5 == md5:
             verified = Verified.MD5
         ours = ours or (crc is not None and self._wrote(stored))
@@ -151,7 +167,8 @@ class OneObject:
         one was applied all the same, the second is answered 412.
         """
         task = self.task
-        return bool(task.modified) and (stored.source_etag, stored.source_modified) == (task.etag, task.modified)
+        ours = (task.etag, task.modified, self.way.source.uri(task.key))
+        return bool(task.modified) and (stored.source_etag, stored.source_modified, stored.source_uri) == ours
 
     def looked(self) -> Generator[Command, Outcome, KeyVerdict | None]:
         """Before anything is read: the verdict, if the object is there; whoever had this task before may have copied it."""
@@ -191,7 +208,8 @@ class OneObject:
 
     def attributes(self, headers: dict[str, str]) -> Attributes:
         try:
-            return kept(headers, etag=self.task.etag, modified=self.task.modified)
+            uri = self.way.source.uri(self.task.key)
+            return kept(headers, etag=self.task.etag, modified=self.task.modified, uri=uri)
         except MetadataTooLarge as error:
             raise Ended("metadata_too_large", str(error), Verdict.UNMAPPABLE) from error
 

@@ -181,7 +181,7 @@ def patient(
         told = explained(answer)
         if answer.fault is not None or answer.status in (408, 429) or answer.status >= 500:
             yield tries.again(f"{of}_busy", told, BUSY_MAX, answer.retry_after() if answer.status else 0.0)
-        elif answer.status in (401, 403):
+        elif answer.status in (401, 403) or expired(answer):
             pause = tries.again(f"{of}_refused", told, REFUSED_MAX)
             yield Renew()
             yield pause
@@ -210,6 +210,15 @@ def wrong(answer: Answer, task: Task, span: tuple[int, int] | None) -> str | Non
     return None if headers.get("content-range") == f"bytes {span[0]}-{span[1]}/{task.size}" else "range"
 
 
+def expired(answer: Answer) -> bool:
+    """Whether S3 says that temporary credentials have expired, which it does by 400 (S3, error responses: ExpiredToken).
+
+    A HEAD is answered without a body, so after one it may be.
+    """
+    return answer.status == 400 and (not answer.body or any(code in answer.body for code in _EXPIRED))
+
+
+_EXPIRED = (b"<Code>ExpiredToken</Code>", b"<Code>TokenRefreshRequired</Code>")
 _STATUSES = {403: "forbidden", 401: "forbidden", 404: "missing", 410: "missing", 412: "changed", 416: "missing"}
 _STATUSES |= {408: "source_busy", 429: "throttled", 503: "throttled"}
 BUSY = {"source_busy", "throttled", Fault.CONNECT.value, Fault.SLOW.value, Fault.TIMEOUT.value}

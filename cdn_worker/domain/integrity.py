@@ -116,7 +116,7 @@ class Stored:
 
     crc32c           empty where a listing does not tell it: of objects that a KMS key encrypts
     md5              None there, too, and for composed objects
-    source_etag, source_modified   of the listing that it was copied from, as recorded with it; empty when nobody did
+    source_etag, source_modified, source_uri   of what it was copied from, as recorded with it; empty when nobody did
     """
 
     generation: int
@@ -125,6 +125,7 @@ class Stored:
     md5: bytes | None = None
     source_etag: str = ""
     source_modified: str = ""
+    source_uri: str = ""
 
 
 def alike(stored: Stored, *, size: int, etag: str) -> Verified | None:

@@ -16,26 +16,38 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
-_ENTRY = re.compile(
+_FIELDS = (
     r"<Contents><Key>([^<]*)</Key><LastModified>([^<&\s]*)</LastModified><ETag>(?:&quot;|\")?([^<&\"\s]*)(?:&quot;|\")?</ETag>"
     r"(?:<ChecksumAlgorithm>[^<]*</ChecksumAlgorithm>)?(?:<ChecksumType>[^<]*</ChecksumType>)?"
-    r"<Size>(\d+)</Size>(?:<StorageClass>([A-Z0-9_]*)</StorageClass>)?</Contents>"
+    r"<Size>(\d+)</Size>(?:<StorageClass>([A-Z0-9_]*)</StorageClass>)?"
 )
+_KEY_COUNT = re.compile(r"<KeyCount>(\d+)</KeyCount>")
+_ENTRY = re.compile(_FIELDS + "</Contents>")
+_RESTORE = (
+    r"(?:<RestoreStatus><IsRestoreInProgress>(true|false)</IsRestoreInProgress>"
+    r"(?:<RestoreExpiryDate>([^<&\s]*)</RestoreExpiryDate>)?</RestoreStatus>)?"
+)
+_ENTRY_RESTORE = re.compile(f"{_FIELDS}{_RESTORE}</Contents>")
 _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
+TAIL = 1024
 QUOTES = {"&quot;": '"', "&apos;": "'"}
 STANDARD = "STANDARD"
-ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
-"""Storage classes whose objects cannot be read before they are restored (S3, storage classes)."""
+RESTORING, RESTORED = "restoring", "restored"
 
 
 class Listed(NamedTuple):
-    """One object of a listing. `modified` as S3 writes it (`2026-11-21T03:00:00.000Z`): it sorts as the times do."""
+    """One object of a listing. `modified` as S3 writes it (`2026-11-21T03:00:00.000Z`): it sorts as the times do.
+
+    restore   of an archived object: RESTORING, or RESTORED (a copy can be read until its days are over: S3 tells of it no longer
+              then); empty where the listing tells of neither
+    """
 
     key: str
     size: int
     etag: str
     modified: str
     storage_class: str
+    restore: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +64,40 @@ def parse_page(body: bytes) -> Page:
         raise ValueError(_told(body))
     text = body.decode()
     url_encoded = "<EncodingType>url</EncodingType>" in text
-    found = _ENTRY.findall(text)
-    if len(found) != text.count("<Contents>") or "&#" in text:
+    # Few pages have restores. To look for one in all of a page costs something: its end tells mostly, and else the scan does.
+    restores = "</RestoreStatus>" in text[-TAIL:]
+    number = text.count("<Contents>")
+    found = (_ENTRY_RESTORE if restores else _ENTRY).findall(text)
+    if len(found) != number and not restores and "<RestoreStatus>" in text:
+        restores, found = True, _ENTRY_RESTORE.findall(text)
+    if len(found) != number or "&#" in text:
         return _parsed(body)
     # What few keys have is looked for once in the page, not once in each key.
     first = max(0, text.find("<Contents>"))  # the token, which stands before, may have anything in it
     escaped = url_encoded and (text.find("%", first) >= 0 or text.find("+", first) >= 0)
     plain = not escaped and text.count("&", first) == text.count("&quot;", first)
     new = Listed._make
-    entries = [
-        new((key if plain else _key(key, url_encoded=url_encoded), int(size), etag, modified, storage_class or STANDARD))
-        for key, modified, etag, size, storage_class in found
-    ]
+    if restores:
+        entries = [
+            new((_key(key, url_encoded=url_encoded), int(size), etag, modified, name or STANDARD, _restore(progress, expiry)))
+            for key, modified, etag, size, name, progress, expiry in found
+        ]
+    else:
+        entries = [
+            new((key if plain else _key(key, url_encoded=url_encoded), int(size), etag, modified, storage_class or STANDARD, ""))
+            for key, modified, etag, size, storage_class in found
+        ]
+    told = _KEY_COUNT.search(text)
+    if told is not None and int(told[1]) != len(entries) + text.count("<CommonPrefixes>"):
+        raise ValueError(f"a page says that it has {told[1]} keys, and has {len(entries)}: it is not whole")
     return Page(entries, _token(text))
+
+
+def _restore(in_progress: str, expiry: str) -> str:
+    """How far a restore is, by the fields of RestoreStatus. One that is over has an end; one that never was has no fields."""
+    if in_progress == "true":
+        return RESTORING
+    return RESTORED if expiry else ""
 
 
 def _key(text: str, *, url_encoded: bool) -> str:
@@ -110,8 +143,15 @@ def _parsed(body: bytes) -> Page:
                 etag,
                 modified,
                 text(one, "StorageClass") or STANDARD,
+                _restore(
+                    text(one, f"RestoreStatus/{namespace}IsRestoreInProgress"),
+                    text(one, f"RestoreStatus/{namespace}RestoreExpiryDate"),
+                ),
             )
         )
+    told, counted = text(root, "KeyCount"), len(entries) + len(root.findall(f"{namespace}CommonPrefixes"))
+    if told and int(told) != counted:
+        raise ValueError(f"a page says that it has {told} keys, and has {counted}: it is not whole")
     truncated = text(root, "IsTruncated") == "true"
     token = text(root, "NextContinuationToken")
     if truncated and not token:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
+ATTRIBUTES = "x-amz-optional-object-attributes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +32,24 @@ class SigV4:
         self._service = service
         self._day, self._key = "", b""
 
-    def headers(self, method: str, host: str, path: str, query: str, stamp: str) -> list[str]:
+    def headers(self, method: str, host: str, path: str, query: str, stamp: str, attributes: str = "") -> list[str]:
         """The header lines that sign a request.
 
-        path    percent-encoded, as it is sent; query: `canonical_query`
-        stamp   the time, as `20261121T062032Z`
+        path        percent-encoded, as it is sent; query: `canonical_query`
+        stamp       the time, as `20261121T062032Z`
+        attributes  of objects, beyond those that a listing tells anyhow: a header of its own, signed as all of Amazon's must be
         """
         day = stamp[:8]
         if day != self._day:
             self._day, self._key = day, self._signing_key(day)
         token = self.keys.token
-        names = "host;x-amz-content-sha256;x-amz-date" + (";x-amz-security-token" if token else "")
+        names = "host;x-amz-content-sha256;x-amz-date"
         signed = f"host:{host}\nx-amz-content-sha256:{UNSIGNED}\nx-amz-date:{stamp}\n"
+        if attributes:
+            names += f";{ATTRIBUTES}"
+            signed += f"{ATTRIBUTES}:{attributes}\n"
         if token:
+            names += ";x-amz-security-token"
             signed += f"x-amz-security-token:{token}\n"
         canonical = f"{method}\n{path}\n{query}\n{signed}\n{names}\n{UNSIGNED}"
         scope = f"{day}/{self.region}/{self._service}/aws4_request"
@@ -51,6 +57,8 @@ class SigV4:
         signature = hmac.digest(self._key, to_sign.encode(), "sha256").hex()
         proof = f"Credential={self.keys.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
         lines = [f"x-amz-content-sha256: {UNSIGNED}", f"x-amz-date: {stamp}", f"Authorization: AWS4-HMAC-SHA256 {proof}"]
+        if attributes:
+            lines.append(f"{ATTRIBUTES}: {attributes}")
         if token:
             lines.append(f"x-amz-security-token: {token}")
         return lines

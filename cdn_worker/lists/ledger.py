@@ -155,8 +155,9 @@ class ListLedger:
     def carried(self, transfer_jobs: Collection[str]) -> dict[str, tuple[int, int]]:
         """(objects, bytes) that were there already, of transfer jobs that move just what a manifest names."""
         marks = ",".join("?" * len(transfer_jobs))
-        rows = self._read(f"SELECT used_by, skipped, skipped_bytes FROM job WHERE used_by IN ({marks})", tuple(transfer_jobs))
-        return {row["used_by"]: (row["skipped"], row["skipped_bytes"]) for row in rows}
+        there = "skipped + moved AS objects, skipped_bytes + moved_bytes AS bytes"  # moved: by the comparison, as no manifest may
+        rows = self._read(f"SELECT used_by, {there} FROM job WHERE used_by IN ({marks})", tuple(transfer_jobs))
+        return {row["used_by"]: (row["objects"], row["bytes"]) for row in rows}
 
     def job(self, name: str) -> Job | None:
         return next(iter(self._jobs("name = ?", (name,))), None)

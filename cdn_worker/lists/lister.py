@@ -5,9 +5,7 @@ Each is done in the loop of an `Engine`, for several jobs at once; what was done
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import socket
@@ -18,7 +16,7 @@ from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
-from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, patient
+from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, Way, patient
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored, Verified, alike, etag_of, goog_hash
@@ -38,8 +36,10 @@ from cdn_worker.domain.url_list import (
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
+from cdn_worker.lists.folders import copy_folders
 from cdn_worker.lists.jobs import Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.lists.manifest import write_manifest
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject
@@ -52,7 +52,6 @@ Walk = Generator[Command, Outcome, None]
 CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND", "sink_refused": "PERMISSION_DENIED"}
 CODES |= {"sink_missing": "NOT_FOUND"}
 TURN_S = 0.02
-MANIFEST_ROWS_MAX = 1_000_000
 MOVES_AT_ONCE = 250
 RECOGNISED_AT_ONCE = 1000
 UNFIT = "ROUTE_UNFIT"
@@ -81,6 +80,8 @@ class Lister:
         setup = reach.setup(spec.source_bucket, spec.sink_bucket, mapping, storage_class=spec.storage_class, kms_key=spec.kms_key)
         self._mapping, self._base, self._backoff_s = mapping, setup.cdn_url, setup.backoff_s
         self._bucket, self._sink, self._source = s3_of(setup), sink_of(setup), source_of(setup)
+        # Straight from S3: what is missing there must not be looked for in a cache.
+        self._way = Way(source=self._bucket, sink=self._sink, mapping=mapping, backoff_s=setup.backoff_s)
         self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
         self._access = self._keyring.access()
         self._player = Player(engine, renew=self._renew)
@@ -261,16 +262,19 @@ class Lister:
         self._ledger.enter(name, State.CANARY, was=State.LISTING)
 
     def _compared(self) -> Walk:
-        """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV)."""
+        """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV).
+
+        What it may not name is moved here. Where that fails there is no manifest: the next attempt goes over all of the prefix.
+        """
+        rows, settle = self._ledger.rows(self.job.name), partial(self._ledger.settle, self.job.name)
+        complete = yield from copy_folders(rows, self._way, self._all, settle)
         job = self._ledger.job(self.job.name)
         assert job is not None
         location = ""
-        if 0 < job.objects["todo"] <= MANIFEST_ROWS_MAX:
-            text = io.StringIO(newline="")
-            names = csv.writer(text, lineterminator="\n")
-            root = len(job.spec.source_root)
-            names.writerows([row.key[root:]] for row in self._ledger.rows(job.name))
-            location = yield from self._put("manifest.csv", "text/csv", text.getvalue().encode())
+        root = len(job.spec.source_root)
+        text = write_manifest(row.key[root:] for row in self._ledger.rows(job.name)) if complete else b""
+        if text:
+            location = yield from self._put("manifest.csv", "text/csv", text)
         self._ledger.ready(job.name, location)
 
     def _new_list(self) -> UrlList:
@@ -406,8 +410,9 @@ class Lister:
 
     def _attributes(self, row: Row) -> Generator[Command, Outcome, Attributes | KeyVerdict]:
         """What the service does not carry: where it came from, and (where it is wanted) what S3 knows of it besides its bytes."""
+        uri = self._source.uri(row.key)
         if not self.job.full_metadata:
-            return kept({}, etag=row.etag, modified=row.modified)
+            return kept({}, etag=row.etag, modified=row.modified, uri=uri)
         tries = Tries(self._backoff_s)
         head = yield from patient(partial(self._source.head, row.key), tries, self._source.explained, of="listing", also=(404,))
         if head.status == 404:
@@ -415,7 +420,7 @@ class Lister:
         if head.headers.get("etag") != f'"{row.etag}"':
             return _failed(row, "source_changing", "it changed at the source since it was listed")
         try:
-            return kept(head.headers, etag=row.etag, modified=row.modified)
+            return kept(head.headers, etag=row.etag, modified=row.modified, uri=uri)
         except MetadataTooLarge as error:
             return _failed(row, "metadata_too_large", str(error), Verdict.UNMAPPABLE)
 

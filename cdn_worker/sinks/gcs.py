@@ -12,12 +12,14 @@ import json
 import re
 from typing import Any
 from urllib.parse import quote, urlsplit
+from xml.sax.saxutils import unescape
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import DEADLINE_S, Answer, Host, Request
 from cdn_worker.domain.integrity import Stored, goog_hashes
 from cdn_worker.domain.keys import encoded
-from cdn_worker.domain.metadata import SOURCE_ETAG, SOURCE_MODIFIED, Attributes
+from cdn_worker.domain.metadata import SOURCE_ETAG, SOURCE_MODIFIED, SOURCE_URI, Attributes
+from cdn_worker.domain.pages import QUOTES
 from cdn_worker.ports import Access, SinkObject, SinkPage
 
 CALL_S = 60.0
@@ -35,6 +37,7 @@ _JSON_CONTENT = {
 }
 _CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
+_DETAILS = re.compile(rb"<Details>([^<]{1,1000})")
 
 
 class GcsSink:
@@ -46,6 +49,7 @@ class GcsSink:
             raise BadInput(f"the Cloud Storage endpoint {endpoint!r} is no URL: it is written https://HOST")
         self.bucket = bucket
         self._origin = f"{parts.scheme}://{parts.netloc}"
+        self.where = f"{self._origin}, bucket gs://{bucket}"
         self._put_at = f"{self._origin}/{bucket}/"
         self._storage_class, self._kms_key = storage_class, kms_key
         self._fixed: list[str] = []
@@ -154,11 +158,13 @@ class GcsSink:
     def refusal(self, answer: Answer) -> str:
         said = f"gs://{self.bucket} answered {answer.status}" if answer.status else f"gs://{self.bucket} did not answer"
         body = answer.body
-        code, message = _CODE.search(body), _MESSAGE.search(body)
+        code, message, details = _CODE.search(body), _MESSAGE.search(body), _DETAILS.search(body)
         if code is not None:
             said += f" {code[1].decode('utf-8', 'replace')}"
         if message is not None:
-            return f"{said}: {message[1].decode('utf-8', 'replace')}"
+            # Of what is forbidden the message says nothing: who lacks which permission stands in the details.
+            texts = [one[1].decode("utf-8", "replace") for one in (message, details) if one is not None]
+            return f"{said}: {unescape(' '.join(texts), QUOTES)}"
         try:
             return f"{said}: {json.loads(body)['error']['message']}"
         except (KeyError, ValueError, TypeError):
@@ -200,4 +206,5 @@ def _stored(item: dict[str, Any]) -> Stored:
         md5=None if md5 is None else base64.b64decode(md5),
         source_etag=metadata.get(SOURCE_ETAG, ""),
         source_modified=metadata.get(SOURCE_MODIFIED, ""),
+        source_uri=metadata.get(SOURCE_URI, ""),
     )

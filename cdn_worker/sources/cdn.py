@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,9 @@ from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.ports import Access, Source
 from cdn_worker.sources.s3 import HEAD_S, s3_refusal
+
+_PAGE = re.compile(rb"could not be satisfied\.\s*</H\d>\s*<(?:HR|P)\b[^>]*>\s*([^<\r\n]{1,300})", re.IGNORECASE)
+"""Why CloudFront itself answers with a page, and no XML: what stands first under its heading."""
 
 
 class CdnSource:
@@ -29,6 +33,9 @@ class CdnSource:
         if self._origin is not None:
             self._origin.use(access)
 
+    def uri(self, key: str) -> str:
+        return self._url + self._mapping.path(key) if self._origin is None else self._origin.uri(key)
+
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         headers = [f'If-Match: "{etag}"', "Accept-Encoding: identity"]
         if span is not None:
@@ -43,7 +50,12 @@ class CdnSource:
 
     def explained(self, answer: Answer) -> str:
         said = s3_refusal(answer, self._now(), self._url)
-        if answer.status == 403:
+        page = _PAGE.search(answer.body) if answer.status >= 400 else None
+        if page is not None:
+            said += f": {page[1].strip().decode('utf-8', 'replace')}"
+            if answer.status == 403:
+                said += "; it is not about keys: look at the distribution's geographic restrictions and AWS WAF rules"
+        elif answer.status == 403:
             signer = f"signed as key pair {self._key_pair_id}" if self._query else "the URL was not signed"
             said += (
                 f"; {signer}: is that key in the distribution's trusted key group, does the private key belong to it, "

@@ -13,6 +13,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
+from sts_manager.doctor.regions import region_fault
 from sts_manager.domain.model import Route
 
 VENDORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
@@ -105,6 +106,14 @@ class AwsSide:
             yield failed(name, told, f"export AWS_REGION={self.region}")
         else:
             yield passed(name, f"s3://{self._bucket} is in {self.region}")
+        if Route.STS_S3.value in self._patient.routes:
+            yield self._for_transfers()
+
+    def _for_transfers(self) -> Finding:
+        """Whether the service reads this region. Its lists change, so that what is not on them is only doubted."""
+        name = "AWS region for transfers"
+        fault = region_fault(self.region, private_network=self._patient.settings.s3_managed_private_network)
+        return passed(name, f"the service lists {self.region}") if fault is None else warned(name, *fault)
 
     def _credentials(self) -> bool:
         return boto3.Session().get_credentials() is not None

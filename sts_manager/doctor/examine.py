@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sts_manager.doctor import aws, cdn, google, home
 from sts_manager.doctor.aws import AwsSide
@@ -51,13 +52,17 @@ def examine(patient: Patient, means: Means, prefixes: Sequence[str] = (), scan_m
         yield from guarded("job table", homes.store, VENDORS)
         yield from guarded("the pool's queue", homes.queue, VENDORS)
         for prefix in prefixes:
-            yield from guarded(f"prefix {prefix!r}", Scan(patient, awss.client(), prefix, scan_max).findings, VENDORS)
+            yield from guarded(f"prefix {prefix!r}", partial(_scan, patient, googles, awss, prefix, scan_max), VENDORS)
 
 
 def _in_project(googles: GoogleSide) -> Iterator[Finding]:
     """What each project that shares the work must have."""
     yield from guarded("Storage Transfer API", googles.api, VENDORS)
     yield from guarded("permissions", googles.permissions, VENDORS)
+
+
+def _scan(patient: Patient, googles: GoogleSide, awss: AwsSide, prefix: str, scan_max: int) -> Iterator[Finding]:
+    return Scan(patient, awss.client(), prefix, scan_max, has_folders=googles.has_folders()).findings()
 
 
 def _distance(sink: str, region: str) -> Iterator[Finding]:

@@ -12,33 +12,25 @@ from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage  # type: ignore[attr-defined]
 
+from sts_manager.doctor.agent import AgentSide
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
+from sts_manager.doctor.projects import Unanswered, ask_permissions
 from sts_manager.domain.errors import Denied
 from sts_manager.domain.model import Route
-from sts_manager.domain.place import Place, Scheme
+from sts_manager.domain.place import Scheme
 from sts_manager.routes.sts import StsClient
-from sts_manager.routes.transfer_log import session_at
 
 VENDORS: tuple[type[Exception], ...] = (exceptions.GoogleAPICallError, GoogleAuthError, requests.RequestException)
-RESOURCE_MANAGER = "https://cloudresourcemanager.googleapis.com"
-RESOURCE_MANAGER_EMULATOR = "CLOUDRESOURCEMANAGER_EMULATOR_HOST"
 STORAGE_EMULATOR = "STORAGE_EMULATOR_HOST"
-STS_CALLS = ("jobs.create", "jobs.get", "jobs.run", "operations.list", "operations.pause", "operations.resume")
-ROLES: Mapping[str, frozenset[str]] = {
-    "roles/storage.admin": frozenset({"buckets.get", "objects.create", "objects.delete", "objects.get", "objects.list"}),
-    "roles/storage.objectAdmin": frozenset({"objects.create", "objects.delete", "objects.get", "objects.list"}),
-    "roles/storage.objectUser": frozenset({"objects.create", "objects.delete", "objects.get", "objects.list"}),
-    "roles/storage.objectViewer": frozenset({"objects.get", "objects.list"}),
-    "roles/storage.objectCreator": frozenset({"objects.create"}),
-    "roles/storage.legacyBucketReader": frozenset({"buckets.get", "objects.list"}),
-    "roles/storage.legacyBucketWriter": frozenset({"buckets.get", "objects.create", "objects.delete", "objects.list"}),
-    "roles/storage.legacyBucketOwner": frozenset({"buckets.get", "objects.create", "objects.delete", "objects.list"}),
-    "roles/storage.legacyObjectReader": frozenset({"objects.get"}),
-    "roles/owner": frozenset({"buckets.get", "objects.create", "objects.delete", "objects.get", "objects.list"}),
-}
-"""What predefined roles give, of what the service's agent needs (Cloud Storage, IAM roles)."""
-AT_SINK = frozenset({"buckets.get", "objects.create", "objects.delete", "objects.get", "objects.list"})
-AT_SOURCE = frozenset({"buckets.get", "objects.get", "objects.list"})
+STS_CALLS = (
+    "jobs.create",
+    "jobs.get",
+    "jobs.run",
+    "operations.list",
+    "operations.pause",
+    "operations.resume",
+    "projects.getServiceAccount",
+)
 CONTINENTS = {
     "America": ("us", "northamerica", "southamerica", "ca", "sa", "mx"),
     "Europe": ("eu", "europe"),
@@ -75,39 +67,7 @@ class GoogleSide:
                 yield failed(name, str(error), _grant(self._patient.project, "roles/storagetransfer.user"))
             return
         yield passed(name, f"on in project {self._patient.project}; its agent is {agent}")
-        for place, needed, role in self._places():
-            yield from self._agent(place, agent, needed, role)
-
-    def _places(self) -> Iterator[tuple[Place, frozenset[str], str]]:
-        yield self._patient.sink, AT_SINK, "roles/storage.objectAdmin"
-        if self._patient.source.scheme is Scheme.GCS:
-            yield self._patient.source, AT_SOURCE, "roles/storage.objectViewer"
-
-    def _agent(self, place: Place, agent: str, needed: frozenset[str], role: str) -> Iterator[Finding]:
-        name = f"agent's roles on gs://{place.bucket}"
-        try:
-            policy = self._storage.bucket(place.bucket).get_iam_policy(requested_policy_version=3)
-        except exceptions.NotFound:
-            return  # the bucket's own check says so
-        except exceptions.Forbidden:
-            told = "the policy may not be read (storage.buckets.getIamPolicy), so nobody knows"
-            yield warned(name, told, f"gcloud storage buckets get-iam-policy gs://{place.bucket} | grep {agent}")
-            return
-        member = f"serviceAccount:{agent}"
-        roles = {one["role"] for one in policy.bindings if member in one["members"] and not one.get("condition")}
-        custom = sorted(one for one in roles if one not in ROLES)
-        missing = needed - {permission for one in roles for permission in ROLES.get(one, ())}
-        if not missing:
-            yield passed(name, f"{', '.join(sorted(roles))}")
-        elif custom:
-            told = f"{', '.join(custom)} is not known here; storage.{', storage.'.join(sorted(missing))} are needed"
-            yield warned(name, told, f"gcloud iam roles describe {custom[0]}")
-        else:
-            adding = f"gcloud storage buckets add-iam-policy-binding gs://{place.bucket} --member={member} --role="
-            roles_missing = [role] if missing - {"buckets.get"} else []
-            roles_missing += ["roles/storage.legacyBucketReader"] if "buckets.get" in missing else []
-            told = f"the service may not storage.{', storage.'.join(sorted(missing))}"
-            yield failed(name, told, "; ".join(adding + one for one in roles_missing))
+        yield from AgentSide(self._patient, self._storage).roles(agent)
 
     def permissions(self) -> Iterator[Finding]:
         """What the caller may do in the project: the transfer service, and writing points where that is wanted."""
@@ -122,15 +82,13 @@ class GoogleSide:
             yield skipped(name, "--publish-heartbeat is off")
 
     def _may(self, name: str, project: str, wanted: Mapping[str, str]) -> Iterator[Finding]:
-        base, session = session_at(RESOURCE_MANAGER_EMULATOR, RESOURCE_MANAGER)
-        with session:
-            url = f"{base}/v1/projects/{project}:testIamPermissions"
-            answer = session.post(url, json={"permissions": list(wanted)}, timeout=30)
-        if answer.status_code != 200:
-            told = f"nobody can tell: Cloud Resource Manager answered {answer.status_code} for project {project}"
+        try:
+            granted = ask_permissions(project, wanted)
+        except Unanswered as error:
+            told = f"nobody can tell: {error} for project {project}"
             yield warned(name, told, f"gcloud services enable cloudresourcemanager.googleapis.com --project {project}")
             return
-        missing = [one for one in wanted if one not in answer.json().get("permissions", ())]
+        missing = [one for one in wanted if one not in granted]
         if not missing:
             yield passed(name, f"granted in project {project}")
             return
@@ -170,24 +128,26 @@ class GoogleSide:
     def _sink(self, found: Any) -> Iterator[Finding]:
         bucket, settings = self._patient.sink.bucket, self._patient.settings
         update = f"gcloud storage buckets update gs://{bucket}"
+        autoclass, chosen = bool(found.autoclass_enabled), settings.storage_class
         name = "storage class and Autoclass"
-        autoclass = bool(found.autoclass_enabled)
-        if autoclass and settings.storage_class not in ("", "STANDARD"):
-            told = f"Autoclass is on, which takes only STANDARD, and --storage-class is {settings.storage_class}"
-            yield failed(name, told, f"leave --storage-class out, or: {update} --no-enable-autoclass")
+        if autoclass and chosen not in ("", "STANDARD"):
+            # Whatever a request says (Cloud Storage, Autoclass); of transfers the service's page says it too (Transfer from
+            # Amazon S3: storage class settings are ignored).
+            told = f"Autoclass is on, so --storage-class {chosen} is ignored: objects begin as STANDARD and move by themselves"
+            yield warned(name, told, f"leave --storage-class out, or: {update} --no-enable-autoclass")
         else:
-            yield passed(
-                name,
-                f"Autoclass is {'on' if autoclass else 'off'}, --storage-class {settings.storage_class or 'is the bucket’s own'}",
-            )
+            yield passed(name, f"Autoclass is {'on' if autoclass else 'off'}, --storage-class {chosen or 'is the bucket’s own'}")
         seconds = int(found.soft_delete_policy.retention_duration_seconds or 0)
         name = "soft delete"
         if seconds:
-            days = seconds / 86_400
-            told = f"what is overwritten or deleted is billed for {days:g} more days; route sts-url-list renames every object"
+            # A rename by objects.move deletes its source without a trace (Cloud Storage, JSON API, objects: move).
+            told = f"what is overwritten or deleted is billed for {seconds / 86_400:g} more days; what is renamed is not"
             yield warned(name, told, f"{update} --clear-soft-delete  # while the migration lasts")
         else:
             yield passed(name, "off: what is overwritten or deleted costs nothing more")
+        if found.hierarchical_namespace_enabled:
+            told = "it has folders: a name's folder and its last part take 512 bytes each, and every '/' is a folder of its own"
+            yield warned("folders of the sink", told, "sts-manager doctor … --prefix P looks through the names of a prefix")
         if found.retention_period or found.default_event_based_hold:
             told = "objects cannot be overwritten or deleted for a time: repairs, and renames by route sts-url-list, will fail"
             yield warned("retention", told, f"{update} --clear-retention-period, where that is allowed")
@@ -207,13 +167,14 @@ class GoogleSide:
             yield skipped(name, "the service alone writes there")
             return
         wanted = [f"storage.objects.{one}" for one in ("create", "delete", "get", "list", "update")]
+        wanted += ["storage.folders.create"] if self.has_folders() else []
         try:
             found: Collection[str] = self._storage.bucket(self._patient.sink.bucket).test_iam_permissions(wanted)
         except exceptions.NotFound:
             return
         missing = [one for one in wanted if one not in found]
         if not missing:
-            yield passed(name, "storage.objects.create, delete, get, list, update")
+            yield passed(name, ", ".join(wanted))
         elif needed:
             yield failed(name, f"{', '.join(missing)} missing", _on_bucket(self._patient.sink.bucket, "roles/storage.objectUser"))
         else:
@@ -222,10 +183,19 @@ class GoogleSide:
 
     def location(self) -> str:
         """Where the sink is; empty when nobody can tell."""
+        found = self._sink_resource()
+        return "" if found is None else str(found.location or "")
+
+    def has_folders(self) -> bool:
+        """Whether the sink has a hierarchical namespace; False when nobody can tell."""
+        found = self._sink_resource()
+        return found is not None and bool(found.hierarchical_namespace_enabled)
+
+    def _sink_resource(self) -> Any:
         try:
-            return str(self._storage.get_bucket(self._patient.sink.bucket).location or "")
+            return self._storage.get_bucket(self._patient.sink.bucket)
         except exceptions.GoogleAPICallError:
-            return ""
+            return None
 
 
 def continent(location: str) -> str:

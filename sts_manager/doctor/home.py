@@ -39,8 +39,10 @@ class HomeSide:
         if self._granted is not None:
             missing = [one for one in WRITES if one not in self._granted(WRITES)]
             if missing:
-                dataset = self._patient.settings.dataset
-                fix = f"grant roles/bigquery.dataEditor on the dataset {dataset}: docs/iam.md"
+                project, dataset = self._patient.settings.bigquery or ("", self._patient.settings.dataset)
+                schema = f"`{project or self._patient.project}`.{dataset}"
+                statement = f'GRANT `roles/bigquery.dataEditor` ON SCHEMA {schema} TO "serviceAccount:THIS_ACCOUNT"'
+                fix = f"bq query --use_legacy_sql=false '{statement}'"
                 yield failed(name, f"{', '.join(missing)} missing on {shown}", fix)
                 return
         total = sum(counts.values())

@@ -10,9 +10,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from cdn_worker.domain.archive import ARCHIVED
 from cdn_worker.domain.keys import KeyMapping, name_fault
 from cdn_worker.domain.metadata import METADATA_BYTES_MAX
-from cdn_worker.domain.pages import ARCHIVED
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, warned
 
 OBJECT_BYTES_MAX = 5 << 40
@@ -20,6 +20,8 @@ OBJECT_BYTES_MAX = 5 << 40
 LOOKED_AT = 100
 """Objects whose metadata and tags are asked for: each costs two requests."""
 META = "x-amz-meta-"
+FOLDER_BYTES_MAX = 512
+ODD_FOLDERS = "odd folders"
 
 
 @dataclass(slots=True)
@@ -40,16 +42,33 @@ FIXES = {
     "archived": "restore them first (aws s3api restore-object), or leave them out; the service skips them without a word",
     "too large": "Cloud Storage takes at most 5 TiB: cut it at the source",
     "unmappable name": "rename it at the source: Cloud Storage has no such names",
+    "name too long for a bucket with folders": "rename it at the source, or take a bucket without a hierarchical namespace",
     "collision": "mend --cdn-substitute: two keys would be read from one URL",
     "metadata over 8 KiB": "shorten it at the source: Cloud Storage would refuse the object",
 }
 
 
-class Scan:
-    """At most `most` objects of one prefix are listed, LOOKED_AT of them are looked at."""
+def folder_fault(name: str) -> str:
+    """What is wrong with an object's name in a bucket with a hierarchical namespace, as a word of `_Seen`; empty: nothing.
 
-    def __init__(self, patient: Patient, client: Any, prefix: str, most: int) -> None:
+    A folder's name and the last part take 512 bytes each (Cloud Storage, about objects). Empty parts are taken, every slash being
+    a folder (Cloud Storage, about folders); what becomes of `.` and `..` no page says.
+    """
+    folder, _, base = name.rpartition("/")
+    if len(f"{folder}/".encode()) > FOLDER_BYTES_MAX or len(base.encode()) > FOLDER_BYTES_MAX:
+        return "name too long for a bucket with folders"
+    return ODD_FOLDERS if {"", ".", ".."} & {*name.split("/")[:-1], base or "file"} else ""
+
+
+class Scan:
+    """At most `most` objects of one prefix are listed, LOOKED_AT of them are looked at.
+
+    has_folders: the sink has a hierarchical namespace, which takes fewer names.
+    """
+
+    def __init__(self, patient: Patient, client: Any, prefix: str, most: int, *, has_folders: bool = False) -> None:
         self._patient, self._client, self._prefix, self._most = patient, client, prefix, most
+        self._has_folders = has_folders
 
     def findings(self) -> Iterator[Finding]:
         seen, listed = _Seen(), 0
@@ -73,6 +92,8 @@ class Scan:
                 seen.add("too large", key, size)
             if name_fault(mapping.sink_name(key)) is not None:
                 seen.add("unmappable name", key, size)
+            elif self._has_folders and (fault := folder_fault(mapping.sink_name(key))):
+                seen.add(fault, key, size)
             if substitutions and paths.setdefault(mapping.path(key), key) != key:
                 seen.add("collision", key, size)
         for key in sample:
@@ -112,6 +133,12 @@ class Scan:
         for what, fix in FIXES.items():
             if number := seen.number[what]:
                 yield failed(name, f"{number:,} {what} of {listed:,}; for example {seen.example[what]!r}{more}", fix)
+        if number := seen.number[ODD_FOLDERS]:
+            example = seen.example[ODD_FOLDERS]
+            told = f"{number:,} of {listed:,} have a part that is empty, '.' or '..'; for example {example!r}{more}"
+            yield warned(
+                name, told, "in a bucket with folders each part is a folder: transfer one such object first and look at it"
+            )
         if number := seen.number["tags"]:
             told = f"{number:,} of {looked:,} looked at have tags, which no route carries; for example {seen.example['tags']!r}"
             yield warned(name, told, "if they matter, keep them elsewhere first (aws s3api get-object-tagging)")

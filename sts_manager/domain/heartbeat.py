@@ -46,6 +46,7 @@ def _count(name: str, unit: str, says: str, *labels: str) -> Metric:
 
 
 STATUS = {one: _gauge(f"status/{one.value}", "1", f"Prefixes that are {one.value}.") for one in JobStatus}
+UNFINISHED = _gauge("metrics/unfinished", "1", "Prefixes that have not ended: waiting, running or paused.")
 STALLED = _gauge("metrics/stalled", "1", "Running prefixes whose counters stand still.")
 OBJECTS = _count("metrics/objects", "1", "Objects copied or failed since the daemon began.", "result")
 BYTES = _count("metrics/bytes", "By", "Bytes copied or failed since the daemon began.", "result")
@@ -55,7 +56,10 @@ LIVE = _gauge("metrics/live_operations", "1", "Operations that run or are paused
 PASS_AGE = _gauge("metrics/oldest_pass_age", "s", "Seconds since the last whole pass.")
 BREAKER = _gauge("metrics/breaker_open", "1", "1 while a project-wide fault stops every start.")
 DEGRADED = _gauge("metrics/degraded", "1", "1 while the store or the service cannot be reached.")
-METRICS = (*STATUS.values(), STALLED, OBJECTS, BYTES, ERRORS, RETRIES, LIVE, PASS_AGE, BREAKER, DEGRADED)
+METRICS = (*STATUS.values(), UNFINISHED, STALLED, OBJECTS, BYTES, ERRORS, RETRIES, LIVE, PASS_AGE, BREAKER, DEGRADED)
+
+
+NOT_ENDED = (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,7 @@ def _gauges(vitals: Vitals) -> Iterator[MetricPoint]:
     if vitals.counts:
         for status in JobStatus:
             yield MetricPoint(metric=STATUS[status], value=vitals.counts.get(status, 0))
+        yield MetricPoint(metric=UNFINISHED, value=sum(vitals.counts.get(status, 0) for status in NOT_ENDED))
         yield MetricPoint(metric=STALLED, value=vitals.stalled)
     for route, number in sorted(vitals.live_by_route.items()):
         yield MetricPoint(metric=LIVE, value=number, labels={"route": route})

@@ -148,7 +148,8 @@ class PrefixJob:
     egress           how its bytes leave AWS, on route sts-s3: see `Egress`; empty: as the daemon's settings say
     project          the Google Cloud project of its transfer job; empty: the daemon's first
     lead             another prefix, whose transfer job this one shares, and whose row has the counters of both
-    missing_count    consecutive polls in which the service did not know the operation, since `missing_since`
+    missing_count    consecutive polls in which the service did not know the operation, since `missing_since`; while there is no
+                     operation yet: answers of the service that left open whether there is one
     """
 
     prefix: Prefix
@@ -422,6 +423,7 @@ class Policy:
     dispatch          this pass may start and resume
     projects          which share the work of the transfer service; the first is meant where a row names none
     prefixes_per_job  in one transfer job, at most
+    uncertain_asks, uncertain_for   so many answers over so long a time may leave open whether a start was applied
     """
 
     migration: str
@@ -441,6 +443,8 @@ class Policy:
     breaker_delay_max: timedelta = timedelta(hours=1)
     missing_polls: int = 3
     missing_for: timedelta = timedelta(minutes=10)
+    uncertain_asks: int = 20
+    uncertain_for: timedelta = timedelta(minutes=60)
 
     def __post_init__(self) -> None:
         if self.running_max < 1 or self.cdn_running_max < 1 or self.attempts_max < 1:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+DIRECTORY_BUCKET = "--x-s3"
+"""How the names of directory buckets end (S3, directory bucket naming rules)."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
@@ -43,6 +45,11 @@ def place(text: str) -> Place:
     bucket, _, path = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise ValueError(f"{text!r} does not name a bucket: {bucket!r} is not a bucket's name")
+    if scheme == Scheme.S3.value and bucket.endswith(DIRECTORY_BUCKET):
+        raise ValueError(
+            f"{text!r} is a directory bucket (S3 Express One Zone), which lists its keys in no order: nobody could tell "
+            "whether a migration is whole. Copy it into a general purpose bucket first, and migrate that"
+        )
     if path.startswith("/"):
         raise ValueError(f"{text!r}: the path inside the bucket starts with '/'")
     if path and not path.endswith("/"):

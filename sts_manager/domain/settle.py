@@ -33,6 +33,10 @@ Fields = dict[str, str | int]
 
 PROJECT_WIDE_CODES = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH", "UNREACHABLE")
 """Error codes of an operation that point at a permission, the CDN's own set-up or a host, when nothing at all was moved."""
+SILENT_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "LEASE_OLD")
+"""Of a start that is perhaps applied: the service did not answer, had no quota left, or was not asked at all."""
+BUCKET_CODES = ("NOT_FOUND", "FAILED_PRECONDITION")
+"""What the service says of a bucket that is missing, or that its agent may not look at."""
 IDLE = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKNOWN)
 """An operation that is not at work has no chance to move, and so does not stall."""
 
@@ -109,6 +113,8 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
                 error_code="",
                 error_message="",
                 not_before=None,
+                missing_count=0,
+                missing_since=None,
                 progress_at=now,
             )
             return replace(settled, after=after, notes=(*settled.notes, note))
@@ -142,6 +148,8 @@ def _withdrawn(job: PrefixJob, policy: Policy, not_before: datetime | None, *, m
         forgiven=job.forgiven + used,
         lead=None,
         not_before=not_before,
+        missing_count=0,
+        missing_since=None,
         started_at=None,
     )
 
@@ -172,8 +180,8 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
             after = _withdrawn(job, policy, due, made=refused.made)
             return replace(settled, after=after, notes=(*settled.notes, note), denied=denied)
         case Refusal.UNCERTAIN:
-            # Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again.
-            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
+            again = replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
+            return _with_open_start(again, refused, policy, now)
         case Refusal.NAME_DELETED:
             return _try_again_or_end(replace(settled, after=job), policy, now)
         case Refusal.PERMANENT if refused.others and job.route is not Route.STS_FOLLOW:
@@ -181,6 +189,27 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
             return _try_again_or_end(replace(settled, after=job), policy, now)
         case Refusal.PERMANENT:
             return _ended_in_error(replace(settled, after=job), refused.code, refused.message, now)
+
+
+def _with_open_start(settled: Settled, refused: StartRefused, policy: Policy, now: datetime) -> Settled:
+    """Perhaps applied: the row keeps its intent and its slot, and the same name is asked for again. But not for ever."""
+    job = settled.after
+    if refused.code in SILENT_CODES:
+        # An outage burns nothing, however long it is: the time begins anew when the service answers again.
+        return replace(settled, after=replace(job, missing_since=None))
+    since = min(job.missing_since or now, now)
+    asks = job.missing_count + 1
+    told = f"{refused.message}; whether it was applied is not known, so {job.job_name} is asked for again (asks so far: {asks})"
+    job = replace(job, missing_count=asks, missing_since=since, error_message=told)
+    settled = replace(settled, after=job)
+    if asks < policy.uncertain_asks or now - since < policy.uncertain_for:
+        return settled
+    message = (
+        f"{job.job_name} was asked for {asks} times, and since {since:%Y-%m-%d %H:%M} UTC no answer told whether it was made and "
+        f"run; the last one was {refused.code}: {refused.message}. Look at that job in the console (Storage Transfer): it may be "
+        "there, and may run. `retry` asks for another job of the same objects, so let this one end or delete it before"
+    )
+    return _ended_in_error(settled, "START_UNCERTAIN", message, now)
 
 
 def _with_snapshot(
@@ -259,8 +288,8 @@ def _is_project_wide(code: str, snapshot: OperationSnapshot) -> bool:
     counters = snapshot.counters
     if code in PROJECT_WIDE_CODES:
         return not counters.any_success
-    # NOT_FOUND with not one object seen is the bucket's; with objects it is theirs (deleted while they were copied).
-    return code == "NOT_FOUND" and not (counters.any_success or counters.objects_found or counters.objects_failed)
+    # With not one object seen these are the bucket's; with objects they are theirs (deleted or changed while they were copied).
+    return code in BUCKET_CODES and not (counters.any_success or counters.objects_found or counters.objects_failed)
 
 
 def _with_missing(settled: Settled, policy: Policy, now: datetime) -> Settled:

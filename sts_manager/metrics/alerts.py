@@ -5,35 +5,67 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sts_manager.domain.heartbeat import BREAKER, DEGRADED, ERRORS, STALLED, STATUS, Metric
+from sts_manager.domain.heartbeat import BREAKER, DEGRADED, ERRORS, PASS_AGE, STALLED, STATUS, UNFINISHED, Metric
 from sts_manager.domain.model import JobStatus
 
 RESOURCE = "generic_task"
 RUNBOOK = "docs/operations.md"
+REMEMBERED = timedelta(days=7)
+"""How far back what was told last is looked for: a migration that nobody goes on with stops being missed after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One series against one bound, or its absence, for `lasting` (whole minutes); `over`: the alignment period."""
+    """One series against one bound for `lasting` (whole minutes); `over`: the alignment period."""
 
     metric: Metric
     says: str
     lasting: timedelta
     above: float | None = None
     below: float | None = None
-    absent: bool = False
     aligner: str = "ALIGN_MEAN"
     over: timedelta | None = None
 
     def __post_init__(self) -> None:
-        if (self.above is not None) + (self.below is not None) + self.absent != 1:
-            raise ValueError("a condition is an upper bound, a lower bound or an absence")
-        if self.lasting % timedelta(minutes=1) or (self.absent and self.lasting < timedelta(minutes=2)):
-            raise ValueError("Cloud Monitoring takes whole minutes, and two of them at least for an absence")
+        if (self.above is None) == (self.below is None):
+            raise ValueError("a condition is an upper or a lower bound")
+        if self.lasting % timedelta(minutes=1):
+            raise ValueError("Cloud Monitoring takes whole minutes")
 
     @property
     def filter(self) -> str:
         return f'metric.type = "{self.metric.type}" AND resource.type = "{RESOURCE}"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A daemon that publishes no `heartbeat` any more for `lasting`, although `unfinished` was over 0 when it was last told.
+
+    By PromQL, because an absence condition knows nothing of what was told last, and would fire at the end of each migration
+    (docs/adr/0021-the-last-heartbeat.md).
+    """
+
+    unfinished: Metric
+    heartbeat: Metric
+    says: str
+    lasting: timedelta
+
+    def __post_init__(self) -> None:
+        if self.lasting % timedelta(minutes=1) or not timedelta(0) < self.lasting < REMEMBERED:
+            raise ValueError("a silence lasts whole minutes, and less than what is remembered")
+
+    @property
+    def query(self) -> str:
+        """Series of the left side for which the right side has none with the same labels."""
+        told = f"last_over_time({_selected(self.unfinished)}[{REMEMBERED.days}d])"
+        heard = f"count_over_time({_selected(self.heartbeat)}[{self.lasting // timedelta(minutes=1)}m])"
+        return f"({told} > 0) unless {heard}"
+
+
+def _selected(metric: Metric) -> str:
+    """A metric's series in PromQL: the first `/` becomes `:`, other special characters `_` (Mapping Cloud Monitoring metrics)."""
+    domain, _, path = metric.type.partition("/")
+    return f'{domain.replace(".", "_")}:{path.replace(".", "_").replace("/", "_")}{{monitored_resource="{RESOURCE}"}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +74,7 @@ class Alert:
 
     key: str
     title: str
-    conditions: tuple[Condition, ...]
+    conditions: tuple[Condition | Silence, ...]
     first: str
 
     @property
@@ -63,14 +95,14 @@ def alerts(*, sleep_s: float, job_interval_s: float, metrics_interval_s: float) 
     silence = max(timedelta(minutes=5), _minutes(3 * sleep_s))
     idle = max(timedelta(minutes=30), _minutes(2 * job_interval_s))
     watched = max(timedelta(minutes=15), _minutes(3 * metrics_interval_s))
-    any_ = STATUS[JobStatus.WAITING]
     return (
         Alert(
             key="daemon-silent",
             title="sts-manager: no heartbeat",
-            conditions=(Condition(metric=any_, says="no heartbeat", lasting=silence, absent=True),),
-            first="The daemon has published nothing. Transfers that run go on; nothing new starts and nothing is retried. "
-            "`sts-manager status` says who was last heard; look whether that machine and process live, and start it again.",
+            conditions=(Silence(unfinished=UNFINISHED, heartbeat=PASS_AGE, says="no heartbeat", lasting=silence),),
+            first="The daemon has published nothing, and prefixes had not ended. Transfers that run go on; nothing new starts, "
+            "nothing is retried. `sts-manager status` says who was last heard; look whether that machine and process live, and "
+            "start it again. Was it stopped on purpose? Snooze this policy until it goes on.",
         ),
         Alert(
             key="stalled",
@@ -99,7 +131,7 @@ def alerts(*, sleep_s: float, job_interval_s: float, metrics_interval_s: float) 
             key="nothing-running",
             title="sts-manager: nothing runs while prefixes wait",
             conditions=(
-                Condition(metric=any_, says="prefixes wait", lasting=idle, above=0),
+                Condition(metric=STATUS[JobStatus.WAITING], says="prefixes wait", lasting=idle, above=0),
                 Condition(metric=STATUS[JobStatus.RUNNING], says="none runs", lasting=idle, below=1),
             ),
             first="Work is there, and none of it moves. `sts-manager status` says why: a hold somebody forgot, an open breaker, "

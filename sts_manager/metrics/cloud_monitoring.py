@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ from google.cloud.monitoring_v3.services.notification_channel_service import tra
 
 from sts_manager.domain.errors import BadInput, Denied, OutOfOrder, Permanent, Retryable
 from sts_manager.domain.heartbeat import METRICS, Metric, MetricPoint
-from sts_manager.metrics.alerts import RESOURCE, Alert, Condition, Did
+from sts_manager.metrics.alerts import RESOURCE, Alert, Condition, Did, Silence
 
 SERIES_PER_CALL = 200
 """Cloud Monitoring, quotas: time series in one create request."""
@@ -125,18 +126,19 @@ class AlertPolicies:
             if not dry_run:
                 with translated("create_alert_policy", self._project):
                     self._alerts.create_alert_policy(
-                        name=f"projects/{self._project}", alert_policy=wanted, retry=ONCE, timeout=DEADLINE_S
+                        name=f"projects/{self._project}",
+                        alert_policy=monitoring.AlertPolicy(wanted),
+                        retry=ONCE,
+                        timeout=DEADLINE_S,
                     )
             return Did(alert=alert, what="created")
         changed = _differences(found, wanted, channels=bool(channels))
         if not changed:
             return Did(alert=alert, what="unchanged")
         if not dry_run:
-            wanted.name = found.name
+            request = {"alert_policy": monitoring.AlertPolicy(wanted | {"name": found.name}), "update_mask": {"paths": changed}}
             with translated("update_alert_policy", self._project):
-                self._alerts.update_alert_policy(
-                    request={"alert_policy": wanted, "update_mask": {"paths": changed}}, retry=ONCE, timeout=DEADLINE_S
-                )
+                self._alerts.update_alert_policy(request=request, retry=ONCE, timeout=DEADLINE_S)
         return Did(alert=alert, what=f"updated ({', '.join(changed)})")
 
     def _describe(self, metric: Metric) -> None:
@@ -165,34 +167,51 @@ class AlertPolicies:
             raise _as_ours("get_notification_channel", self._project, error) from error
 
 
-def _policy(alert: Alert, channels: Sequence[str]) -> monitoring.AlertPolicy:
-    return monitoring.AlertPolicy(
-        display_name=alert.title,
-        documentation={"content": alert.advice, "mime_type": "text/markdown"},
-        user_labels={ALERT_LABEL: alert.key},
-        conditions=[_condition(one) for one in alert.conditions],
-        combiner="AND_WITH_MATCHING_RESOURCE" if len(alert.conditions) > 1 else "OR",
-        notification_channels=list(channels),
-    )
+def _policy(alert: Alert, channels: Sequence[str]) -> dict[str, Any]:
+    """A policy as we want it: what is not in here is the service's, or a person's."""
+    return {
+        "display_name": alert.title,
+        "documentation": {"content": alert.advice, "mime_type": "text/markdown"},
+        "user_labels": {ALERT_LABEL: alert.key},
+        "conditions": [_silence(one) if isinstance(one, Silence) else _condition(one) for one in alert.conditions],
+        "combiner": "AND_WITH_MATCHING_RESOURCE" if len(alert.conditions) > 1 else "OR",
+        "notification_channels": list(channels),
+    }
 
 
 def _condition(one: Condition) -> Mapping[str, Any]:
     aggregation = {"alignment_period": timedelta(minutes=1) if one.over is None else one.over, "per_series_aligner": one.aligner}
-    body: dict[str, Any] = {"filter": one.filter, "duration": one.lasting, "aggregations": [aggregation]}
-    if one.absent:
-        return {"display_name": one.says, "condition_absent": body}
-    comparison = "COMPARISON_GT" if one.above is not None else "COMPARISON_LT"
-    body |= {"comparison": comparison, "threshold_value": one.above if one.above is not None else one.below}
+    body = {
+        "filter": one.filter,
+        "duration": one.lasting,
+        "aggregations": [aggregation],
+        "comparison": "COMPARISON_GT" if one.above is not None else "COMPARISON_LT",
+        "threshold_value": one.above if one.above is not None else one.below,
+    }
     return {"display_name": one.says, "condition_threshold": body}
 
 
-def _differences(found: monitoring.AlertPolicy, wanted: monitoring.AlertPolicy, *, channels: bool) -> list[str]:
-    """The fields in which a policy is not what it should be; the service's own additions do not count."""
-    plain = monitoring.AlertPolicy(found)
-    for condition in plain.conditions:
-        condition.name = ""
+def _silence(one: Silence) -> Mapping[str, Any]:
+    # For a minute, as points may be late by some seconds.
+    body = {"query": one.query, "duration": timedelta(minutes=1), "evaluation_interval": timedelta(seconds=30)}
+    return {"display_name": one.says, "condition_prometheus_query_language": body}
+
+
+def _differences(found: monitoring.AlertPolicy, wanted: Mapping[str, Any], *, channels: bool) -> list[str]:
+    """The fields in which a policy is not what it should be; what the service or a person added beside it does not count."""
     names = ["display_name", "documentation", "conditions", "combiner", *(["notification_channels"] if channels else [])]
-    return [name for name in names if getattr(plain, name) != getattr(wanted, name)]
+    return [name for name in names if not _holds(getattr(found, name), wanted[name])]
+
+
+def _holds(found: Any, wanted: Any) -> bool:
+    """Whether a message has all that is wanted, by the fields that are wanted alone."""
+    if isinstance(wanted, Mapping):
+        return all(_holds(getattr(found, name), value) for name, value in wanted.items())
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(_holds(*pair) for pair in zip(found, wanted, strict=True))
+    if isinstance(wanted, timedelta):
+        return bool((found or timedelta(0)) == wanted)  # a duration of 0 may be left out
+    return bool((found.name if isinstance(found, Enum) else found) == wanted)
 
 
 def _kind(metric: Metric) -> int:
@@ -229,4 +248,6 @@ def _as_ours(call: str, project: str, error: exceptions.GoogleAPICallError) -> E
     if isinstance(error, exceptions.NotFound) and "find metric" in error.message:
         return Retryable(f"{said} A new metric takes a while to be known: repeat in a minute")
     retryable = (exceptions.ServerError, exceptions.TooManyRequests)
-    return Retryable(said) if isinstance(error, retryable) else Permanent(said)
+    # Points that come too soon after the last ones are refused under a code that says otherwise; the next turn's are taken.
+    soon = "more frequently than the maximum sampling period" in error.message
+    return Retryable(said) if soon or isinstance(error, retryable) else Permanent(said)

@@ -32,6 +32,7 @@ class PoolSettings:
     storage_class: str = ""
     since: datetime | None = None
     before: datetime | None = None
+    storage_classes: tuple[str, ...] = ()
 
 
 def spec_of(order: StartJob, settings: PoolSettings) -> JobSpec:
@@ -48,6 +49,7 @@ def spec_of(order: StartJob, settings: PoolSettings) -> JobSpec:
         replace=REPLACE[settings.overwrite_when],
         since="" if settings.since is None else settings.since.isoformat(),
         before="" if settings.before is None else settings.before.isoformat(),
+        storage_classes=settings.storage_classes,
     )
 
 

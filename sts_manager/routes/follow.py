@@ -17,7 +17,7 @@ from sts_manager.domain.model import OperationSnapshot, OperationState, StartJob
 from sts_manager.domain.naming import JobName, OperationName
 from sts_manager.ports import Started
 from sts_manager.routes.sts import StsClient, client_in, listed, made
-from sts_manager.routes.sts_spec import TransferSettings, transfer_job
+from sts_manager.routes.sts_spec import TransferSettings, classes_of, transfer_job
 
 LISTENS_WITHIN = timedelta(seconds=10)
 
@@ -34,7 +34,8 @@ class FollowRoute:
         client = client_in(self._clients, order.project)
         try:
             if not order.adopt_only:
-                made(client, self._job(order))
+                job = self._job(order)
+                made(client, job, classes_of(job, self._settings))
             found = client.get(JobName(order.job_name))
         except NotFound:
             return Started(operation_name=None)

@@ -15,9 +15,15 @@ QUOTAS: Mapping[str, tuple[tuple[int, float], ...]] = {
     "create": ((600, 60.0), (5000, 86_400.0)),
     "read": ((1500, 60.0),),
     "update": ((600, 60.0),),
+    "delete": ((600, 60.0),),
     "pause": ((900, 60.0),),
+    "run": (),
 }
-"""Calls allowed in sliding windows of seconds, per project (Storage Transfer Service, quotas)."""
+"""Calls allowed in sliding windows of seconds, per project (Storage Transfer Service, quotas).
+
+read: get and list; update: transferJobs.patch, agentPools.patch; pause: of operations pause, resume and cancel. No quota
+counts transferJobs.run.
+"""
 
 REFUSED_S = 60.0
 JUST_BEFORE_S = 0.001
@@ -95,7 +101,7 @@ class Pacer:
 
     def _current(self, kind: str, now: float) -> deque[float]:
         calls = self._calls[kind]
-        longest = max(seconds for _, seconds in self._quotas[kind])
+        longest = max((seconds for _, seconds in self._quotas[kind]), default=0.0)
         while calls and calls[0] <= now - longest:
             calls.popleft()
         return calls

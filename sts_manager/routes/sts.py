@@ -6,13 +6,13 @@ Every call has a deadline; none is retried here, because the next pass asks agai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
-from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.cloud import storage_transfer_v1 as sts
 from google.cloud.storage_transfer_v1.services.storage_transfer_service import transports
@@ -33,7 +33,9 @@ from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot
 from sts_manager.domain.naming import JobName, OperationName, chunks
 from sts_manager.ports import Clock, Started, TransferJobView
 from sts_manager.routes.pacer import Pacer
-from sts_manager.routes.sts_spec import TransferSettings, differences, transfer_job
+from sts_manager.routes.sts_errors import CREATE, AlreadyExists, advise, translated
+from sts_manager.routes.sts_rest import PassedOver, TransferRest
+from sts_manager.routes.sts_spec import TransferSettings, classes_of, differences, marked_classes, transfer_job
 
 NAMES_PER_POLL = 100
 """Operations asked about in one list call; a page holds at most 256 (Storage Transfer Service, list filters)."""
@@ -51,6 +53,7 @@ class StsClient:
     """The official client with our manners; shared by the route and the utility commands.
 
     leading   asked before each call that changes something: a daemon that was frozen may not lead any more
+    rest      for what gRPC's types cannot say; None beside an emulator that has no such face
     """
 
     client: sts.StorageTransferServiceClient
@@ -58,25 +61,52 @@ class StsClient:
     pacer: Pacer
     deadline_s: float = DEADLINE_S
     leading: Callable[[], bool] = lambda: True
+    rest: TransferRest | None = None
 
-    def create(self, job: sts.TransferJob) -> sts.TransferJob:
-        with self._call("create", "create_transfer_job"):
-            request = sts.CreateTransferJobRequest(transfer_job=job)
-            return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
+    def create(self, job: sts.TransferJob, storage_classes: Sequence[str] = ()) -> sts.TransferJob:
+        """Create a job; of objects in these storage classes alone, where some are given (which only REST can say).
+
+        Raises AlreadyExists, and Denied with what to type so that the next one is not.
+        """
+        try:
+            with self._call("create", CREATE):
+                if storage_classes:
+                    return self._by_rest().create(job, storage_classes, self.deadline_s)
+                request = sts.CreateTransferJobRequest(transfer_job=job)
+                return self.client.create_transfer_job(request, timeout=self.deadline_s, retry=None)
+        except Denied as error:
+            advice = advise(job, error.code, str(error))
+            raise Denied(f"{error}; {advice}" if advice else str(error), code=error.code) from error
 
     def get(self, name: JobName) -> sts.TransferJob:
         with self._call("read", "get_transfer_job"):
             request = sts.GetTransferJobRequest(job_name=name, project_id=self.project)
             return self.client.get_transfer_job(request, timeout=self.deadline_s, retry=None)
 
+    def get_with_classes(self, name: JobName) -> tuple[sts.TransferJob, tuple[str, ...]]:
+        """A job, and the storage classes that it includes."""
+        with self._call("read", "get_transfer_job"):
+            return self._by_rest().get(name, self.project, self.deadline_s)
+
+    def passed_over(self, name: OperationName) -> PassedOver:
+        """What an operation passed over for its storage class, by the service's own count."""
+        with self._call("read", "get_operation"):
+            return self._by_rest().passed_over(name, self.deadline_s)
+
+    def _by_rest(self) -> TransferRest:
+        if self.rest is None:
+            told = "this emulator of the transfer service has no REST: STORAGE_TRANSFER_REST_EMULATOR_HOST names where it is"
+            raise Permanent(told, code="ROUTE_UNFIT")
+        return self.rest
+
     def run(self, name: JobName) -> OperationName:
-        with self._call("update", "run_transfer_job"):
+        with self._call("run", "run_transfer_job"):
             request = sts.RunTransferJobRequest(job_name=name, project_id=self.project)
             future = self.client.run_transfer_job(request, timeout=self.deadline_s, retry=None)
             return OperationName(future.operation.name)
 
     def delete(self, name: str) -> None:
-        with self._call("update", "delete_transfer_job"):
+        with self._call("delete", "delete_transfer_job"):
             request = sts.DeleteTransferJobRequest(job_name=name, project_id=self.project)
             self.client.delete_transfer_job(request, timeout=self.deadline_s, retry=None)
 
@@ -186,7 +216,8 @@ class StsRoute:
     def start(self, order: StartJob) -> Started:
         client = client_in(self._clients, order.project)
         job = self._job(order)
-        started = adopted(client, job, may_run=False) if order.adopt_only else begun(client, job)
+        classes = classes_of(job, self._settings)
+        started = adopted(client, job, classes, may_run=False) if order.adopt_only else begun(client, job, classes)
         if started.operation_name is not None:
             self._home[started.operation_name] = client.project
         return started
@@ -245,12 +276,15 @@ def _carrying(seen: OperationSnapshot, objects: int, size: int) -> OperationSnap
     return replace(seen, counters=more) if objects else seen
 
 
-def begun(client: StsClient, job: sts.TransferJob) -> Started:
-    """Create a job and run it once, however often this is asked. Raises as `TransferRoute.start` does."""
+def begun(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) -> Started:
+    """Create a job and run it once, however often this is asked. Raises as `TransferRoute.start` does.
+
+    classes   storage classes to which its objects are limited
+    """
     try:
-        client.create(job)
-    except _AlreadyExists:
-        return adopted(client, job, may_run=True)
+        client.create(job, classes)
+    except AlreadyExists:
+        return adopted(client, job, classes, may_run=True)
     return Started(operation_name=_run(client, JobName(job.name)))
 
 
@@ -263,20 +297,28 @@ def _run(client: StsClient, name: JobName) -> OperationName:
         raise
 
 
-def made(client: StsClient, job: sts.TransferJob) -> None:
+def made(client: StsClient, job: sts.TransferJob, classes: Sequence[str] = ()) -> None:
     """Create a job, or find that it is there already: one that the service begins by itself. Raises NameTaken, NameDeleted."""
     try:
-        client.create(job)
-    except _AlreadyExists:
-        same_job(client, job)
+        client.create(job, classes)
+    except AlreadyExists:
+        same_job(client, job, classes)
 
 
-def same_job(client: StsClient, wanted: sts.TransferJob) -> sts.TransferJob:
+def same_job(client: StsClient, wanted: sts.TransferJob, classes: Sequence[str] = ()) -> sts.TransferJob:
     """The job of this name, if it is the one we would have made. Raises NotFound, NameDeleted, NameTaken."""
-    found = client.get(JobName(wanted.name))
+    name = JobName(wanted.name)
+    if classes:
+        found, theirs = client.get_with_classes(name)
+    else:
+        # gRPC does not show the classes that a job includes: its description does, if it is ours.
+        found = client.get(name)
+        theirs = marked_classes(found.description)
     if found.status == sts.TransferJob.Status.DELETED:
         raise NameDeleted(f"{wanted.name} was deleted; the service keeps its name for about 30 days")
-    if different := sorted(differences(wanted.transfer_spec, found.transfer_spec)):
+    different = sorted(differences(wanted.transfer_spec, found.transfer_spec))
+    different += ["storage_classes"] if set(classes) != set(theirs) else []
+    if different:
         raise NameTaken(
             f"{wanted.name} exists with another {' and '.join(different)}; this run would move other objects than that "
             "job does. Run with the settings it was made with, or delete the job and `retry` the prefix"
@@ -284,11 +326,11 @@ def same_job(client: StsClient, wanted: sts.TransferJob) -> sts.TransferJob:
     return found
 
 
-def adopted(client: StsClient, wanted: sts.TransferJob, *, may_run: bool) -> Started:
+def adopted(client: StsClient, wanted: sts.TransferJob, classes: Sequence[str] = (), *, may_run: bool) -> Started:
     """Take over the job of this name if it is the one we would have made; run it only if it never ran."""
     name = JobName(wanted.name)
     try:
-        found = same_job(client, wanted)
+        found = same_job(client, wanted, classes)
     except NotFound as error:
         if may_run:
             raise NameDeleted(f"{name} was deleted; the service keeps its name for about 30 days") from error
@@ -353,8 +395,11 @@ class StsProject:
         last.delete(name)
 
 
-def connect(project: str, emulator: str | None, clock: Clock) -> StsClient:
-    """The official client, at the service or at the emulator's `host:port`. Raises Fatal without credentials."""
+def connect(project: str, emulator: str | None, clock: Clock, rest: str | None = None) -> StsClient:
+    """The official client, at the service or at the emulator's `host:port`. Raises Fatal without credentials.
+
+    rest   where the emulator's REST face is
+    """
     try:
         if emulator:
             transport = transports.StorageTransferServiceGrpcTransport(channel=grpc.insecure_channel(emulator))
@@ -366,7 +411,8 @@ def connect(project: str, emulator: str | None, clock: Clock) -> StsClient:
             f"no Google credentials: {error}. On GCE give the machine a service account; elsewhere run "
             "`gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
         ) from error
-    return StsClient(client, project, Pacer(clock))
+    by_rest = None if emulator and not rest else TransferRest(rest or "")
+    return StsClient(client, project, Pacer(clock), rest=by_rest)
 
 
 def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
@@ -400,6 +446,14 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
     )
 
 
+_QUERY = re.compile(r"((?:GET|HEAD) [^\s?]*|https?://[^\s?\"']*)\?[^\s\"'\]]*")
+
+
+def without_queries(text: str) -> str:
+    """A text without the queries of the URLs in it: the service repeats the request that failed, and it may have been signed."""
+    return _QUERY.sub(r"\1", text)
+
+
 def without_query(url: str) -> str:
     """A web address without its query; any other text as it is."""
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
@@ -413,6 +467,7 @@ def _results(operation: sts.TransferOperation) -> str:
         source.pop("awsAccessKey", None)
     for entry in (one for summary in value.get("errorBreakdowns", ()) for one in summary.get("errorLogEntries", ())):
         entry["url"] = without_query(entry.get("url", ""))
+        entry["errorDetails"] = [without_queries(one) for one in entry.get("errorDetails", ())]
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -425,7 +480,7 @@ def _breakdown(summary: sts.ErrorSummary) -> ErrorBreakdown:
         code=code_pb2.Code.Name(number) if known else f"CODE_{number}",
         count=summary.error_count,
         sample_url="" if entry is None else without_query(entry.url),
-        sample_details="" if entry is None else "; ".join(entry.error_details),
+        sample_details="" if entry is None else without_queries("; ".join(entry.error_details)),
     )
 
 
@@ -437,44 +492,3 @@ def is_one_time(job: sts.TransferJob) -> bool:
         return True
     begin, end = job.schedule.schedule_start_date, job.schedule.schedule_end_date
     return bool(end.year) and (begin.year, begin.month, begin.day) == (end.year, end.month, end.day)
-
-
-class _AlreadyExists(Permanent):
-    """The create collided with a job of the same name."""
-
-
-@contextmanager
-def translated(call: str) -> Iterator[None]:
-    """The vendor's errors as ours. Messages are the service's own; they hold no secret of ours."""
-    try:
-        yield
-    except exceptions.GoogleAPICallError as error:
-        raise _as_ours(call, error) from error
-    except (exceptions.RetryError, auth_exceptions.TransportError) as error:
-        raise Retryable(f"{call}: {error}") from error
-    except auth_exceptions.GoogleAuthError as error:
-        raise Denied(f"{call}: {error}", code="UNAUTHENTICATED") from error
-
-
-def _as_ours(call: str, error: exceptions.GoogleAPICallError) -> Exception:
-    message, code = f"{call}: {error.message}", _code(error)
-    match error:
-        case exceptions.ResourceExhausted():
-            return Throttled(message)
-        case exceptions.AlreadyExists():
-            return _AlreadyExists(message, code=code)
-        case exceptions.PermissionDenied() | exceptions.Unauthenticated():
-            return Denied(message, code=code)
-        case exceptions.NotFound():
-            # A create names nothing but buckets: one of them is missing, and no prefix can start.
-            return Denied(message, code=code) if call == "create_transfer_job" else NotFound(message)
-        case exceptions.InvalidArgument() | exceptions.OutOfRange() | exceptions.MethodNotImplemented():
-            return Permanent(message, code=code)
-        case _:
-            # Among them FAILED_PRECONDITION: an operation is not in the state we thought, so the next pass looks again.
-            return Retryable(message, code=code)
-
-
-def _code(error: exceptions.GoogleAPICallError) -> str:
-    code = error.grpc_status_code
-    return code.name if code is not None else type(error).__name__

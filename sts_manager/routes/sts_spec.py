@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.domain.model import PREFIXES_OF_A_JOB_MAX, Egress, StartJob
 from sts_manager.domain.naming import overlaps
 from sts_manager.domain.place import Place, Scheme, places_of
+
+_MARKED = re.compile(r"STS Manager \(only ([A-Z_, ]+)\): ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,10 @@ class S3Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferSettings:
-    """Everything about a transfer job that is the same for all prefixes of a migration."""
+    """Everything about a transfer job that is the same for all prefixes of a migration.
+
+    storage_classes   of S3: objects of others are not transferred; empty: those that the service transfers by itself
+    """
 
     project: str
     source: Place
@@ -46,6 +52,7 @@ class TransferSettings:
     modified_since: datetime | None = None
     modified_before: datetime | None = None
     log_failures: bool = False
+    storage_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.source.scheme is Scheme.S3 and self.s3_access is None:
@@ -64,11 +71,13 @@ def transfer_job(order: StartJob, settings: TransferSettings, manifest: str = ""
     more = f" and {len(order.others):,} more" if order.others else ""
     job = sts.TransferJob(
         name=order.job_name,
-        description=_shortened(f"STS Manager: {order.prefix}{more} (attempt {order.attempt})"),
         project_id=order.project or settings.project,
         status=sts.TransferJob.Status.ENABLED,
         transfer_spec=transfer_spec(order, settings, manifest),
     )
+    classes = classes_of(job, settings)
+    only = f" (only {', '.join(classes)})" if classes else ""
+    job.description = _shortened(f"STS Manager{only}: {order.prefix}{more} (attempt {order.attempt})")
     if settings.log_failures:
         logged = sts.LoggingConfig
         job.logging_config = sts.LoggingConfig(
@@ -76,6 +85,17 @@ def transfer_job(order: StartJob, settings: TransferSettings, manifest: str = ""
             log_action_states=[logged.LoggableActionState.FAILED],
         )
     return job
+
+
+def classes_of(job: sts.TransferJob, settings: TransferSettings) -> tuple[str, ...]:
+    """The storage classes to which a job is limited: those of the settings where it reads S3."""
+    return settings.storage_classes if "aws_s3_data_source" in job.transfer_spec else ()
+
+
+def marked_classes(description: str) -> tuple[str, ...]:
+    """The storage classes to which a job of ours is limited, by its description."""
+    found = _MARKED.match(description)
+    return () if found is None else tuple(found[1].split(", "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +146,8 @@ def transfer_spec(order: StartJob, settings: TransferSettings, manifest: str = "
         overwrite_objects_already_existing_in_sink=settings.overwrite,
         overwrite_when=settings.overwrite_when or None,
     )
+    if settings.storage_class == "PRESERVE" and settings.source.scheme is not Scheme.GCS:
+        raise ValueError(f"--storage-class PRESERVE is for objects from Cloud Storage, and these come from {settings.source}")
     if settings.storage_class:
         options.metadata_options = sts.MetadataOptions(storage_class=f"STORAGE_CLASS_{settings.storage_class}")
     spec = sts.TransferSpec(
@@ -158,8 +180,9 @@ def _s3_data(settings: TransferSettings) -> sts.AwsS3Data:
         bucket_name=settings.source.bucket,
         path=settings.source.path,
         cloudfront_domain=settings.s3_cloudfront_domain,
-        managed_private_network=settings.s3_managed_private_network,
     )
+    if settings.s3_managed_private_network:
+        data.managed_private_network = True  # a oneof: said to be false it would be there, too
     if access.role_arn:
         data.role_arn = access.role_arn
     elif access.credentials_secret:
@@ -173,27 +196,48 @@ def differences(wanted: sts.TransferSpec, found: sts.TransferSpec) -> Iterator[s
     """Name the fields in which an existing job would move other objects, or put them elsewhere.
 
     A job of several prefixes is that of some of them, too: the others' rows may have gone another way meanwhile. How S3 is opened
-    is not compared: the service never gives keys out again, and a rotated role moves the same objects.
+    is not compared: the service never gives keys out again, and a rotated role moves the same objects. The service may show what
+    an option is that was left open: that is no difference (documented defaults of `TransferOptions` and `MetadataOptions`).
     """
     pairs = {
         "source": (_source(wanted), _source(found)),
         "sink": (_location(wanted.gcs_data_sink), _location(found.gcs_data_sink)),
-        "object_conditions": (_conditions(wanted, found), found.object_conditions),
+        "object_conditions": (_conditions(wanted), _conditions(found, least=_prefixes(wanted))),
         "manifest": (wanted.transfer_manifest.location, found.transfer_manifest.location),
-        "transfer_options": (wanted.transfer_options, found.transfer_options),
+        "transfer_options": (_options(wanted), _options(found)),
     }
     for name, (ours, theirs) in pairs.items():
         if ours != theirs:
             yield name
 
 
-def _conditions(wanted: sts.TransferSpec, found: sts.TransferSpec) -> sts.ObjectConditions:
-    ours, theirs = set(wanted.object_conditions.include_prefixes), set(found.object_conditions.include_prefixes)
-    if not ours or not ours < theirs:
-        return wanted.object_conditions
-    same = sts.ObjectConditions(wanted.object_conditions)
-    same.include_prefixes = list(found.object_conditions.include_prefixes)
-    return same
+def _prefixes(spec: sts.TransferSpec) -> frozenset[str]:
+    return frozenset(spec.object_conditions.include_prefixes)
+
+
+def _conditions(spec: sts.TransferSpec, least: frozenset[str] = frozenset()) -> tuple[object, ...]:
+    """Which objects a job moves. least: prefixes that are enough if it has them."""
+    conditions, prefixes = spec.object_conditions, _prefixes(spec)
+    return (
+        least if least and least <= prefixes else prefixes,
+        frozenset(conditions.exclude_prefixes),
+        conditions.last_modified_since,
+        conditions.last_modified_before,
+        conditions.min_time_elapsed_since_last_modification or timedelta(0),
+        conditions.max_time_elapsed_since_last_modification,
+    )
+
+
+def _options(spec: sts.TransferSpec) -> tuple[object, ...]:
+    """What a job does with an object that is there already, of which class it makes new ones, and what it deletes."""
+    options, when, classes = spec.transfer_options, sts.TransferOptions.OverwriteWhen, sts.MetadataOptions.StorageClass
+    always = options.overwrite_objects_already_existing_in_sink
+    return (
+        when.ALWAYS if always else options.overwrite_when or when.DIFFERENT,
+        options.metadata_options.storage_class or classes.STORAGE_CLASS_DESTINATION_BUCKET_DEFAULT,
+        options.delete_objects_unique_in_sink,
+        options.delete_objects_from_source_after_transfer,
+    )
 
 
 def _source(spec: sts.TransferSpec) -> tuple[str, str, str]:
@@ -207,7 +251,7 @@ def _source(spec: sts.TransferSpec) -> tuple[str, str, str]:
 
 
 def _location(data: sts.GcsData | sts.AwsS3Data) -> tuple[str, str]:
-    return data.bucket_name, data.path
+    return data.bucket_name, data.path.removesuffix("/")
 
 
 def _shortened(text: str) -> str:

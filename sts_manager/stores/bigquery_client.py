@@ -42,7 +42,8 @@ ROLES = {
 DEFAULT_ROLE = "roles/bigquery.dataEditor"
 _PERMISSION = re.compile(r"\bbigquery\.[a-zA-Z]+\.[a-zA-Z]+\b")
 _AGAIN = ("could not serialize access", "aborted due to concurrent update", "too many dml statements outstanding")
-_RATE = ("rateLimitExceeded", "jobRateLimitExceeded", "backendError", "internalError")
+_RATE = ("rateLimitExceeded", "jobRateLimitExceeded", "backendError", "internalError", "jobBackendError", "jobInternalError")
+"""Reasons that pass, under whichever status they come (BigQuery, error messages)."""
 
 
 class Fault(Enum):

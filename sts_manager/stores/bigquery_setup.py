@@ -86,8 +86,11 @@ def open_store(warehouse: Warehouse) -> BigQueryStore:
     return BigQueryStore(warehouse)
 
 
-def preparation(warehouse: Warehouse) -> list[Step]:
-    """The steps that make the dataset fit, none when it is. Raises as `open_store` does, but for StoreNotPrepared."""
+def preparation(warehouse: Warehouse, *, keep_errors: bool = False) -> list[Step]:
+    """The steps that make the dataset fit, none when it is. Raises as `open_store` does, but for StoreNotPrepared.
+
+    keep_errors: what ended in error under the older tool stays so; else it waits to be tried again, as that tool did.
+    """
     names = warehouse.names
     found = _look(warehouse)
     steps: list[Step] = []
@@ -97,7 +100,7 @@ def preparation(warehouse: Warehouse) -> list[Step]:
     if names.job in found.tables:
         _no_duplicates(warehouse)
     if found.version == 0:
-        steps.append(Step(_adoption(warehouse), partial(_adopt, warehouse)))
+        steps.append(Step(_adoption(warehouse, keep_errors=keep_errors), partial(_adopt, warehouse, keep_errors=keep_errors)))
     elif found.version is not None and found.version < SCHEMA_VERSION:
         says = f"write schema version {SCHEMA_VERSION}: older versions of this program then refuse the dataset"
         steps.append(Step(says, partial(_write_version, warehouse)))
@@ -257,7 +260,7 @@ def _cluster(warehouse: Warehouse, layout: _Layout) -> None:
     warehouse.again("cluster a table", cluster)
 
 
-def _adoption(warehouse: Warehouse) -> str:
+def _adoption(warehouse: Warehouse, *, keep_errors: bool) -> str:
     rows = list(warehouse.read(statements(warehouse.names).older_rows))
     for row in rows:
         if row["status"] not in list(JobStatus):
@@ -268,20 +271,26 @@ def _adoption(warehouse: Warehouse) -> str:
             )
     counts = ", ".join(f"{row['number']:,} {row['status']}" for row in rows) or "no rows"
     live = sum(row["with_operation"] for row in rows if row["status"] in ("running", "paused"))
+    wrong = sum(row["number"] for row in rows if row["status"] == JobStatus.ERROR)
+    if keep_errors:
+        told = f"the {wrong:,} in error stay so, until `retry --errors`"
+    else:
+        told = f"the {wrong:,} in error wait to be tried again, as that tool did (--keep-older-errors leaves them)"
     return (
         f"take over the older tool's rows ({counts}): operation names move from job_name to operation_name; {live:,} live "
-        "operations are watched to their end, and nothing that ran is started again"
+        f"operations are watched to their end, and nothing that runs or is done is started again; {told}"
     )
 
 
-def _adopt(warehouse: Warehouse, *, older: bool = True) -> None:
+def _adopt(warehouse: Warehouse, *, older: bool = True, keep_errors: bool = False) -> None:
     say = statements(warehouse.names)
     state = [
         {"key": "schema_version", "value": str(SCHEMA_VERSION)},
         {"key": "migration", "value": secrets.token_hex(4)},
     ]
     # One transaction with the version: whatever happens, rows are taken over once and wholly.
-    steps = [BEGIN, *([say.adopt_rows, say.adopt_history] if older else []), say.merge_state, COMMIT, say.control]
+    adopting = [say.adopt_rows, *([] if keep_errors else [say.retry_older]), say.adopt_history] if older else []
+    steps = [BEGIN, *adopting, say.merge_state, COMMIT, say.control]
     given = {"state": Parameter(STATE, state), "fence": Parameter("INT64", None)}
     warehouse.write(";\n".join(steps), given)
 

@@ -154,6 +154,7 @@ class Statements:
     versioned: str
     older_rows: str
     adopt_rows: str
+    retry_older: str
     adopt_history: str
 
     def texts(self) -> dict[str, str]:
@@ -255,6 +256,11 @@ def statements(names: Names) -> Statements:
             f"error_code = IF(status = 'error', '{OLDER_ERROR}', COALESCE(error_code, '')), "
             f"error_message = IF(status = 'error', '{OLDER_ERROR_MESSAGE}', COALESCE(error_message, '')), "
             "generation = 0 WHERE generation IS NULL"
+        ),
+        # As the `retry` command does it: a fresh count of attempts, and a new operation.
+        retry_older=(
+            f"UPDATE {job} SET status = 'waiting', operation_name = NULL, attempt_base = COALESCE(attempt, 0), "
+            f"error_code = '', error_message = '' WHERE status = 'error' AND error_code = '{OLDER_ERROR}' AND generation = 0"
         ),
         adopt_history=(
             f"UPDATE {history} SET operation_name = job_name, job_name = '{ADOPTED}' "

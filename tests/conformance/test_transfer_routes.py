@@ -46,17 +46,25 @@ class FakeBench:
 
 
 class StageBench:
-    """Slow enough that an operation is still in progress when a test looks, unless it waits for the end."""
+    """Slow enough that an operation is still in progress when a test looks, unless it waits for the end.
 
-    def __init__(self, stage: Stage) -> None:
+    classes: jobs are limited to these storage classes, and so are made and looked at over REST.
+    """
+
+    def __init__(self, stage: Stage, classes: tuple[str, ...] = ()) -> None:
         assert stage.sts is not None
         self.stage, self.service = stage, stage.sts
         fill(stage, {f"p/{index}": b"x" * 100 for index in range(3)} | {"q/1": b"y"})
         stage.ledger.change({"sts.objects_per_second": 10})
-        client = connect(PROJECT, stage.environment["STORAGE_TRANSFER_EMULATOR_HOST"], SystemClock())
+        grpc, rest = (stage.environment[f"STORAGE_TRANSFER_{face}EMULATOR_HOST"] for face in ("", "REST_"))
+        client = connect(PROJECT, grpc, SystemClock(), rest)
         access = S3Access(key_id=KEYS.key_id, secret_key=KEYS.secret)
         settings = TransferSettings(
-            project=PROJECT, source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}/in"), s3_access=access
+            project=PROJECT,
+            source=place(f"s3://{SOURCE}"),
+            sink=place(f"gs://{SINK}/in"),
+            s3_access=access,
+            storage_classes=classes,
         )
         self.route = StsRoute({PROJECT: client}, settings)
 
@@ -116,12 +124,14 @@ class ListBench:
         self.ledger.close()
 
 
-@pytest.fixture(params=["fake", "stage", "pool", "lists"])
+@pytest.fixture(params=["fake", "stage", "stage over REST", "pool", "lists"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "fake":
         yield FakeBench()
     elif request.param == "stage":
         yield StageBench(request.getfixturevalue("stage"))
+    elif request.param == "stage over REST":
+        yield StageBench(request.getfixturevalue("stage"), classes=("GLACIER", "STANDARD"))
     elif request.param == "lists":
         with closing(ListBench(request.getfixturevalue("stage"), tmp_path)) as lists:
             yield lists
@@ -130,9 +140,10 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
             yield pool
 
 
-@pytest.mark.parametrize("kind", ["fake", "stage"])
+@pytest.mark.parametrize("kind", ["fake", "stage", "stage over REST"])
 def test_a_deleted_name_is_told_apart(kind: str, request: pytest.FixtureRequest) -> None:
-    bench = FakeBench() if kind == "fake" else StageBench(request.getfixturevalue("stage"))
+    classes = ("STANDARD",) if "REST" in kind else ()
+    bench = FakeBench() if kind == "fake" else StageBench(request.getfixturevalue("stage"), classes)
     bench.route.start(order())
     bench.delete(order().job_name)
     with pytest.raises(NameDeleted):

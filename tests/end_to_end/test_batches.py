@@ -66,7 +66,7 @@ def test_a_culprit_is_found_and_the_others_are_done(stage: Stage, tmp_path: Path
 
 
 def test_projects_share_the_work_and_every_command_knows_both(stage: Stage, tmp_path: Path) -> None:
-    stage.ledger.change({"sts.other_projects": ["second-project"], "sts.creates_per_day": 3})
+    stage.ledger.change({"projects.others": ["second-project"], "sts.creates_per_day": 3})
     prefixes = [f"p{index}/" for index in range(6)]
     fill(stage, {f"{prefix}x": b"x" for prefix in prefixes})
     shell = loaded(stage, tmp_path, prefixes)

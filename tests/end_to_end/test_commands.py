@@ -304,9 +304,9 @@ def test_missing_credentials(shell: Shell, more: dict[str, str], told: str) -> N
 @pytest.mark.parametrize(
     ("words", "more", "told"),
     [
-        (["--destination-bucket", "gs://no-such-bucket"], {}, "gs://no-such-bucket does not exist"),
-        (["--source-bucket", "s3://no-such-bucket"], {}, "no-such-bucket: NoSuchBucket"),
-        ([], {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "SignatureDoesNotMatch"),
+        (["--destination-bucket", "gs://no-such-bucket"], {}, "add-iam-policy-binding gs://no-such-bucket"),
+        (["--source-bucket", "s3://no-such-bucket"], {}, "s3:GetObject on s3://no-such-bucket"),
+        ([], {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "request signature we calculated does not match"),
         ([], {"GOOGLE_CLOUD_PROJECT": "another"}, "does not have permission on project 'another'"),
     ],
 )
@@ -344,7 +344,7 @@ def test_overlapping_prefixes_are_refused_against_the_table_too(shell: Shell) ->
     assert status(shell)["counts"]["waiting"] == 2
 
 
-@pytest.mark.parametrize("script", ["prepare_tables", "pause_all_jobs", "remove_successful_one_time_jobs"])
+@pytest.mark.parametrize("script", ["sts_job_manager", "prepare_tables", "pause_all_jobs", "remove_successful_one_time_jobs"])
 def test_the_older_tools_scripts_are_there(script: str) -> None:
     root = Path(__file__).parents[2]
     ran = subprocess.run(

@@ -21,7 +21,8 @@ def command(*words: str) -> list[str]:
 
 def test_up_writes_the_environment_says_ready_and_ends_on_sigterm(tmp_path: Path) -> None:
     env_file = tmp_path / "stage.env"
-    words = command("--env-file", str(env_file), "--data", str(tmp_path / "data"))
+    projects = ["--project", "my-project", "--project", "my-other-project"]
+    words = command("--env-file", str(env_file), "--data", str(tmp_path / "data"), *projects)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -29,6 +30,7 @@ def test_up_writes_the_environment_says_ready_and_ends_on_sigterm(tmp_path: Path
         found = dict(line.split("=", 1) for line in sourced.stdout.splitlines() if "=" in line)
         wanted = {"AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST", "STORAGE_TRANSFER_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT"}
         assert wanted | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "EMULATOR_ADMIN"} <= set(found)
+        assert found["GOOGLE_CLOUD_PROJECT"] == "my-project"
         with urllib.request.urlopen(f"{found['EMULATOR_ADMIN']}/calls", timeout=10) as answer:
             assert json.load(answer) == {}
         process.send_signal(signal.SIGTERM)
@@ -36,11 +38,18 @@ def test_up_writes_the_environment_says_ready_and_ends_on_sigterm(tmp_path: Path
     assert not env_file.exists()
 
 
-@pytest.mark.parametrize(("only", "told"), [("s3,bigtable", "unknown service 'bigtable'"), ("sts", "start them too, or set")])
-def test_a_wrong_choice_is_named(tmp_path: Path, only: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--only", "s3,bigtable"], "unknown service 'bigtable'"),
+        (["--only", "sts"], "start them too, or set"),
+        (["--project", "My Project"], "'My Project' is no project's name: 6 to 30 small letters"),
+    ],
+)
+def test_a_wrong_choice_is_named(tmp_path: Path, words: list[str], told: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_HOST"))}
     ran = subprocess.run(
-        command("--env-file", str(tmp_path / "x"), "--only", only),
+        command("--env-file", str(tmp_path / "x"), *words),
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert ran.returncode == 2

@@ -412,6 +412,7 @@ def test_the_older_tools_dataset_is_taken_over_without_losing_a_row(stage: Stage
     says = [step.says for step in preparation(warehouse())]
     assert says[0].startswith("add 29 columns to sts_job: operation_name, route, source, destination, egress")
     assert "2 live operations are watched to their end" in says[-1]
+    assert says[-1].endswith("the 1 in error wait to be tried again, as that tool did (--keep-older-errors leaves them)")
     assert "generation" not in {one.name for one in client.get_table(NAMES.full("sts_job")).schema}, "a look changes nothing"
     store = bigquery_store()
     rows: dict[str, PrefixJob] = {}
@@ -424,16 +425,30 @@ def test_the_older_tools_dataset_is_taken_over_without_losing_a_row(stage: Stage
         "r/": "running",
         "p/": "paused",
         "d/": "done",
-        "e/": "error",
+        "e/": "waiting",
     }
     assert (rows["r/"].operation_name, rows["r/"].attempt) == ("transferOperations/r", 1)
     assert rows["p/"].paused_by.value == "pause-all-jobs"
-    assert rows["e/"].error_code == "OLDER_TOOL"
+    again = rows["e/"]
+    assert (again.attempt, again.attempt_base, again.tries, again.operation_name, again.error_code) == (1, 1, 0, None, "")
     assert [event.job.operation_name for event in store.history(Prefix("d/"))] == ["transferOperations/d"]
     assert list(client.query("SELECT * FROM data_migration.sts_job_history WHERE status = 'error'").result())
     assert preparation(warehouse()) == []
     migration = store.control().migration
     assert bigquery_store().control().migration == migration
+    store.close()
+
+
+def test_what_ended_in_error_is_left_where_it_is_asked_for(stage: Stage) -> None:
+    older(stage)
+    steps = preparation(warehouse(), keep_errors=True)
+    assert steps[-1].says.endswith("the 1 in error stay so, until `retry --errors`")
+    for step in steps:
+        step.does()
+    store = open_store(warehouse())
+    left = store.job(Prefix("e/"))
+    assert left is not None
+    assert (left.status, left.error_code, left.operation_name) == (JobStatus.ERROR, "OLDER_TOOL", "transferOperations/e")
     store.close()
 
 

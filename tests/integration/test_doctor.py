@@ -15,6 +15,7 @@ from cdn_worker.queues.places import prepare_queues
 from sts_manager import wiring
 from sts_manager.doctor.examine import examine
 from sts_manager.doctor.finding import Finding, Level
+from sts_manager.doctor.regions import DOUBTFUL, PRIVATE_NETWORK, SUPPORTED
 from sts_manager.settings import load_settings
 from tests.end_to_end.test_pool import cdn_flags
 from tests.stages import SINK, SOURCE, environment, fill, s3_client
@@ -91,7 +92,10 @@ def lacking(role: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault: the check that must find it, what is said, and what to do; how the stage and the call are to be for it."""
+    """A fault: the check that must find it, what is said, and what to do; how the stage and the call are to be for it.
+
+    level: how sure the doctor may be of it.
+    """
 
     check: str
     says: str
@@ -99,6 +103,7 @@ class Planted:
     stage: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str | None] = field(default_factory=dict)
+    level: Level = Level.FAIL
 
 
 AGENT = "agent's roles on gs://sink-bucket"
@@ -108,8 +113,14 @@ NOWHERE = {"route": "cdn", "queue": f"pubsub://{PROJECT}/nowhere?board=gs://{SIN
 STS_OFF = {"apis.disabled": ["storagetransfer.googleapis.com"]}
 FAULTS = [
     Planted("Storage Transfer API", "is off", "gcloud services enable storagetransfer", STS_OFF),
-    Planted(AGENT, "storage.objects.create", f"--role={OBJECT_ADMIN}", lacking(OBJECT_ADMIN)),
-    Planted(AGENT, "storage.buckets.get", f"--role={BUCKET_READER}", lacking(BUCKET_READER)),
+    Planted(AGENT, "storage.objects.create", f"--role={OBJECT_ADMIN}", lacking(OBJECT_ADMIN), level=Level.WARN),
+    Planted(AGENT, "storage.buckets.get", f"--role={BUCKET_READER}", lacking(BUCKET_READER), level=Level.WARN),
+    Planted(
+        "permissions for transfers",
+        "storagetransfer.projects.getServiceAccount is",
+        "roles/storagetransfer.user",
+        denied("storagetransfer.projects.getServiceAccount"),
+    ),
     Planted(
         "permissions for transfers",
         "storagetransfer.jobs.run is",
@@ -121,8 +132,16 @@ FAULTS = [
         "bucket gs://no-such-sink", "does not exist", "storage buckets create", call={"destination_bucket": "gs://no-such-sink"}
     ),
     Planted("workers' rights on the sink", "storage.objects.update", "storage.objectUser", denied("storage.objects.update")),
-    Planted(
-        "storage class and Autoclass", "takes only STANDARD", "--no-enable-autoclass", AUTOCLASS, {"storage_class": "NEARLINE"}
+    *(
+        Planted(
+            "storage class and Autoclass",
+            "--storage-class NEARLINE is ignored",
+            "--no-enable-autoclass",
+            AUTOCLASS,
+            {"storage_class": "NEARLINE", "route": route},
+            level=Level.WARN,
+        )
+        for route in ("sts-s3", "cdn")
     ),
     Planted("how the service opens S3", "temporary", "--s3-role-arn", env={"AWS_SESSION_TOKEN": "t"}),
     Planted("how the service opens S3", "no keys in the environment", "--s3-role-arn", env={"AWS_ACCESS_KEY_ID": None}),
@@ -143,11 +162,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("planted", FAULTS, ids=[f"{one.check}: {one.says}" for one in FAULTS])
+@pytest.mark.parametrize("planted", FAULTS, ids=[f"{one.check}: {one.says} {one.call.get('route', '')}" for one in FAULTS])
 def test_a_planted_fault_is_found(stage: Stage, examined: Examined, planted: Planted) -> None:
     stage.ledger.change(dict(planted.stage))
     found = examined(env=planted.env, **planted.call)[planted.check]
-    assert found.level is Level.FAIL, found
+    assert found.level is planted.level, found
     assert planted.says in found.says
     assert planted.fix in found.fix
 
@@ -205,11 +224,11 @@ def test_each_project_that_shares_the_work_is_looked_at(stage: Stage, examined: 
     found = examined(**both)
     assert found["Storage Transfer API"].level is Level.PASS
     assert found["Storage Transfer API (second-project)"].level is Level.FAIL, "the stage does not know it"
-    stage.ledger.change({"sts.other_projects": ["second-project"]})
+    stage.ledger.change({"projects.others": ["second-project"]})
     found = examined(**both)
     assert found["Storage Transfer API (second-project)"].level is Level.PASS
     lacking_there = found["agent's roles on gs://sink-bucket (second-project)"]
-    assert (lacking_there.level, "second-project@storage-transfer-service" in lacking_there.fix) == (Level.FAIL, True)
+    assert (lacking_there.level, "second-project@storage-transfer-service" in lacking_there.fix) == (Level.WARN, True)
 
 
 def test_what_costs_unawares_is_a_warning(stage: Stage, examined: Examined) -> None:
@@ -218,7 +237,7 @@ def test_what_costs_unawares_is_a_warning(stage: Stage, examined: Examined) -> N
     stage.ledger.change({"gcs.buckets": {SINK: kept | {"location": "EUROPE-WEST1", "encryption": {"defaultKmsKeyName": key}}}})
     found = examined()
     for check, says in (
-        ("soft delete", "for 7 more days"),
+        ("soft delete", "for 7 more days; what is renamed is not"),
         ("retention", "cannot be overwritten"),
         ("KMS key of the sink", key),
         ("distance", "us-east-1, the sink in EUROPE-WEST1"),
@@ -245,6 +264,7 @@ def test_a_dataset_that_may_not_be_written_is_found(stage: Stage, examined: Exam
     stage.ledger.change({"iam.denied": ["bigquery.tables.updateData"]})
     found = examined(store="bigquery")["job table"]
     assert (found.level, "bigquery.tables.updateData missing" in found.says) == (Level.FAIL, True)
+    assert f"ON SCHEMA `{PROJECT}`.data_migration TO" in found.fix
 
 
 def test_a_role_under_a_condition_is_not_taken_for_granted(stage: Stage, examined: Examined) -> None:
@@ -252,7 +272,102 @@ def test_a_role_under_a_condition_is_not_taken_for_granted(stage: Stage, examine
     for binding in agent:
         binding["condition"] = {"title": "office hours", "expression": "request.time.getHours() < 17"}
     stage.ledger.change({"gcs.policies": {SINK: agent}})
-    assert examined()["agent's roles on gs://sink-bucket"].level is Level.FAIL
+    assert examined()[AGENT].level is Level.WARN
+    stage.ledger.change({"iam.project_policy": agent})
+    assert examined()[AGENT].level is Level.WARN, "nor is one on the project"
+
+
+MEMBERS = lacking("")["gcs.policies"][SINK][0]["members"]
+
+
+def test_a_role_on_the_project_counts(stage: Stage, examined: Examined) -> None:
+    admin = {"role": "roles/storage.admin", "members": MEMBERS}
+    stage.ledger.change({"gcs.policies": {SINK: []}, "iam.project_policy": [admin]})
+    found = examined()[AGENT]
+    assert (found.level, found.says) == (Level.PASS, "roles/storage.admin (on its project)")
+    stage.ledger.change({"gcs.policies": {SINK: [{"role": BUCKET_READER, "members": MEMBERS}]}})
+    half = {"role": OBJECT_ADMIN, "members": [*MEMBERS, "user:someone@example.com"]}
+    stage.ledger.change({"iam.project_policy": [half]})
+    found = examined()[AGENT]
+    assert (found.level, found.says) == (Level.PASS, f"{BUCKET_READER}, {OBJECT_ADMIN} (on its project)")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "nor does its project; a folder or the organisation may"),
+        (denied("resourcemanager.projects.getIamPolicy"), "getIamPolicy: Cloud Resource Manager answered 403"),
+        ({"apis.disabled": ["cloudresourcemanager.googleapis.com"]}, "a folder or the organisation cannot be seen"),
+        (denied("storage.buckets.get"), "as the bucket may not be looked at"),
+        (
+            {"iam.project_policy": [{"role": "projects/p/roles/mover", "members": MEMBERS}]},
+            "what projects/p/roles/mover may is not known here",
+        ),
+    ],
+)
+def test_roles_that_may_be_granted_further_up_are_doubted_and_not_denied(
+    stage: Stage, examined: Examined, change: dict[str, Any], says: str
+) -> None:
+    stage.ledger.change({"gcs.policies": {SINK: []}} | change)
+    found = examined()[AGENT]
+    assert (found.level, says in found.says) == (Level.WARN, True), found
+    assert f"--role={OBJECT_ADMIN}" in found.fix
+
+
+FOLDERS = {"gcs.buckets": {SINK: {"hierarchicalNamespace": {"enabled": True}}}}
+
+
+def test_a_bucket_with_folders_asks_for_more_rights(stage: Stage, examined: Examined) -> None:
+    writer = [{"role": role, "members": MEMBERS} for role in ("roles/storage.legacyBucketWriter", "roles/storage.objectViewer")]
+    stage.ledger.change({"gcs.policies": {SINK: writer}})
+    assert examined()[AGENT].level is Level.PASS
+    stage.ledger.change(FOLDERS | denied("storage.folders.create"))
+    found = examined()
+    assert (found["folders of the sink"].level, "512 bytes" in found["folders of the sink"].says) == (Level.WARN, True)
+    assert (found[AGENT].level, "storage.folders.create" in found[AGENT].says) == (Level.WARN, True)
+    assert found[AGENT].fix.endswith("--role=roles/storage.objectUser")
+    assert found["workers' rights on the sink"].says == "storage.folders.create missing"
+
+
+def test_names_that_a_bucket_with_folders_may_not_take_are_found(stage: Stage, examined: Examined) -> None:
+    with s3_client(stage) as source:
+        for key in ("p//empty", "p/../up", "p/./here", "p/" + "f" * 511 + "/x", "p/" + "b" * 513, "p/" + "b" * 512):
+            source.put_object(Bucket=SOURCE, Key=key, Body=b"x")
+    assert not [one for one in listed(stage, examined, "p/") if one.level is Level.FAIL]
+    stage.ledger.change(FOLDERS)
+    by_level = {one.level: one.says for one in listed(stage, examined, "p/")}
+    assert by_level[Level.FAIL].startswith("2 name too long for a bucket with folders of 8; for example 'p/bbb")
+    assert by_level[Level.WARN].startswith("3 of 8 have a part that is empty, '.' or '..'; for example 'p/../up'")
+
+
+@pytest.mark.parametrize(
+    ("region", "network", "says"),
+    [
+        ("eu-west-1", True, ""),
+        ("me-central-1", False, ""),
+        ("me-central-1", True, "not for its managed private network"),
+        ("ap-southeast-7", False, "does not list ap-southeast-7"),
+        ("mx-central-1", False, "does not list mx-central-1"),
+        ("cn-north-1", False, "does not list cn-north-1"),
+        ("us-gov-west-1", False, "only one has us-gov-west-1"),
+    ],
+)
+def test_a_region_that_the_service_does_not_list_is_doubted(
+    stage: Stage, examined: Examined, region: str, network: bool, says: str
+) -> None:
+    bucket = f"bucket-in-{region}"
+    with s3_client(stage) as source:
+        source.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})
+        source.put_object(Bucket=bucket, Key="p/1", Body=b"x")
+    there = {"source_bucket": f"s3://{bucket}", "env": {"AWS_DEFAULT_REGION": None}, "s3_managed_private_network": network}
+    found = examined(route="sts-s3", cdn_url=None, cdn_key_pair_id=None, cdn_private_key_file=None, **there)
+    doubted = found["AWS region for transfers"]
+    assert (doubted.level, says in doubted.says) == (Level.WARN if says else Level.PASS, True), doubted
+    assert "AWS region for transfers" not in examined(route="cdn", source_bucket=f"s3://{bucket}"), "its workers read any region"
+
+
+def test_the_services_lists_are_as_long_as_on_its_page() -> None:
+    assert (len(SUPPORTED), len(PRIVATE_NETWORK), len(SUPPORTED & DOUBTFUL)) == (29, 21, 0)
 
 
 def test_a_listing_that_cannot_be_copied_is_found(stage: Stage, examined: Examined) -> None:

@@ -6,6 +6,7 @@ before is changed, and the fault was really met.
 
 from __future__ import annotations
 
+import base64
 import random
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from cdn_worker.copying.steps import Task
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import Verdict
 from cdn_worker.engine.loop import Limits
-from tests.copies import Copies, access, false_dones, s3_source, tasks_of, way
+from tests.copies import BUFFER_MAX, Copies, access, false_dones, s3_source, tasks_of, way
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client
 from tools.emulators.cdn import BODIES, STATUSES
 from tools.emulators.stage import Stage
@@ -286,7 +287,23 @@ def test_headers_cannot_be_injected_and_what_is_kept_is_kept(stage: Stage) -> No
     kept = dict(blob.metadata)
     assert kept.pop("x-goog-source-etag") == copies.verdicts["dir/a"].etag
     assert kept.pop("x-goog-source-last-modified").startswith("20")
+    assert kept.pop("x-goog-source-uri") == f"s3://{SOURCE}/dir/a"
     assert kept == hostile, "as custom metadata, and as nothing else"
+
+
+@pytest.mark.parametrize("way_", ["cdn", "s3"])
+@pytest.mark.parametrize("size", [4, BUFFER_MAX + 1])
+def test_metadata_that_is_not_ascii_arrives_as_it_was_meant(stage: Stage, way_: str, size: int) -> None:
+    fill(stage, {})
+    meant = {"most": "日本", "some": "un café crème", "none": "plain"}
+    words = {name: f"=?UTF-8?B?{base64.b64encode(text.encode()).decode()}?=" for name, text in meant.items()}
+    with s3_client(stage) as s3:
+        s3.put_object(Bucket=SOURCE, Key="a", Body=b"x" * size, Metadata=words)
+    copies = Copies(way(s3_source() if way_ == "s3" else None)).run(tasks_of(stage))
+    assert copies.verdicts["a"].error == ""
+    with gcs_client(stage) as client:
+        kept = dict(client.bucket(SINK).get_blob("a").metadata)
+    assert {name: kept[name] for name in meant} == meant
 
 
 HARD = [

@@ -194,6 +194,63 @@ def test_policies_are_made_once_and_only_differences_are_updated(stage: Stage) -
     assert all("Runbook: docs/operations.md" in policy.documentation.content for policy in stored().values())
 
 
+def test_what_the_service_fills_in_is_no_difference(stage: Stage) -> None:
+    stage.ledger.change({"monitoring.fill_defaults": True})
+    assert applied() == ["created"] * 6
+    filled = stored()["stalled"]
+    assert (filled.conditions[0].condition_threshold.trigger.count, filled.documentation.subject) == (1, filled.display_name)
+    assert applied() == ["unchanged"] * 6
+    slower = alerts(sleep_s=600, job_interval_s=1200, metrics_interval_s=600)
+    changed = ["updated (conditions)" if index < 2 else "unchanged" for index in range(6)]
+    assert applied(given=slower) == changed
+    assert applied(given=slower) == ["unchanged"] * 6
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("stalled", {"condition_threshold": {"threshold_value": 5}}),
+        ("degraded", {"condition_threshold": {"comparison": "COMPARISON_LT"}}),
+        ("breaker-open", {"condition_threshold": {"duration": {"seconds": 60}}}),
+        ("stalled", {"condition_threshold": {"aggregations": [{"per_series_aligner": "ALIGN_MAX", "alignment_period": "60s"}]}}),
+        ("daemon-silent", {"condition_prometheus_query_language": {"duration": {"seconds": 600}}}),
+    ],
+)
+def test_what_is_not_as_it_was_made_is_a_difference(stage: Stage, key: str, change: dict[str, Any]) -> None:
+    stage.ledger.change({"monitoring.fill_defaults": True})
+    applied()
+    client, policy = alert_client(), stored()[key]
+    ((kind, fields),) = change.items()
+    body = getattr(policy.conditions[0], kind)
+    for name, value in fields.items():
+        setattr(body, name, timedelta(**value) if name == "duration" else value)
+    client.update_alert_policy(alert_policy=policy)
+    expected = {one.key: "updated (conditions)" if one.key == key else "unchanged" for one in ALERTS}
+    assert dict(zip(expected, applied(), strict=True)) == expected
+    assert applied() == ["unchanged"] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"query": ""}, "query must not be empty"),
+        ({"evaluation_interval": timedelta(seconds=45)}, "multiple of 30 seconds"),
+        ({"query": "custom_googleapis_com:nope > 0"}, "Cannot find metric"),
+    ],
+)
+def test_promql_that_the_service_does_not_take(stage: Stage, change: dict[str, Any], told: str) -> None:
+    applied()
+    policy = stored()["daemon-silent"]
+    policy.name = ""
+    for name, value in change.items():
+        setattr(policy.conditions[0].condition_prometheus_query_language, name, value)
+    with pytest.raises((exceptions.InvalidArgument, exceptions.NotFound), match=told):
+        alert_client().create_alert_policy(name=NAME, alert_policy=policy)
+    policy.conditions[0].condition_prometheus_query_language.disable_metric_validation = True
+    if "nope" in str(change):
+        alert_client().create_alert_policy(name=NAME, alert_policy=policy)
+
+
 def test_what_a_person_set_is_kept(stage: Stage) -> None:
     theirs = channel_client().create_notification_channel(name=NAME, notification_channel={"type_": "email"}).name
     applied(theirs)

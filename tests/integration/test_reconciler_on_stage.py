@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -189,12 +191,25 @@ def test_a_start_that_fails_or_whose_answer_is_lost_makes_one_job(
     assert (migration.row("p/").status, migration.row("p/").attempt) == (JobStatus.DONE, 1)
 
 
+@pytest.mark.parametrize("more", [{}, {"storage_class": "NEARLINE"}, {"overwrite": True}, {"overwrite_when": "NEVER"}])
+def test_a_job_whose_defaults_the_service_spells_out_is_still_ours(migration: Migration, more: dict[str, Any]) -> None:
+    fill(migration.stage, {"p/x": b"1"})
+    migration.settings = replace(migration.settings, **more)
+    migration.restarted()
+    migration.stage.ledger.change({"sts.fill_defaults": True})
+    migration.stage.ledger.add_rule({"service": "sts", "method": "CreateTransferJob", "error": "UNAVAILABLE", "applied": True})
+    migration.load("p/")
+    migration.until_ended()
+    assert (migration.row("p/").status, migration.row("p/").attempt, migration.row("p/").error_message) == (JobStatus.DONE, 1, "")
+    assert at_sink(migration.stage) == {"p/x": b"1"}
+
+
 @pytest.mark.parametrize(
     ("source", "sink", "secret", "code", "named"),
     [
-        (SOURCE, "no-such-bucket", KEYS.secret, "NOT_FOUND", "gs://no-such-bucket does not exist"),
-        ("no-such-bucket", SINK, KEYS.secret, "NOT_FOUND", "s3://no-such-bucket"),
-        (SOURCE, SINK, "wrong", "PERMISSION_DENIED", "SignatureDoesNotMatch"),
+        (SOURCE, "no-such-bucket", KEYS.secret, "FAILED_PRECONDITION", "GCS bucket no-such-bucket"),
+        ("no-such-bucket", SINK, KEYS.secret, "PERMISSION_DENIED", "s3://no-such-bucket"),
+        (SOURCE, SINK, "wrong", "PERMISSION_DENIED", "The request signature we calculated does not match"),
     ],
 )
 @pytest.mark.parametrize("checked_at", ["create", "run"])

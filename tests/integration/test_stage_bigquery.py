@@ -292,3 +292,74 @@ def test_denials_say_what_the_service_says(stage: Stage, client: bigquery.Client
 
     with pytest.raises(exceptions.Forbidden, match=told):
         everything()
+
+
+# Tables that require a filter by their partition column
+
+
+@pytest.fixture
+def days(client: bigquery.Client) -> bigquery.Client:
+    fields = [bigquery.SchemaField("at", "TIMESTAMP"), bigquery.SchemaField("what", "STRING")]
+    table = bigquery.Table(f"{NAMES.project}.d.days", schema=fields)
+    table.time_partitioning = bigquery.TimePartitioning(field="at")
+    table.require_partition_filter = True
+    assert client.create_table(table).require_partition_filter
+    rows = [{"at": "2026-11-20T03:00:00Z", "what": "a"}, {"at": "2026-11-21T03:00:00Z", "what": "b"}]
+    client.load_table_from_json(rows, table).result()
+    return client
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM d.days WHERE at > TIMESTAMP '2026-11-20'",
+        "SELECT what FROM d.days AS x WHERE x.at > TIMESTAMP '2026-11-20' AND x.what = 'b'",
+        "SELECT what FROM d.days WHERE at = TIMESTAMP '2026-11-20' OR at = TIMESTAMP '2026-11-21'",
+        "SELECT x.what FROM d.days AS x JOIN d.t ON d.t.prefix = x.what AND x.at IS NOT NULL",
+        "SELECT what FROM (SELECT what FROM d.days WHERE at < CURRENT_TIMESTAMP())",
+        "WITH some AS (SELECT what FROM d.days WHERE at IS NOT NULL) SELECT * FROM some",
+        "UPDATE d.days SET what = 'c' WHERE at > TIMESTAMP '2026-11-20' AND what = 'b'",
+        "DELETE FROM d.days WHERE at < TIMESTAMP '2000-01-01'",
+        "INSERT INTO d.days (at, what) VALUES (CURRENT_TIMESTAMP(), 'd')",
+        """MERGE d.days AS x USING (SELECT 'z' AS what) AS y ON x.at > TIMESTAMP '2026-11-20' AND x.what = y.what
+        WHEN MATCHED THEN UPDATE SET what = 'e'""",
+    ],
+)
+def test_a_filter_by_the_partition_column_lets_a_query_pass(days: bigquery.Client, text: str) -> None:
+    ask(days, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("SELECT * FROM d.days", "d.days"),
+        (f"SELECT count(*) AS n FROM `{NAMES.project}.d.days` WHERE what = 'a'", f"{NAMES.project}.d.days"),
+        ("SELECT * FROM d.days WHERE at = TIMESTAMP '2026-11-20' OR what = 'b'", "d.days"),
+        ("SELECT x.what FROM d.days AS x JOIN d.t AS y ON y.at = x.at", "d.days"),
+        ("SELECT what FROM d.days WHERE at = (SELECT max(at) FROM d.t)", "d.days"),
+        ("SELECT y.prefix FROM d.t AS y WHERE y.at IS NOT NULL AND y.prefix IN (SELECT what FROM d.days)", "d.days"),
+        ("UPDATE d.days SET what = 'c' WHERE what = 'b'", "d.days"),
+        ("DELETE FROM d.days WHERE TRUE", "d.days"),
+        (
+            "MERGE d.days AS x USING (SELECT 'z' AS what) AS y ON x.what = y.what WHEN MATCHED THEN UPDATE SET what = 'e'",
+            "d.days",
+        ),
+        ("INSERT INTO d.t (prefix) SELECT what FROM d.days", "d.days"),
+    ],
+)
+def test_a_query_without_a_filter_by_the_partition_column_is_refused(days: bigquery.Client, text: str, written: str) -> None:
+    told = (
+        f"Cannot query over table '{written}' without a filter over column\\(s\\) 'at' that can be used for partition elimination"
+    )
+    with pytest.raises(exceptions.BadRequest, match=told):
+        ask(days, text)
+    assert len(list(days.list_rows(f"{NAMES.project}.d.days"))) == 2, (
+        "reading a table's rows is no query, and nothing was changed"
+    )
+
+
+def test_a_filter_is_required_from_when_the_table_says_so(days: bigquery.Client) -> None:
+    table = days.get_table(f"{NAMES.project}.d.days")
+    table.require_partition_filter = False
+    days.update_table(table, ["require_partition_filter"])
+    assert len(ask(days, "SELECT * FROM d.days")) == 2

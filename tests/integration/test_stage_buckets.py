@@ -42,10 +42,15 @@ def bucket(stage: Stage) -> Iterator[Any]:
 
 def xml(stage: Stage, verb: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
     """One raw request to the XML API."""
+    return raw(stage, verb, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+
+
+def raw(stage: Stage, verb: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    """One request to Cloud Storage, its headers named as they are."""
     parts = urlsplit(stage.environment["STORAGE_EMULATOR_HOST"])
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
-        connection.request(verb, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+        connection.request(verb, path, body, headers)
         answer = connection.getresponse()
         told = {key.lower(): ", ".join(answer.headers.get_all(key, ())) for key in answer.headers}
         return answer.status, told, answer.read()
@@ -94,6 +99,57 @@ def test_a_wrong_content_md5_is_refused(s3: Any) -> None:
     with pytest.raises(ClientError, match="BadDigest"):
         s3.put_object(Bucket=SOURCE, Key="k", Body=b"x", ContentMD5=wrong)
     assert "Contents" not in s3.list_objects_v2(Bucket=SOURCE)
+
+
+def test_names_of_metadata_keep_their_underscores(stage: Stage, s3: Any) -> None:
+    named = {"my_key": "v", "other-key": "w", "three_under_scores": "x"}
+    s3.put_object(Bucket=SOURCE, Key="k", Body=b"x", Metadata=named)
+    assert s3.head_object(Bucket=SOURCE, Key="k")["Metadata"] == named
+    assert raw(stage, "PUT", f"/{SINK}/k", b"x", {"x-goog-meta-my_key": "v"})[0] == 200
+    with gcs_client(stage) as client:
+        assert client.bucket(SINK).get_blob("k").metadata == {"my_key": "v"}
+
+
+def test_a_bucket_that_keeps_no_versions_names_none(s3: Any) -> None:
+    upload = s3.create_multipart_upload(Bucket=SOURCE, Key="k")["UploadId"]
+    part = {"Bucket": SOURCE, "Key": "k", "UploadId": upload}
+    etag = s3.upload_part(PartNumber=1, Body=b"x", **part)["ETag"]
+    done = s3.complete_multipart_upload(MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]}, **part)
+    assert "VersionId" not in done
+    assert "VersionId" not in s3.head_object(Bucket=SOURCE, Key="k")
+    assert s3.head_object(Bucket=SOURCE, Key="k", VersionId="null")["ContentLength"] == 1, "and yet it can be named"
+    s3.put_bucket_versioning(Bucket=SOURCE, VersioningConfiguration={"Status": "Enabled"})
+    version = s3.put_object(Bucket=SOURCE, Key="k", Body=b"xy")["VersionId"]
+    assert s3.head_object(Bucket=SOURCE, Key="k", VersionId=version)["ContentLength"] == 2
+
+
+def test_a_listing_counts_its_keys_and_common_prefixes(s3: Any) -> None:
+    for key in ("a/1", "a/2", "b"):
+        s3.put_object(Bucket=SOURCE, Key=key, Body=b"x")
+    assert s3.list_objects_v2(Bucket=SOURCE)["KeyCount"] == 3
+    assert s3.list_objects_v2(Bucket=SOURCE, Delimiter="/")["KeyCount"] == 2
+    assert s3.list_objects_v2(Bucket=SOURCE, Prefix="none")["KeyCount"] == 0
+
+
+def test_the_source_of_a_copy_is_read_as_s3_reads_it(s3: Any) -> None:
+    for key in ("a b", "a+b", "a;b,c", "ü"):
+        s3.put_object(Bucket=SOURCE, Key=key, Body=key.encode())
+    for source, wanted in (
+        ("a+b", "a b"),
+        ("a%20b", "a b"),
+        ("a%2Bb", "a+b"),
+        ("a;b,c", "a;b,c"),
+        ("a%3Bb%2Cc", "a;b,c"),
+        ("%C3%BC", "ü"),
+    ):
+
+        def write_raw(request: Any, source: str = source, **_: Any) -> None:
+            request.headers.replace_header("x-amz-copy-source", f"{SOURCE}/{source}")
+
+        s3.meta.events.register("before-sign.s3.CopyObject", write_raw, unique_id="raw")
+        s3.copy_object(Bucket=SOURCE, Key="copy", CopySource={"Bucket": SOURCE, "Key": "boto3 would encode it"})
+        s3.meta.events.unregister("before-sign.s3.CopyObject", unique_id="raw")
+        assert s3.get_object(Bucket=SOURCE, Key="copy")["Body"].read() == wanted.encode()
 
 
 def test_s3_faults_on_command(stage: Stage, s3: Any) -> None:

@@ -44,12 +44,16 @@ def signed(key_pair_id: str = KEY_PAIR_ID, *, now: datetime | None = None, diges
 
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """One GET, its target sent as it is."""
+    return ask("GET", url, b"", **headers)
+
+
+def ask(method: str, url: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """One request, its target sent as it is."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=10)
     try:
         target = url.removeprefix(f"{parts.scheme}://{parts.netloc}")
-        connection.request("GET", target, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(method, target, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
     finally:
@@ -97,6 +101,44 @@ def test_ranges_conditions_and_missing_objects(cdn: Stage) -> None:
     assert get(url, Range="bytes=9999-")[0] == 416
     assert get(url, If_Match='"other"')[0] == 412
     assert get(signed().url(f"{base()}dir/nothing"))[0] == 404
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PATCH", "OPTIONS"])
+def test_only_get_and_head_are_allowed_signed_or_not(cdn: Stage, method: str) -> None:
+    for url in (signed().url(f"{base()}dir/plain"), f"{base()}dir/plain"):
+        status, headers, body = ask(method, url, b"x" * 100_000 if method in ("PUT", "POST") else b"")
+        assert (status, headers["x-cache"]) == (403, "Error from cloudfront")
+        assert b"not configured to allow the HTTP request method" in body
+    assert get(signed().url(f"{base()}dir/plain"))[2] == BODY, "and it is as it was"
+
+
+def test_what_the_caller_has_already_is_not_sent_again(cdn: Stage) -> None:
+    url = signed().url(f"{base()}dir/plain")
+    etag = get(url)[1]["etag"]
+    for wanted in (etag, "*", f'"other", {etag}'):
+        status, headers, body = get(url, If_None_Match=wanted)
+        assert (status, headers["etag"], body) == (304, etag, b"")
+        assert ask("HEAD", url, If_None_Match=wanted)[0] == 304
+    assert get(url, If_None_Match='"other"')[2] == BODY
+    assert get(url, If_Match=f'"other", {etag}')[0] == 200
+
+
+def test_the_origin_is_asked_for_no_more_than_the_viewer_wants(cdn: Stage) -> None:
+    sent: list[int] = []
+    assert cdn.cdn is not None
+    events = cdn.cdn._s3.meta.events
+    count = lambda parsed, **_: sent.append(parsed.get("ContentLength", 0))  # noqa: E731 - to be unregistered
+    events.register("after-call.s3.GetObject", count)
+    try:
+        url = signed().url(f"{base()}dir/plain")
+        for range_, wanted in (("bytes=10-19", BODY[10:20]), ("bytes=2000-", BODY[2000:]), ("bytes=-5", BODY[-5:])):
+            assert get(url, Range=range_)[2] == wanted
+        assert sent == [10, len(BODY) - 2000, 5]
+        status, headers, _ = ask("HEAD", url)
+        assert (status, headers["content-length"], len(sent)) == (200, str(len(BODY)), 3)
+        assert get(url, Range="bytes=9-2")[2] == BODY, "a range that makes no sense is passed over"
+    finally:
+        events.unregister("after-call.s3.GetObject", count)
 
 
 @pytest.mark.parametrize("error", STATUSES)

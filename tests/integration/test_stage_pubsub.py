@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.api_core import exceptions
+from google.protobuf import duration_pb2
 from google.pubsub_v1 import PublisherClient, SubscriberClient, types
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
@@ -178,3 +179,143 @@ def test_a_queue_without_dead_letters_is_warned_about_and_one_that_is_missing_is
     queues.close()
     with pytest.raises(BadInput, match="10 to 600"):
         prepare_queues(address, lease_s=5)
+
+
+# Filters, backoff, and what is not modelled
+
+OTHER = f"projects/{PROJECT}/subscriptions/other"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "abcd"),
+        ("attributes:colour", "abc"),
+        ('attributes.colour = "red"', "a"),
+        ('attributes.colour != "red"', "bcd"),
+        ('hasPrefix(attributes.colour, "re")', "ac"),
+        ("NOT attributes:colour", "d"),
+        ("-attributes:colour", "d"),
+        ('attributes:size AND attributes.colour="blue"', "b"),
+        ('attributes.colour = "red" OR attributes.colour = "blue" OR attributes.colour = "none"', "ab"),
+        ('attributes:colour AND NOT (attributes.colour = "red" OR attributes:size)', "c"),
+        ('attributes."a key/\\"x\\"" = "\\u00fc\\x2a\\101"', "c"),
+        ('attributes.is-even = "x"', "b"),
+    ],
+)
+def test_a_filter_lets_through_what_it_matches(clients: Clients, text: str, wanted: str) -> None:
+    clients.subscriber.create_subscription(types.Subscription(name=OTHER, topic=TOPIC, filter=text))
+    attributes: dict[bytes, dict[str, str]] = {
+        b"a": {"colour": "red"},
+        b"b": {"colour": "blue", "size": "1", "is-even": "x"},
+        b"c": {"colour": "reddish", 'a key/"x"': "ü*A"},
+        b"d": {"Colour": "red"},
+    }
+    messages = [types.PubsubMessage(data=data, attributes=given) for data, given in attributes.items()]
+    clients.publisher.publish(topic=TOPIC, messages=messages)
+    pulled = clients.subscriber.pull(subscription=OTHER, max_messages=10, timeout=20).received_messages
+    assert "".join(sorted(one.message.data.decode() for one in pulled)) == wanted
+    assert clients.subscriber.get_subscription(subscription=OTHER).filter == text
+    assert len(clients.pulled()) == 4, "another subscription's filter is its own"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("attributes:a AND attributes:b OR attributes:c", "combined only with parentheses"),
+        ("attributes.a = red", "a string in double quotes was expected"),
+        ("attributes.a = 'red'", "unexpected"),
+        ('data = "x"', "'attributes' was expected"),
+        ("attributes:a and attributes:b", "unexpected 'and'"),
+        ('hasSuffix(attributes.a, "x")', "'attributes' was expected"),
+        ("(attributes:a", "was expected, not 'the end'"),
+        ("NOT", "'attributes' was expected, not 'the end'"),
+        ("attributes:AND", "a key was expected"),
+        (f'attributes.a = "{"x" * 256}"', "256 are the most"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_refused(clients: Clients, text: str, told: str) -> None:
+    with pytest.raises(exceptions.InvalidArgument, match=told):
+        clients.subscriber.create_subscription(types.Subscription(name=OTHER, topic=TOPIC, filter=text))
+
+
+def test_a_retry_policy_holds_back_longer_each_time(clients: Clients, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stage.pubsub is not None
+    clock = [1000.0]
+    monkeypatch.setattr(stage.pubsub.broker, "now", lambda: clock[0])
+    policy = types.RetryPolicy(
+        minimum_backoff=duration_pb2.Duration(seconds=10), maximum_backoff=duration_pb2.Duration(seconds=35)
+    )
+    wanted = types.Subscription(name=OTHER, topic=TOPIC, retry_policy=policy, ack_deadline_seconds=60)
+    clients.subscriber.create_subscription(wanted)
+    clients.publisher.publish(topic=TOPIC, messages=[types.PubsubMessage(data=b"x")])
+
+    def pull() -> list[str]:
+        return [one.ack_id for one in clients.subscriber.pull(subscription=OTHER, max_messages=1, timeout=20).received_messages]
+
+    for backoff_s in (10, 20, 35, 35):
+        clients.subscriber.modify_ack_deadline(subscription=OTHER, ack_ids=pull(), ack_deadline_seconds=0)
+        clock[0] += backoff_s - 1
+        assert pull() == [], f"it is held back for {backoff_s} s"
+        clock[0] += 1
+    assert len(pull()) == 1
+    clock[0] += 60
+    assert pull() == [], "and a lease that ended counts as one that was given back"
+    clock[0] += 35
+    assert len(pull()) == 1
+
+
+def test_a_retry_policy_has_defaults_and_limits(clients: Clients) -> None:
+    made = clients.subscriber.create_subscription(types.Subscription(name=OTHER, topic=TOPIC, retry_policy=types.RetryPolicy()))
+    assert (made.retry_policy.minimum_backoff.seconds, made.retry_policy.maximum_backoff.seconds) == (10, 600)
+    for least, most, told in ((0, 601, "between 0 and 600"), (20, 10, "longer than its maximum")):
+        policy = types.RetryPolicy(
+            minimum_backoff=duration_pb2.Duration(seconds=least), maximum_backoff=duration_pb2.Duration(seconds=most)
+        )
+        with pytest.raises(exceptions.InvalidArgument, match=told):
+            clients.subscriber.create_subscription(types.Subscription(name=f"{OTHER}2", topic=TOPIC, retry_policy=policy))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"enable_message_ordering": True}, "enable_message_ordering"),
+        ({"enable_exactly_once_delivery": True}, "enable_exactly_once_delivery"),
+        ({"push_config": types.PushConfig(push_endpoint="https://example.com/")}, "push_config"),
+        ({"bigquery_config": types.BigQueryConfig(table="a.b.c")}, "bigquery_config"),
+        ({"cloud_storage_config": types.CloudStorageConfig(bucket="b")}, "cloud_storage_config"),
+        ({"retain_acked_messages": True}, "retain_acked_messages"),
+        ({"detached": True}, "detached"),
+    ],
+)
+def test_what_a_subscription_would_be_without_is_refused(clients: Clients, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(exceptions.MethodNotImplemented, match=told):
+        clients.subscriber.create_subscription(types.Subscription(name=OTHER, topic=TOPIC, **settings))
+    with pytest.raises(exceptions.NotFound):
+        clients.subscriber.get_subscription(subscription=OTHER)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"message_retention_duration": duration_pb2.Duration(seconds=599)}, "between 10 minutes and 31 days"),
+        ({"expiration_policy": types.ExpirationPolicy(ttl=duration_pb2.Duration(seconds=3600))}, "at least 1 day"),
+        ({"dead_letter_policy": types.DeadLetterPolicy(max_delivery_attempts=5)}, "names no dead_letter_topic"),
+    ],
+)
+def test_settings_that_are_no_subscriptions_are_refused(clients: Clients, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(exceptions.InvalidArgument, match=told):
+        clients.subscriber.create_subscription(types.Subscription(name=OTHER, topic=TOPIC, **settings))
+
+
+def test_what_a_topic_would_be_without_is_refused(clients: Clients) -> None:
+    for settings in ({"kms_key_name": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}, {"schema_settings": {"schema": "s"}}):
+        with pytest.raises(exceptions.MethodNotImplemented, match=next(iter(settings))):
+            clients.publisher.create_topic(request=types.Topic(name=f"{TOPIC}2", **settings))
+
+
+def test_an_ordering_key_comes_with_its_message(clients: Clients) -> None:
+    clients.publisher.publish(topic=TOPIC, messages=[types.PubsubMessage(data=b"x", ordering_key="k")])
+    assert [one.message.ordering_key for one in clients.pulled()] == ["k"]
+    with pytest.raises(exceptions.InvalidArgument, match="ordering key"):
+        clients.publisher.publish(topic=TOPIC, messages=[types.PubsubMessage(data=b"x", ordering_key="k" * 1025)])

@@ -94,14 +94,18 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         "exactly one",
     ),
     ({"transfer_spec": s3(role_arn="x")}, exceptions.InvalidArgument, "role_arn"),
-    ({"transfer_spec": s3(role_arn="arn:aws:iam::123456789012:role/x")}, exceptions.PermissionDenied, "assume role"),
+    ({"transfer_spec": s3(role_arn="arn:aws:iam::123456789012:role/x")}, exceptions.PermissionDenied, "AssumeRole"),
     ({"transfer_spec": s3(credentials_secret="projects/p/secrets/s")}, exceptions.InvalidArgument, "project_number"),
     ({"transfer_spec": s3(credentials_secret="projects/1/secrets/s")}, exceptions.PermissionDenied, "secret"),
-    ({"transfer_spec": s3(aws_access_key=KEY)}, exceptions.PermissionDenied, "InvalidAccessKeyId"),
+    ({"transfer_spec": s3(aws_access_key=KEY)}, exceptions.PermissionDenied, "The AWS Access Key Id you provided does not exist"),
     ({"transfer_spec": s3(aws_access_key=KEY, path="/x/")}, exceptions.InvalidArgument, "path"),
     ({"transfer_spec": s3(aws_access_key=KEY, path="x")}, exceptions.InvalidArgument, "path"),
     ({"transfer_spec": s3(aws_access_key=KEY, cloudfront_domain="http://x")}, exceptions.InvalidArgument, "https://"),
-    ({"transfer_spec": spec(gcs_data_sink={"bucket_name": "nowhere-bucket"})}, exceptions.NotFound, "nowhere-bucket"),
+    (
+        {"transfer_spec": spec(gcs_data_sink={"bucket_name": "nowhere-bucket"})},
+        exceptions.FailedPrecondition,
+        "Failed to obtain the location of the GCS bucket nowhere-bucket .*or it may not exist",
+    ),
     ({"transfer_spec": prefixes("a", "ab")}, exceptions.InvalidArgument, "prefix of"),
     ({"transfer_spec": prefixes("/a")}, exceptions.InvalidArgument, "prefix"),
     ({"transfer_spec": prefixes("a\nb")}, exceptions.InvalidArgument, "prefix"),
@@ -113,6 +117,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         {"transfer_spec": spec(transfer_options={"overwrite_objects_already_existing_in_sink": True, "overwrite_when": "NEVER"})},
         exceptions.InvalidArgument,
         "exclude each other",
+    ),
+    (
+        {"transfer_spec": spec(transfer_options={"metadata_options": {"storage_class": "STORAGE_CLASS_PRESERVE"}})},
+        exceptions.InvalidArgument,
+        "only supported for transfers from Google Cloud Storage",
     ),
 ]
 
@@ -277,6 +286,25 @@ def test_create_quotas(stage: Stage, client: Client, setting: str) -> None:
     create(client, name="transferJobs/b")
     with pytest.raises(exceptions.ResourceExhausted):
         create(client, name="transferJobs/c")
+
+
+def test_each_kind_of_call_has_the_quota_of_the_services_page(stage: Stage, client: Client) -> None:
+    one_each = {f"sts.{kind}_per_minute": 1 for kind in ("updates", "deletes", "pauses")}
+    stage.ledger.change(one_each | {"sts.objects_per_second": 1})
+    for name in ("transferJobs/a", "transferJobs/b"):
+        create(client, name=name)
+    operations = [run(client, "transferJobs/a"), run(client, "transferJobs/b")]  # a run is counted by no quota
+    client.pause_transfer_operation({"name": operations[0]})
+    with pytest.raises(exceptions.ResourceExhausted, match="cancel"):
+        client.cancel_operation(operations_pb2.CancelOperationRequest(name=operations[1]))
+    deleting = [{"job_name": name, "project_id": PROJECT} for name in ("transferJobs/a", "transferJobs/b")]
+    client.delete_transfer_job(deleting[0])
+    with pytest.raises(exceptions.ResourceExhausted, match="delete"):
+        client.delete_transfer_job(deleting[1])
+    patch = {"transfer_job": {"description": "new"}, "update_transfer_job_field_mask": "description"}
+    client.update_transfer_job(deleting[1] | patch)
+    with pytest.raises(exceptions.ResourceExhausted, match="update"):
+        client.update_transfer_job(deleting[1] | patch)
 
 
 def ask(stage: Stage, verb: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:

@@ -165,14 +165,51 @@ def test_a_manifest_names_what_is_moved(stage: Stage, client: Client) -> None:
     assert (counters.objects_copied_to_sink, counters.objects_from_source_failed) == (1, 1)
 
 
+@pytest.mark.parametrize(("folders", "copied", "failed"), [("fail", 1, 1), ("refuse", 0, 0), ("take", 2, 0)])
+def test_a_manifest_that_names_a_folder(stage: Stage, client: Client, folders: str, copied: int, failed: int) -> None:
+    stage.ledger.change({"sts.manifest_folders": folders})
+    with s3_client(stage) as s3:
+        s3.put_object(Bucket=SOURCE, Key="p/folder/", Body=b"")
+    put(stage, "m/one.csv", '"b c"\nfolder/\n')
+    keys = {"access_key_id": KEYS.key_id, "secret_access_key": KEYS.secret}
+    spec = {
+        "aws_s3_data_source": {"bucket_name": SOURCE, "path": "p/", "aws_access_key": keys},
+        "transfer_manifest": {"location": f"gs://{SINK}/m/one.csv"},
+    }
+    seen = ran(client, spec)
+    counters = seen.counters
+    assert (counters.objects_copied_to_sink, counters.objects_from_source_failed) == (copied, failed)
+    assert ("Folder names" in told(seen)) == (folders != "take")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "moved", "failed"),
+    [
+        ({"include_prefixes": ["b"]}, ["in/b c"], 0),
+        ({"include_prefixes": ["a", "m"]}, ["in/a"], 1),
+        ({"include_prefixes": [f"x{index:02}" for index in range(11)]}, [], 0),
+        ({"exclude_prefixes": ["b", "missing"]}, ["in/a"], 0),
+    ],
+)
+def test_conditions_still_apply_to_what_a_manifest_names(
+    stage: Stage, client: Client, conditions: dict[str, Any], moved: list[str], failed: int
+) -> None:
+    put(stage, "m/one.csv", "a\nb c\nmissing\n")
+    keys = {"access_key_id": KEYS.key_id, "secret_access_key": KEYS.secret}
+    spec = {
+        "aws_s3_data_source": {"bucket_name": SOURCE, "path": "p/", "aws_access_key": keys},
+        "transfer_manifest": {"location": f"gs://{SINK}/m/one.csv"},
+        "object_conditions": conditions,
+    }
+    seen = ran(client, spec)
+    assert landed(stage) == moved
+    assert seen.counters.objects_from_source_failed == failed
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"transfer_manifest": {"location": "/tmp/x.csv"}}, "gs://"),
-        (
-            {"transfer_manifest": {"location": "gs://b-b/x.csv"}, "object_conditions": {"include_prefixes": ["p"]}},
-            "exclude each other",
-        ),
         ({"transfer_manifest": {"location": "gs://b-b/x"}, "http_data_source": {"list_url": "gs://b-b/l"}}, "exclude each other"),
         ({"http_data_source": {"list_url": "file:///l.tsv"}}, "list_url"),
     ],

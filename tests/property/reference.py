@@ -128,6 +128,7 @@ def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
             withdraw(row, policy, None, outcome.adopted)
         else:
             row.job = replace(job, operation_name=outcome.operation_name, error_code="", not_before=None, progress_at=now)
+            row.job = replace(row.job, missing_count=0, missing_since=None)
         return
     row.job = job = replace(job, error_code=outcome.code)
     at_least = outcome.after if outcome.after is not None else policy.retry_delay / 2
@@ -142,9 +143,22 @@ def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
         row.denied = outcome.code
     elif outcome.refusal is Refusal.UNCERTAIN:
         row.job = replace(job, not_before=later)
+        ask_again_or_end(row, outcome, policy, now)
     elif outcome.refusal is Refusal.NAME_DELETED or (outcome.others and job.route is not Route.STS_FOLLOW):
         again_or_end(row, policy, now)
     else:
+        end(row, now)
+
+
+def ask_again_or_end(row: Row, outcome: StartRefused, policy: Policy, now: datetime) -> None:
+    if outcome.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "LEASE_OLD"):
+        row.job = replace(row.job, missing_since=None)  # nobody answered: the time begins anew
+        return
+    since = row.job.missing_since
+    since = now if since is None or since > now else since
+    row.job = replace(row.job, missing_count=row.job.missing_count + 1, missing_since=since)
+    if row.job.missing_count >= policy.uncertain_asks and now - since >= policy.uncertain_for:
+        row.job = replace(row.job, error_code="START_UNCERTAIN")
         end(row, now)
 
 
@@ -153,6 +167,7 @@ def withdraw(row: Row, policy: Policy, not_before: datetime | None, made: bool) 
     keep = made and policy.prefixes_per_job > 1
     attempt, forgiven = (job.attempt, job.forgiven + 1) if keep else (job.attempt - 1, job.forgiven)
     row.job = replace(job, status=WAITING, attempt=attempt, forgiven=forgiven, lead=None, not_before=not_before, started_at=None)
+    row.job = replace(row.job, missing_count=0, missing_since=None)
 
 
 RESTING = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKNOWN)
@@ -207,7 +222,12 @@ def failed(row: Row, seen: OperationSnapshot, policy: Policy, now: datetime) -> 
     row.job = replace(row.job, error_code=code)
     nothing_good = not counters.objects_copied and not counters.objects_skipped
     permission = code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH", "UNREACHABLE") and nothing_good
-    bucket = code == "NOT_FOUND" and nothing_good and not counters.objects_found and not counters.objects_failed
+    bucket = (
+        code in ("NOT_FOUND", "FAILED_PRECONDITION")
+        and nothing_good
+        and not counters.objects_found
+        and not counters.objects_failed
+    )
     if permission or bucket:
         row.denied = code
         if row.job.forgiven < policy.attempts_max:

@@ -84,7 +84,7 @@ def live_jobs(draw: st.DrawFn, index: int) -> PrefixJob:
 @st.composite
 def snapshots(draw: st.DrawFn, name: OperationName) -> OperationSnapshot:
     state = draw(st.sampled_from(OperationState))
-    codes = st.sampled_from(["UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND"])
+    codes = st.sampled_from(["UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION"])
     errors = draw(st.lists(st.builds(ErrorBreakdown, code=codes, count=st.integers(1, 9)), max_size=2))
     trouble = draw(st.none() | st.none() | st.just(("UNREACHABLE", "it does not resolve")))
     return OperationSnapshot(

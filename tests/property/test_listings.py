@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cdn_worker.copying.steps import Task
 from cdn_worker.domain.http import Answer, Request
-from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.keys import KeyMapping, encoded
 from cdn_worker.domain.replace import Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.planning import Ground, Planned, Planner
@@ -23,7 +23,7 @@ from tools.bench.copying.synthetic import Synthetic
 from tools.emulators.gcs.objects import Attributes
 
 names = st.text(st.sampled_from("ab/~é日 \U0001f600"), min_size=1, max_size=4).map("in/{}".format)
-kinds = st.sampled_from(["missing", "equal", "recorded", "foreign"])
+kinds = st.sampled_from(["missing", "equal", "recorded", "another source's", "foreign"])
 
 
 class BothSides(Turns):
@@ -53,6 +53,9 @@ def test_what_is_planned_is_what_the_sets_say(
         body = buckets.objects[key] = key.encode()
         other = b"other" if kind != "equal" else body
         recorded = {"x-goog-source-etag": etag_of(body) if kind == "equal" else "e" * 32} if kind != "foreign" else {}
+        if kind in ("recorded", "another source's"):
+            whose = SOURCE if kind == "recorded" else "another-bucket"
+            recorded["x-goog-source-uri"] = f"s3://{whose}/{encoded(key)}"
         if kind != "missing":
             buckets.store.put(SINK, key.replace("in/", "out/", 1), other, Attributes(metadata=recorded))
     for key in surplus - set(source):
@@ -73,7 +76,8 @@ def test_what_is_planned_is_what_the_sets_say(
         return {key for key, one in source.items() if one == kind}
 
     skipped = set() if replace is Replace.ALWAYS else of("equal")
-    kept = {Replace.NEVER: of("recorded") | of("foreign"), Replace.RECORDED: of("foreign")}.get(replace, set())
+    others = of("another source's") | of("foreign")
+    kept = {Replace.NEVER: of("recorded") | others, Replace.RECORDED: others}.get(replace, set())
     assert {one.key for one in found if isinstance(one, KeyVerdict) and one.verdict is Verdict.SKIPPED} == skipped
     assert {one.key for one in found if isinstance(one, KeyVerdict) and one.error == "exists"} == kept
     tasks = {one.key: one.generation for one in found if isinstance(one, Task)}

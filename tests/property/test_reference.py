@@ -58,6 +58,7 @@ def world(draw: random.Random) -> tuple[Observed, Policy]:
         retry=draw.random() < 0.8,
         ignore_stalled=draw.random() < 0.5,
         dispatch=draw.random() < 0.8,
+        uncertain_asks=pick([2, 20]),
     )
     live: list[PrefixJob] = []
     for index in range(draw.randint(0, 5)):
@@ -150,7 +151,7 @@ def counters(draw: random.Random) -> Counters:
 
 def snapshot(draw: random.Random, name: OperationName) -> OperationSnapshot:
     state = draw.choice(list(OperationState))
-    codes = ["UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND", "CDN_MISMATCH", "UNREACHABLE"]
+    codes = ["UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION", "CDN_MISMATCH", "UNREACHABLE"]
     errors = tuple(ErrorBreakdown(code=draw.choice(codes), count=draw.randint(1, 3)) for _ in range(draw.choice([0, 1, 2])))
     return OperationSnapshot(
         name=name,
@@ -183,7 +184,7 @@ def outcome(draw: random.Random, job: PrefixJob, live: list[PrefixJob]) -> Outco
         prefix=job.prefix,
         attempt=attempt,
         refusal=draw.choice(list(Refusal)),
-        code="Y",
+        code=draw.choice(["Y", "Y", "UNAVAILABLE", "LEASE_OLD"]),
         message="",
         after=after,
         others=others,
@@ -230,10 +231,18 @@ def test_the_worlds_are_of_every_kind() -> None:
         plan = decide(observed, policy, NOW)
         kinds |= {type(action).__name__ for action in plan.actions}
         kinds |= {f"{change.before.status}>{change.after.status}" for change in plan.changes}
+        kinds |= {change.after.error_code for change in plan.changes}
         kinds |= {f"shared {isinstance(one, StartJob) and bool(one.others)}" for one in plan.actions}
         kinds |= {f"breaker {observed.breaker is not None}>{plan.breaker is not None}"}
     statuses = {
         f"{before}>{after}" for before in ("running", "paused") for after in ("running", "paused", "done", "error", "waiting")
     }
-    assert kinds >= statuses | {"waiting>running", "StartJob", "PauseOperation", "ResumeOperation", "shared True"}
+    assert kinds >= statuses | {
+        "START_UNCERTAIN",
+        "waiting>running",
+        "StartJob",
+        "PauseOperation",
+        "ResumeOperation",
+        "shared True",
+    }
     assert kinds >= {"breaker False>True", "breaker True>False", "breaker True>True"}

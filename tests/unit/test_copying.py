@@ -208,9 +208,43 @@ def test_pauses_double_and_tries_end() -> None:
 
 
 def test_a_403_has_the_access_renewed_twice_and_is_final_the_third_time() -> None:
-    verdict, commands = played(TASK, [Answer(403)] * 3)
+    refused = Answer(403, pieces=[b"<Error><Code>AccessDenied</Code></Error>"])
+    verdict, commands = played(TASK, [refused] * 3)
     assert sum(isinstance(one, Renew) for one in commands) == 2
     assert verdict.error == "forbidden"
+
+
+def test_an_archived_object_is_what_it_is_at_once() -> None:
+    body = b"<Error><Code>InvalidObjectState</Code><StorageClass>INTELLIGENT_TIERING</StorageClass></Error>"
+    verdict, commands = played(TASK, [Answer(403, pieces=[body])])
+    assert (verdict.verdict, verdict.error, verdict.tries) == (Verdict.UNMAPPABLE, "archived", 1)
+    assert len(commands) == 1, "no signature opens it"
+
+
+def test_a_403_without_a_word_of_s3_is_looked_into_once() -> None:
+    cold = got(b"", x_amz_storage_class="GLACIER")
+    verdict, commands = played(TASK, [Answer(403), cold])
+    assert (verdict.verdict, verdict.error) == (Verdict.UNMAPPABLE, "archived")
+    assert not any(isinstance(one, Renew) for one in commands)
+    page = Answer(403, pieces=[b"<html>sorry</html>"])
+    restored = got(b"", x_amz_storage_class="GLACIER", x_amz_restore='ongoing-request="false", expiry-date="x"')
+    verdict, commands = played(TASK, [page, restored, page, page])
+    assert verdict.error == "forbidden"
+    assert [method for method, _ in requests(commands)] == ["GET", "HEAD", "GET", "GET"]
+
+
+def test_a_large_archived_object_is_told_by_its_head_and_in_the_middle_by_the_refusal() -> None:
+    task = TASK._replace(size=20 << 20)
+    head = got(b"", x_amz_archive_status="DEEP_ARCHIVE_ACCESS", Content_Length=str(20 << 20))
+    verdict, commands = played(task, [head])
+    assert (verdict.verdict, verdict.error) == (Verdict.UNMAPPABLE, "archived")
+    assert requests(commands) == [("HEAD", "http://s3/b/k")]
+    resume = Resume("http://gcs/upload?upload_id=1", 0, 0)
+    half = Answer(308, [b"HTTP/1.1 308\r\n", b"Range: bytes=0-1048575\r\n"])
+    body = b"<Error><Code>InvalidObjectState</Code><StorageClass>GLACIER</StorageClass></Error>"
+    refused = Streamed(put=None, got=Answer(403, pieces=[body]), why="forbidden", crc=0, read=0)
+    verdict, _ = played(task._replace(resume=resume), [half, refused, half])
+    assert (verdict.verdict, verdict.error, verdict.tries) == (Verdict.UNMAPPABLE, "archived", 1)
 
 
 def test_hard_names_and_foreign_metadata_go_by_a_session() -> None:
@@ -255,7 +289,7 @@ def test_a_write_whose_answer_tells_nothing_and_that_somebody_replaced_is_left_a
 @pytest.mark.parametrize("answer", [Answer(200, [b"HTTP/1.1 200 OK\r\n"]), Answer(412)], ids=["it told nothing", "412"])
 def test_a_write_of_ours_that_went_wrong_does_not_stay(answer: Answer) -> None:
     """It carries the ETag of the listing: the next one would take it for the object."""
-    recorded = {"x-goog-source-etag": MD5, "x-goog-source-last-modified": TASK.modified}
+    recorded = {"x-goog-source-etag": MD5, "x-goog-source-last-modified": TASK.modified, "x-goog-source-uri": "s3://b/k"}
     wrong = resource(b"other bytes, same size", 9, metadata=recorded)
     verdict, commands = played(TASK, [got(), answer, wrong, Answer(204), stored(generation=11)])
     assert (verdict.verdict, verdict.verified, verdict.generation) == (Verdict.DONE, Verified.MD5, 11)
@@ -271,14 +305,19 @@ def test_a_service_that_never_describes_an_object_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     ("recorded", "end"),
-    [((MD5, TASK.modified), Verdict.DONE), ((MD5, "2026-11-20T00:00:00.000Z"), Verdict.SKIPPED), (("", ""), Verdict.SKIPPED)],
-    ids=["as we write it", "of another listing", "not at all"],
+    [
+        ((MD5, TASK.modified, "s3://b/k"), Verdict.DONE),
+        ((MD5, "2026-11-20T00:00:00.000Z", "s3://b/k"), Verdict.SKIPPED),
+        ((MD5, TASK.modified, "s3://other/k"), Verdict.SKIPPED),
+        (("", "", ""), Verdict.SKIPPED),
+    ],
+    ids=["as we write it", "of another listing", "of another bucket", "not at all"],
 )
 def test_an_equal_object_that_came_to_be_meanwhile_is_ours_if_it_carries_what_we_record(
-    recorded: tuple[str, str], end: Verdict
+    recorded: tuple[str, str, str], end: Verdict
 ) -> None:
     """libcurl repeats a request by itself on a new connection: the first one may have been applied."""
-    told = dict(zip(("x-goog-source-etag", "x-goog-source-last-modified"), recorded, strict=True))
+    told = dict(zip(("x-goog-source-etag", "x-goog-source-last-modified", "x-goog-source-uri"), recorded, strict=True))
     verdict, commands = played(TASK, [got(), Answer(412), resource(metadata={name: text for name, text in told.items() if text})])
     assert (verdict.verdict, verdict.verified, verdict.tries) == (end, Verified.CRC32C, 1)
     assert [method for method, _ in requests(commands)] == ["GET", "PUT", "GET"]

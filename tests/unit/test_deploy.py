@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +145,102 @@ def test_the_rehearsal_starts_in_order() -> None:
         for volume in service["volumes"]:
             assert volume.partition(":")[0] in compose["volumes"]
     assert "healthcheck" in services["stage"]
+
+
+PROBERS = ("35.191.0.0/16", "130.211.0.0/22")
+"""Where the probes of health checks come from (Compute Engine, "Set up an application-based health check and autohealing")."""
+
+GCLOUD = """#!{python}
+import json, os, sys
+with open(os.environ["GCLOUD_CALLS"], "a") as calls:
+    print(json.dumps(sys.argv[1:]), file=calls)
+if "describe" in sys.argv and os.environ["GCLOUD_HAS_ALL"] == "no":
+    sys.exit("ERROR: (gcloud) Could not fetch resource")
+"""
+Ran = Callable[[str, bool], list[list[str]]]
+
+
+@pytest.fixture
+def gcloud_calls(tmp_path: Path) -> Ran:
+    """Runs a shell text of deploy/gcloud with a gcloud that only writes down its arguments, and says that it has all or none."""
+
+    def run(text: str, has_all: bool) -> list[list[str]]:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / "gcloud").write_text(GCLOUD.format(python=sys.executable))
+        (folder / "gcloud").chmod(0o755)
+        script, calls = tmp_path / "script.sh", tmp_path / "calls"
+        script.write_text(text)
+        calls.write_text("")
+        env = {"PATH": f"{folder}:{os.environ['PATH']}", "PROJECT": "a-project", "GCLOUD_CALLS": str(calls)}
+        env["GCLOUD_HAS_ALL"] = "yes" if has_all else "no"
+        subprocess.run(["bash", str(script)], env=env, check=True, capture_output=True)
+        return [json.loads(line) for line in calls.read_text().splitlines()]
+
+    return run
+
+
+def flag(call: list[str], name: str, default: str = "") -> str:
+    return next((word.partition("=")[2] for word in call if word.startswith(f"--{name}=")), default)
+
+
+def created(calls: list[list[str]], *what: str) -> dict[str, list[str]]:
+    """The `create` calls of a kind of resource, by its name."""
+    words = ["compute", *what]
+    return {
+        next(word for word in call[len(words) :] if not word.startswith("--")): call
+        for call in calls
+        if call[: len(words)] == words
+    }
+
+
+def admits(rule: list[str], template: list[str], port: str) -> bool:
+    """Whether a firewall rule lets Google's probers reach a port of a template's machines."""
+    ranges = [ipaddress.ip_network(one) for one in flag(rule, "source-ranges").split(",") if one]
+    tags, targets = (set(filter(None, text.split(","))) for text in (flag(template, "tags"), flag(rule, "target-tags")))
+    opened = (flag(rule, "rules") or flag(rule, "allow")).split(",")
+    return (
+        flag(rule, "direction", "INGRESS") == "INGRESS"
+        and (flag(rule, "action") == "ALLOW" or bool(flag(rule, "allow")))
+        and flag(rule, "network", "default") == flag(template, "network", "default")
+        and bool({f"tcp:{port}", "tcp", "all"} & set(opened))
+        and (not targets or bool(targets & tags))
+        and all(any(ipaddress.ip_network(one).subnet_of(wide) for wide in ranges) for one in PROBERS)  # type: ignore[arg-type]
+    )
+
+
+def unreachable_groups(calls: list[list[str]]) -> list[str]:
+    """The instance groups that heal by a health check whose probes reach none of their machines."""
+    templates, checks = created(calls, "instance-templates", "create"), created(calls, "health-checks", "create", "http")
+    rules = created(calls, "firewall-rules", "create").values()
+    groups = created(calls, "instance-groups", "managed", "create")
+    return [
+        name
+        for name, group in groups.items()
+        if (check := flag(group, "health-check"))
+        and not any(admits(rule, templates[flag(group, "template")], flag(checks[check], "port")) for rule in rules)
+    ]
+
+
+def test_the_probes_of_health_checks_reach_the_workers(gcloud_calls: Ran) -> None:
+    text = (DEPLOY / "gcloud" / "workers.sh").read_text()
+    calls = gcloud_calls(text, False)
+    assert created(calls, "instance-groups", "managed", "create")["sts-pool-workers"]
+    assert unreachable_groups(calls) == []
+    without_rule = re.sub(r"exists firewall-rules(?:.|\n)+?(?=\n\n)", "", text)
+    for spoilt in (
+        without_rule,
+        text.replace(",130.211.0.0/22", ""),
+        text.replace("--rules=tcp:8080", "--rules=tcp:80"),
+        text.replace("--direction=INGRESS", "--direction=EGRESS"),
+        text.replace(' --tags="${NAME}-workers"', ""),
+        text.replace('--network="${NETWORK}" --direction', "--network=another --direction"),
+    ):
+        assert spoilt != text
+        assert unreachable_groups(gcloud_calls(spoilt, False)) == ["sts-pool-workers"]
+
+
+def test_the_workers_script_may_be_repeated(gcloud_calls: Ran) -> None:
+    calls = gcloud_calls((DEPLOY / "gcloud" / "workers.sh").read_text(), True)
+    assert [call for call in calls if "create" in call] == []
+    assert any("set-autoscaling" in call for call in calls), "what may be changed is set again"

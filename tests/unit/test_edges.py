@@ -159,8 +159,8 @@ def test_hashes_that_are_no_base64_are_none() -> None:
         unsafe("AAAA!AAA")
 
 
-def stored(source_etag: str) -> Stored:
-    return Stored(generation=1, size=1, crc32c=b"0000", md5=None, source_etag=source_etag)
+def stored(source_etag: str, source_uri: str) -> Stored:
+    return Stored(generation=1, size=1, crc32c=b"0000", md5=None, source_etag=source_etag, source_uri=source_uri)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,12 @@ def stored(source_etag: str) -> Stored:
     ],
 )
 def test_what_may_be_replaced(rule: Replace, recorded: bool, foreign: bool) -> None:
-    assert (rule.allows(stored("e")), rule.allows(stored(""))) == (recorded, foreign)
+    """A newer version of the same object; never what another source, or nobody known, put there (unless it is asked for)."""
+    own = "s3://team/a%20b"
+    assert rule.allows(stored("e", own), own) is recorded
+    for other in (stored("", ""), stored("e", ""), stored("e", "s3://other-team/a%20b"), stored("e", "s3://team/a")):
+        assert rule.allows(other, own) is foreign
+    assert rule.allows(stored("e", ""), "") is foreign, "what is not known proves nothing"
 
 
 # Answers and pages

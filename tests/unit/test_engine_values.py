@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -18,6 +20,7 @@ from cdn_worker.domain.pace import Climb, Interval, Pace
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
 from cdn_worker.domain.sigv4 import AwsKeys, SigV4, canonical_query
 from cdn_worker.domain.verdict import KeyVerdict, Tally, Verdict
+from tools.emulators.s3_metadata import encode_mail_safe
 
 # Pace and budget
 
@@ -255,3 +258,42 @@ def test_a_tally_is_the_sum() -> None:
     assert tally.summary().bytes_by_verdict[Verdict.FAILED] == 30
     assert tally.samples["forbidden"].key == "0", "the first one stands for all"
     assert not tally.summary().good
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("=?UTF-8?B?5pel5pys?=", "日本"),
+        ("=?utf-8?b?Y2Fmw6k=?=", "café"),
+        ("=?UTF-8?Q?caf=C3=A9_au_lait?=", "café au lait"),
+        ("=?UTF-8?Q?caf=C3?= =?UTF-8?Q?=A9?=", "café"),
+        ("=?UTF-8?B?5pel?=\t =?UTF-8?B?5pys?=", "日本"),
+        ("=?UTF-8?Q?a=0D=0Ab?=", "a b"),
+        ("=?UTF-8?B?YQ0KYg==?=", "a b"),
+        ("=?UTF-8?Q?a=00b?=", "a b"),
+        # What is not well-formed, not whole, or not UTF-8 stays as it is.
+        ("=?UTF-8?B?5pel5pys", "=?UTF-8?B?5pel5pys"),
+        ("=?UTF-8?B?5pel5pys?= and more", "=?UTF-8?B?5pel5pys?= and more"),
+        ("see =?UTF-8?B?5pel5pys?=", "see =?UTF-8?B?5pel5pys?="),
+        ("=?UTF-8?B?5pel5py?=", "=?UTF-8?B?5pel5py?="),
+        ("=?UTF-8?B?/w==?=", "=?UTF-8?B?/w==?="),
+        ("=?UTF-8?X?abc?=", "=?UTF-8?X?abc?="),
+        ("=?UTF-8?Q?a=G1?=", "=?UTF-8?Q?a=G1?="),
+        ("=?ISO-8859-1?Q?caf=E9?=", "=?ISO-8859-1?Q?caf=E9?="),
+        ("=?plain?=", "=?plain?="),
+    ],
+)
+def test_metadata_that_s3_encoded_is_what_its_writer_meant(value: str, text: str) -> None:
+    assert kept({"x-amz-meta-name": value}, etag="e").custom["name"] == text
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60))
+def test_whatever_the_stage_s3_encodes_comes_back(text: str) -> None:
+    """The stage's own encoder, which is S3's as the user guide shows it."""
+    word = f"=?UTF-8?B?{base64.b64encode(text.encode()).decode()}?="
+    assert kept({"x-amz-meta-name": encode_mail_safe(word)}, etag="e").custom["name"] == text
+
+
+def test_content_headers_are_left_as_they_are() -> None:
+    word = "=?UTF-8?B?5pel5pys?="
+    assert kept({"content-disposition": word}, etag="e").content["content-disposition"] == word

@@ -136,5 +136,5 @@ def test_no_statement_carries_a_value_in_its_text() -> None:
         r"'(waiting|running|paused|done|error|lease|source|cdn|\$\.epoch|transferOperations/|transferJobs/adopted|)'"
     )
     for name, text in TEXTS.items():
-        if name != "adopt_rows":  # fills in constants of ours
+        if name not in ("adopt_rows", "retry_older"):  # they fill in constants of ours
             assert "'" not in known.sub("", text), name

@@ -14,7 +14,7 @@ from sts_manager.domain.errors import OutOfOrder, Permanent, Retryable
 from sts_manager.domain.heartbeat import METRICS, MetricKind, MetricPoint, Tally, Vitals, points, tally
 from sts_manager.domain.model import Counters, JobStatus, PrefixJob, changed
 from sts_manager.domain.naming import JobName, Prefix
-from sts_manager.metrics.alerts import alerts
+from sts_manager.metrics.alerts import Silence, alerts
 from sts_manager.pulse import Pulse
 from tests.fakes.clock import FakeClock
 
@@ -143,6 +143,76 @@ def test_points_older_than_another_daemons_begin_the_count_anew(clock: FakeClock
     assert all(point.since > began for point in sink.heard[-1][1] if point.since is not None)
 
 
+class StrictSink(FakeSink):
+    """Takes a point every 5 s, as Cloud Monitoring does."""
+
+    def publish(self, points: Sequence[MetricPoint], at: datetime) -> None:
+        if self.heard and at - self.heard[-1][0] < timedelta(seconds=5):
+            raise Permanent("written more frequently than the maximum sampling period")
+        super().publish(points, at)
+
+
+DONE = Vitals(counts=dict.fromkeys(JobStatus, 0) | {JobStatus.DONE: 7})
+ALMOST = Vitals(counts=dict.fromkeys(JobStatus, 0) | {JobStatus.DONE: 6, JobStatus.RUNNING: 1})
+
+
+def test_the_last_heartbeat_waits_out_what_the_service_takes(clock: FakeClock) -> None:
+    sink = StrictSink()
+    pulse = Pulse(sink, clock, sleep=clock.advance)
+    assert pulse.beat(ALMOST)
+    clock.advance(1)
+    assert not pulse.beat(DONE), "the regular ones are further apart"
+    assert pulse.beat_last(DONE, within_s=30)
+    assert (sink.value("status/done"), sink.value("status/running"), sink.value("metrics/unfinished")) == (7, 0, 0)
+    assert clock.monotonic() == 6, "and no longer than it must"
+
+
+def test_final_numbers_that_are_out_already_are_not_waited_for(clock: FakeClock) -> None:
+    sink = StrictSink()
+    pulse = Pulse(sink, clock, sleep=clock.advance)
+    assert pulse.beat(DONE)
+    clock.advance(1)
+    assert pulse.beat_last(replace(DONE, pass_age_s=1.0), within_s=0)
+    assert (len(sink.heard), clock.monotonic()) == (1, 1)
+
+
+def test_the_first_heartbeat_may_be_the_last(clock: FakeClock) -> None:
+    sink = StrictSink()
+    assert Pulse(sink, clock, sleep=clock.advance).beat_last(DONE, within_s=0)
+    assert (sink.value("status/done"), clock.monotonic()) == (7, 0)
+
+
+@pytest.mark.parametrize("fault", [Retryable("away"), Permanent("more frequently"), OutOfOrder("older")])
+def test_a_last_heartbeat_that_is_refused_is_tried_again_in_time(clock: FakeClock, fault: Exception) -> None:
+    sink = StrictSink()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+        sink.fault = fault if len(slept) < 3 else None
+
+    pulse = Pulse(sink, clock, sleep=sleep)
+    assert pulse.beat(ALMOST)
+    assert pulse.beat_last(DONE, within_s=20)
+    assert (len(slept), sink.value("status/done")) == (3, 7)
+
+
+def test_a_last_heartbeat_for_which_no_time_is_left_is_told(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    sink = StrictSink()
+    pulse = Pulse(sink, clock, sleep=clock.advance)
+    assert pulse.beat(ALMOST)
+    assert not pulse.beat_last(DONE, within_s=5)
+    assert (len(sink.heard), clock.monotonic()) == (1, 0), "nothing is waited for in vain"
+    sink.fault = Retryable("away")
+    assert not pulse.beat_last(DONE, within_s=20)
+    assert 6 <= clock.monotonic() <= 20
+    clock.jump(-3600)
+    sink.fault = None
+    assert not pulse.beat_last(DONE, within_s=20)
+    assert [record.message for record in caplog.records].count("last_heartbeat_missing") == 3
+
+
 def test_alerts_wait_longer_than_the_daemon_may_be_silent() -> None:
     quick = alerts(sleep_s=60, job_interval_s=1200, metrics_interval_s=300)
     slow = alerts(sleep_s=301, job_interval_s=7200, metrics_interval_s=3000)
@@ -157,4 +227,9 @@ def test_alerts_wait_longer_than_the_daemon_may_be_silent() -> None:
     runbook = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert all(f"\n### {one.key}\n" in runbook for one in quick), "whoever is woken finds a section to read"
     assert slow[0].conditions[0].lasting == timedelta(minutes=16)
+    silence = quick[0].conditions[0]
+    assert isinstance(silence, Silence)
+    stem, task = "custom_googleapis_com:sts_job_manager_metrics_", '{monitored_resource="generic_task"}'
+    told, heard = f"last_over_time({stem}unfinished{task}[7d])", f"count_over_time({stem}oldest_pass_age{task}[5m])"
+    assert silence.query == f"({told} > 0) unless {heard}"
     assert slow[3].conditions[0].lasting == timedelta(hours=4)

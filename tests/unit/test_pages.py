@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdn_worker.domain import pages
-from cdn_worker.domain.pages import Filter, Listed, parse_page
+from cdn_worker.domain.pages import RESTORED, RESTORING, Filter, Listed, parse_page
 from tests.stages import SOURCE, fill, s3_client
 from tools.emulators.stage import Stage
 
@@ -27,7 +27,15 @@ LISTED = st.builds(
     etag=st.sampled_from([ETAG, f"{ETAG}-12"]),
     modified=st.just(MODIFIED),
     storage_class=st.sampled_from(["STANDARD", "GLACIER", "STANDARD_IA"]),
+    restore=st.just(""),
 )
+RESTORES = {
+    "": "",
+    RESTORING: "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>",
+    RESTORED: "<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>"
+    "<RestoreExpiryDate>2026-12-21T00:00:00.000Z</RestoreExpiryDate></RestoreStatus>",
+}
+ARCHIVED = LISTED.flatmap(lambda one: st.sampled_from(list(RESTORES)).map(lambda restore: one._replace(restore=restore)))
 
 
 def page(entries: Sequence[Listed], token: str = "", *, indent: str = "", extra: str = "", encoded: bool = True) -> bytes:
@@ -35,7 +43,7 @@ def page(entries: Sequence[Listed], token: str = "", *, indent: str = "", extra:
     for one in entries:
         key = quote_plus(one.key) if encoded else escape(one.key)
         fields = [f"<Key>{key}</Key>", f"<LastModified>{one.modified}</LastModified>", f"<ETag>&quot;{one.etag}&quot;</ETag>"]
-        fields += [extra, f"<Size>{one.size}</Size>", f"<StorageClass>{one.storage_class}</StorageClass>"]
+        fields += [extra, f"<Size>{one.size}</Size>", f"<StorageClass>{one.storage_class}</StorageClass>", RESTORES[one.restore]]
         rows.append(f"<Contents>{indent}{indent.join(filter(None, fields))}{indent}</Contents>")
     more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{escape(token)}</NextContinuationToken>"
     head = more if token else "<IsTruncated>false</IsTruncated>"
@@ -47,14 +55,17 @@ def page(entries: Sequence[Listed], token: str = "", *, indent: str = "", extra:
     return text.encode()
 
 
-@given(st.lists(LISTED, max_size=20), st.text(st.characters(codec="ascii", categories=("L", "N")), max_size=10))
+@given(
+    st.lists(LISTED, max_size=20) | st.lists(ARCHIVED, max_size=20),
+    st.text(st.characters(codec="ascii", categories=("L", "N")), max_size=10),
+)
 def test_every_page_comes_back_as_it_was_listed(entries: list[Listed], token: str) -> None:
     for body in (page(entries, token), page(entries, token, extra="<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>")):
         found = parse_page(body)
         assert (found.entries, found.token) == (entries, token or None)
 
 
-@given(st.lists(LISTED, max_size=10))
+@given(st.lists(LISTED, max_size=10) | st.lists(ARCHIVED, max_size=10))
 def test_the_scanner_and_the_parser_agree(entries: list[Listed]) -> None:
     body = page(entries, "more")
     assert parse_page(body) == pages._parsed(body)
@@ -78,6 +89,35 @@ def test_numeric_references_are_xmls_and_not_htmls() -> None:
     """HTML reads &#133; as another character than XML does."""
     body = page([Listed("KEY &copy", 1, ETAG, MODIFIED, "STANDARD")], encoded=False).replace(b"KEY", b"a&#133;b")
     assert parse_page(body).entries[0].key == "a\x85b &copy"
+
+
+@pytest.mark.parametrize(
+    ("status", "restore"),
+    [
+        ("<RestoreStatus/>", ""),
+        ("<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress></RestoreStatus>", ""),
+        (
+            "<RestoreStatus>\n<RestoreExpiryDate>x</RestoreExpiryDate><IsRestoreInProgress>false</IsRestoreInProgress></RestoreStatus>",
+            RESTORED,
+        ),
+        (
+            "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress><RestoreExpiryDate>x</RestoreExpiryDate></RestoreStatus>",
+            RESTORING,
+        ),
+    ],
+)
+@pytest.mark.parametrize("before", ["<Size>", "</Contents>"])
+def test_a_restore_is_read_wherever_it_stands(status: str, restore: str, before: str) -> None:
+    one = Listed("a", 1, ETAG, MODIFIED, "GLACIER")
+    body = page([one]).replace(before.encode(), f"{status}{before}".encode())
+    assert parse_page(body).entries == [one._replace(restore=restore)]
+
+
+def test_pages_without_a_restore_are_scanned_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group more in the expression would cost every listing that has no archive."""
+    monkeypatch.setattr(pages, "_ENTRY_RESTORE", None)
+    one = Listed("a", 1, ETAG, MODIFIED, "GLACIER")
+    assert parse_page(page([one])).entries == [one]
 
 
 def test_a_missing_class_is_standard() -> None:
@@ -130,3 +170,12 @@ def test_a_real_server_and_boto3_list_the_same(stage: Stage) -> None:
     ours = parse_page(bodies[0]).entries
     assert sorted(one.key for one in ours) == sorted(names)
     assert [(one.size, one.etag) for one in ours] == [(one["Size"], one["ETag"].strip('"')) for one in theirs]
+
+
+@pytest.mark.parametrize("indent", ["", "\n"], ids=["scanned", "parsed"])
+def test_a_page_that_lost_keys_on_its_way_is_refused(indent: str) -> None:
+    entries = [Listed(f"k{index}", 1, ETAG, MODIFIED, "STANDARD") for index in range(3)]
+    short = page(entries[:2], indent=indent).replace(b"<KeyCount>2<", b"<KeyCount>3<")
+    with pytest.raises(ValueError, match="says that it has 3 keys, and has 2"):
+        parse_page(short)
+    assert parse_page(page(entries, indent=indent)).entries == entries

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tracemalloc
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from cdn_worker.copy_settings import place as place_of_flag
 from cdn_worker.copying.steps import Outcome, Renew, Task, Wait
+from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.keys import KeyMapping
-from cdn_worker.domain.pages import Filter, Listed
+from cdn_worker.domain.pages import RESTORED, RESTORING, Filter, Listed
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.planning import Ground, Planned, Planner, Walk
 from cdn_worker.sinks.gcs import GcsSink
 from cdn_worker.sources.s3 import S3Source
+from sts_manager.domain.place import place
 from tools.bench.copying.synthetic import BODY_ETAG, Keys, Synthetic
-from tools.emulators.rawhttp import RawRequest
+from tools.emulators.rawhttp import RawRequest, RawResponse
 
 
 class Turns:
@@ -159,6 +164,27 @@ def test_what_cannot_be_copied_is_said_before_a_byte_moves(one: Listed, error: s
     assert isinstance(judged(listed(size=5 << 40), None, ground()), Task), "5 TiB are taken"
 
 
+def test_an_archived_object_is_read_when_it_was_restored_and_none_is_asked_for_that_is_there() -> None:
+    from cdn_worker.domain.integrity import Stored
+    from cdn_worker.domain.replace import Replace
+    from cdn_worker.planning import judged
+
+    cold = listed(storage_class="DEEP_ARCHIVE")
+    assert isinstance(judged(cold._replace(restore=RESTORED), None, ground()), Task)
+    restoring = judged(cold._replace(restore=RESTORING), None, ground())
+    assert isinstance(restoring, KeyVerdict)
+    assert (restoring.error, "is being restored" in restoring.details) == ("archived", True)
+    tiered = listed(storage_class="INTELLIGENT_TIERING")
+    assert isinstance(judged(tiered, None, ground()), Task), "no listing tells the tier"
+    assert isinstance(judged(tiered._replace(restore=RESTORING), None, ground()), KeyVerdict)
+    there = Stored(generation=7, size=1000, crc32c=b"\0" * 4, md5=bytes.fromhex(BODY_ETAG))
+    equal, wanted = judged(cold, there, ground()), judged(cold, there, ground(replace=Replace.ALWAYS))
+    assert isinstance(equal, KeyVerdict)
+    assert equal.verdict is Verdict.SKIPPED, "it was copied before it was archived"
+    assert isinstance(wanted, KeyVerdict)
+    assert wanted.error == "archived", "to write it again it must be read"
+
+
 def test_what_is_there_is_compared_by_the_strongest_that_is_known() -> None:
     from cdn_worker.domain.integrity import Stored, alike
     from cdn_worker.domain.replace import Replace
@@ -241,3 +267,91 @@ def test_it_lists_no_more_while_there_is_enough_to_do() -> None:
     turns.run()
     assert turns.waited >= 5
     assert len(found) == 20_000
+
+
+class Paged(Synthetic):
+    """Pages as somebody's server gives them out, whatever was asked for: by the token, which is their number."""
+
+    def __init__(self, pages: list[list[str]], *, end: str | None = None) -> None:
+        super().__init__(0, 0)
+        self.pages, self.end = pages, end
+
+    def handle(self, request: RawRequest) -> RawResponse:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(request.target).query).items()}
+        if "list-type" not in query:
+            return super().handle(request)
+        number = int(query.get("continuation-token", "0"))
+        more = number + 1 < len(self.pages) or self.end is not None
+        token = f"<NextContinuationToken>{self.end or number + 1}</NextContinuationToken>" if more else ""
+        entries = "".join(
+            f"<Contents><Key>{key}</Key><LastModified>2026-11-20T03:00:00.000Z</LastModified><ETag>&quot;{BODY_ETAG}&quot;</ETag>"
+            "<Size>9</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            for key in self.pages[min(number, len(self.pages) - 1)]
+        )
+        body = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>"
+        return RawResponse(200, {}, [body.encode()])
+
+
+def test_a_page_without_keys_is_not_the_end_while_it_has_a_token() -> None:
+    """S3 documents such pages for directory buckets, and other servers send them."""
+    planner, found = plan(Turns(Paged([["logs/1", "logs/2"], [], [], ["logs/3"], []])))
+    assert planner.error is None
+    assert sorted(one.key for one in found) == ["logs/1", "logs/2", "logs/3"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "keys"),
+    [
+        ([["logs/1", "logs/3", "logs/2"]], ("'logs/2'", "'logs/3'")),
+        ([["logs/1", "logs/1"]], ("'logs/1'", "'logs/1'")),
+        ([["logs/2"], ["logs/1"]], ("'logs/1'", "'logs/2'")),
+        ([["logs/2"], [], ["logs/2"]], ("'logs/2'", "'logs/2'")),
+        ([["a/1", "logs/2"]], ("'a/1'", "'logs/'")),
+        ([["logs/2", "z"]], ("'z'", "'logs/'")),
+    ],
+)
+def test_a_listing_that_is_in_no_order_is_refused_with_server_bucket_and_keys(
+    pages: list[list[str]], keys: tuple[str, str]
+) -> None:
+    planner, found = plan(Turns(Paged(pages)))
+    told = str(planner.error)
+    assert "http://x, bucket s3://bucket" in told
+    assert all(key in told for key in keys), told
+    assert len(found) <= 1, "nothing of the page is believed"
+
+
+@pytest.mark.parametrize("pages", [[["logs/1"], *[[]] * 1000, ["logs/2"]]])
+def test_a_listing_that_never_ends_is_given_up(pages: list[list[str]]) -> None:
+    planner, _ = plan(Turns(Paged(pages)))
+    assert "1,000 pages without a key" in str(planner.error)
+    planner, _ = plan(Turns(Paged([["logs/1"], []], end="1")))
+    assert "the same token" in str(planner.error)
+
+
+def test_a_sink_that_lists_in_no_order_is_refused() -> None:
+    world = Synthetic(50, 100)
+    turns = Turns(world)
+    unsorted = [{"name": name, "generation": "1", "size": "9", "crc32c": "AAAAAA=="} for name in ("logs/b", "logs/a")]
+
+    def answer(request: Request) -> Answer | None:
+        return Answer(200, pieces=[json.dumps({"items": unsorted}).encode()]) if "/o?" in request.url else None
+
+    turns._trouble = answer
+    planner, found = plan(turns)
+    assert "http://x, bucket gs://sink" in str(planner.error)
+    assert found == []
+
+
+def test_directory_buckets_are_refused_by_their_name() -> None:
+    with pytest.raises(BadInput, match="s3://mine--use1-az4--x-s3 is a directory bucket"):
+        S3Source("http://x", "mine--use1-az4--x-s3", "us-east-1")
+
+
+def test_and_before_anybody_asks_for_credentials() -> None:
+    express = "s3://mine--use1-az4--x-s3/a"
+    with pytest.raises(ValueError, match="directory bucket"):
+        place(express)
+    with pytest.raises(BadInput, match="directory bucket"):
+        place_of_flag("--source", express, "s3")
+    elsewhere = "gs://mine--x-s3"
+    assert place(elsewhere).bucket == place_of_flag("--destination", elsewhere, "gs")[0], "it is a rule of S3's buckets alone"

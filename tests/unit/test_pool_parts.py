@@ -14,7 +14,7 @@ import pytest
 
 from cdn_worker.codec import encoded
 from cdn_worker.contract import ROOT, JobSpec, ListReport, Report
-from cdn_worker.copying.canary import MISMATCH, PERMISSION_DENIED, canary
+from cdn_worker.copying.canary import MISMATCH, PERMISSION_DENIED, Trial, canary
 from cdn_worker.copying.steps import Command, Outcome, Renew, Task
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
@@ -35,10 +35,13 @@ from tests.stages import wait_for
 from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way
 
 TASK = Task("a/b", len(BODY), MD5)
+REFUSED = got(b"<Error><Code>AccessDenied</Code></Error>", status=403)
+COLD = got(b"<Error><Code>InvalidObjectState</Code><StorageClass>GLACIER</StorageClass></Error>", status=403)
+PAGE = got(b"<html>sorry</html>", status=403)
 PART = got(b"t", status=206, Content_Range=f"bytes 0-0/{len(BODY)}")
 
 
-def sung(answers: Sequence[Answer], task: Task = TASK) -> tuple[tuple[str, str] | None, list[Command]]:
+def sung(answers: Sequence[Answer], task: Task = TASK) -> tuple[Trial, list[Command]]:
     """Play the canary with these answers to its requests."""
     steps, left = canary(task, way(), "https://d.example/"), list(answers)
     commands: list[Command] = []
@@ -54,46 +57,59 @@ def sung(answers: Sequence[Answer], task: Task = TASK) -> tuple[tuple[str, str] 
 
 
 def test_a_canary_that_comes_back_says_nothing() -> None:
-    wrong, commands = sung([PART])
-    assert wrong is None
+    trial, commands = sung([PART])
+    assert trial == Trial()
     (request,) = commands
     assert isinstance(request, Request)
     assert "Range: bytes=0-0" in request.headers
 
 
 def test_a_canary_for_an_empty_object_asks_for_the_whole() -> None:
-    wrong, commands = sung([got(b"", etag="e")], Task("a", 0, "e"))
-    assert wrong is None
+    trial, commands = sung([got(b"", etag="e")], Task("a", 0, "e"))
+    assert trial == Trial()
     assert not any("Range" in line for one in commands if isinstance(one, Request) for line in one.headers)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_what_passes_is_left_to_the_copying(status: int) -> None:
-    assert sung([got(status=status)])[0] is None
+    assert sung([got(status=status)])[0] == Trial()
 
 
 def test_a_refusal_is_believed_after_a_fresh_signature_failed_too() -> None:
-    wrong, commands = sung([got(status=403)] * 3)
-    assert wrong is not None
-    assert wrong[0] == PERMISSION_DENIED
+    trial, commands = sung([REFUSED] * 3)
+    assert trial.wrong is not None
+    assert trial.wrong[0] == PERMISSION_DENIED
     assert sum(isinstance(one, Renew) for one in commands) == 2
-    assert sung([got(status=403), PART])[0] is None
+    assert sung([REFUSED, PART])[0] == Trial()
+
+
+@pytest.mark.parametrize("answers", [[COLD], [REFUSED, COLD], [PAGE, got(x_amz_archive_status="ARCHIVE_ACCESS")]])
+def test_an_archived_object_says_nothing_of_the_cdn(answers: list[Answer]) -> None:
+    trial, commands = sung(answers)
+    assert trial == Trial(spoiled=True)
+    assert sum(isinstance(one, Renew) for one in commands) == len(answers) - 1 - (answers[0] is PAGE)
+
+
+def test_a_page_for_errors_is_believed_when_the_object_can_be_read() -> None:
+    trial, _ = sung([PAGE, got(), PAGE, PAGE])
+    assert trial.wrong is not None
+    assert trial.wrong[0] == PERMISSION_DENIED
 
 
 def test_a_distribution_of_another_bucket_is_told_with_what_to_look_at() -> None:
-    wrong, _ = sung([got(status=404), got()] * 2 + [got(status=404), got()])
-    assert wrong is not None
-    assert wrong[0] == MISMATCH
-    assert "status 404 for 'a/b'" in wrong[1]
-    assert "origin" in wrong[1]
+    trial, _ = sung([got(status=404), got()] * 2 + [got(status=404), got()])
+    assert trial.wrong is not None
+    assert trial.wrong[0] == MISMATCH
+    assert "status 404 for 'a/b'" in trial.wrong[1]
+    assert "origin" in trial.wrong[1]
     other, _ = sung([got(b"x", etag="other"), got()] * 3)
-    assert other is not None
-    assert 'ETag "other"' in other[1]
+    assert other.wrong is not None
+    assert 'ETag "other"' in other.wrong[1]
 
 
 def test_an_object_that_was_deleted_or_changed_meanwhile_is_no_mismatch() -> None:
-    assert sung([got(status=404), got(status=404)])[0] is None
-    assert sung([got(status=412), got(etag="newer")])[0] is None
+    assert sung([got(status=404), got(status=404)])[0] == Trial(spoiled=True)
+    assert sung([got(status=412), got(etag="newer")])[0] == Trial(spoiled=True)
 
 
 def test_who_looks_first_reads_nothing_that_is_there() -> None:

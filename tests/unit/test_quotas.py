@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sts_manager.domain.errors import Throttled
 from sts_manager.domain.model import Plan, Route, StartJob
-from sts_manager.domain.naming import Prefix, job_name
-from sts_manager.routes.pacer import BUCKET_S, Pacer
+from sts_manager.domain.naming import JobName, OperationName, Prefix, job_name
+from sts_manager.routes.pacer import BUCKET_S, QUOTAS, Pacer
 from sts_manager.routes.quotas import ServiceQuotas
 from sts_manager.routes.sts import StsClient
 from tests.fakes.clock import FakeClock
@@ -135,3 +138,53 @@ def test_projects_are_counted_apart_and_the_plans_own_creates_are_in() -> None:
 def test_without_a_client_there_is_nothing_to_count() -> None:
     quotas = ServiceQuotas(dict, FakeClock())
     assert (quotas.used(), quotas.projects(), quotas.creates(Plan())) == ((), {}, {})
+
+
+class Counting:
+    """The service's client, as far as these calls go: each answers emptily."""
+
+    def __getattr__(self, _name: str) -> object:
+        return lambda *_words, **_flags: SimpleNamespace(
+            operation=SimpleNamespace(name="transferOperations/1"), account_email="a"
+        )
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda client: client.create(None), "create"),
+        (lambda client: client.get(JobName("transferJobs/x")), "read"),
+        (lambda client: client.agent(), "read"),
+        (lambda client: client.run(JobName("transferJobs/x")), "run"),
+        (lambda client: client.delete("transferJobs/x"), "delete"),
+        (lambda client: client.pause(OperationName("transferOperations/1")), "pause"),
+        (lambda client: client.resume(OperationName("transferOperations/1")), "pause"),
+        (lambda client: client.cancel(OperationName("transferOperations/1")), "pause"),
+    ],
+)
+def test_each_call_is_charged_to_the_quota_that_the_service_charges(call: Callable[[StsClient], object], kind: str) -> None:
+    pacer = Pacer(FakeClock())
+    call(StsClient(Counting(), "one-project", pacer))  # type: ignore[arg-type]
+    charged = {one.kind for one in pacer.used() if one.calls}
+    assert charged == ({kind} if QUOTAS[kind] else set())
+
+
+def test_the_quotas_are_those_of_the_services_page() -> None:
+    minute = 60.0
+    assert {
+        "create": ((600, minute), (5000, DAY)),
+        "read": ((1500, minute),),
+        "update": ((600, minute),),
+        "delete": ((600, minute),),
+        "pause": ((900, minute),),
+        "run": (),
+    } == QUOTAS
+
+
+def test_what_no_quota_counts_is_never_held_back() -> None:
+    clock = FakeClock()
+    pacer = Pacer(clock)
+    assert all(taken(pacer, "run") for _ in range(2000))
+    assert not [one for one in pacer.used() if one.kind == "run"]
+    pacer.refuse("run")
+    assert pacer.refused("run"), "the service may refuse it all the same"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from sts_manager.domain.place import place
 from sts_manager.routes.sts import is_one_time, snapshot
 from sts_manager.routes.sts_spec import S3Access, TransferSettings, differences, transfer_job, transfer_spec
 from tools.emulators.sts.copier import Status
+from tools.emulators.sts.defaults import fill_defaults
 from tools.emulators.sts.rules import check_job
 
 OFFICIAL: Any = sts.TransferOperation.Status  # proto-plus types its enums as classes of ints
@@ -88,6 +89,9 @@ def test_exactly_one_way_opens_s3_and_none_shows_its_secret() -> None:
         (replace(S3, overwrite=True), ["transfer_options"]),
         (replace(S3, modified_before=datetime(2026, 1, 1, tzinfo=UTC)), ["object_conditions"]),
         (replace(S3, s3_access=S3Access(role_arn="arn:aws:iam::123456789012:role/x")), []),
+        (replace(S3, overwrite_when="NEVER"), ["transfer_options"]),
+        (replace(S3, overwrite_when="DIFFERENT"), []),
+        (replace(S3, storage_class="NEARLINE"), ["transfer_options"]),
         (replace(S3, log_failures=True), []),
         (S3, []),
     ],
@@ -95,6 +99,55 @@ def test_exactly_one_way_opens_s3_and_none_shows_its_secret() -> None:
 def test_what_makes_an_existing_job_another_one(other: TransferSettings, named: list[str]) -> None:
     found = transfer_job(ORDER, other).transfer_spec
     assert list(differences(transfer_job(ORDER, S3).transfer_spec, found)) == named
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"overwrite": True}, {"overwrite_when": "NEVER"}, {"storage_class": "ARCHIVE"}, {"s3_managed_private_network": True}],
+)
+def test_defaults_that_are_spelled_out_make_no_other_job(more: dict[str, Any]) -> None:
+    ours = transfer_job(ORDER, replace(S3, **more)).transfer_spec
+    theirs = sts.TransferSpec(ours)
+    fill_defaults(theirs)
+    assert theirs != ours
+    assert list(differences(ours, theirs)) == []
+    others = transfer_spec(ORDER, replace(S3, **{**more, "storage_class": "COLDLINE"}))
+    assert list(differences(others, theirs)) == ["transfer_options"]
+
+
+def test_paths_are_alike_with_and_without_a_slash_at_their_end() -> None:
+    ours = transfer_job(ORDER, S3).transfer_spec
+    theirs = sts.TransferSpec(ours)
+    theirs.aws_s3_data_source.path, theirs.gcs_data_sink.path = "in", "out"
+    assert list(differences(ours, theirs)) == []
+    theirs.gcs_data_sink.path = "out/deep"
+    assert list(differences(ours, theirs)) == ["sink"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("transfer_options.delete_objects_unique_in_sink", True, "transfer_options"),
+        ("transfer_options.delete_objects_from_source_after_transfer", True, "transfer_options"),
+        ("object_conditions.exclude_prefixes", ["a b/x"], "object_conditions"),
+        ("object_conditions.max_time_elapsed_since_last_modification", timedelta(days=1), "object_conditions"),
+        ("object_conditions.min_time_elapsed_since_last_modification", timedelta(days=1), "object_conditions"),
+    ],
+)
+def test_what_we_never_ask_for_makes_another_job(path: str, value: object, named: str) -> None:
+    ours = transfer_job(ORDER, S3).transfer_spec
+    theirs = sts.TransferSpec(ours)
+    part, name = path.split(".")
+    setattr(getattr(theirs, part), name, value)
+    assert list(differences(ours, theirs)) == [named]
+
+
+@pytest.mark.parametrize("domain", ["", "https://d1.cloudfront.net"])
+def test_a_private_network_that_is_not_wanted_is_not_spoken_of(domain: str) -> None:
+    """The field is a oneof: said to be false it is there, beside the CloudFront domain that excludes it."""
+    job = transfer_job(ORDER, replace(S3, s3_cloudfront_domain=domain))
+    check_job(job)
+    assert "managed_private_network" not in job.transfer_spec.aws_s3_data_source
 
 
 def test_the_longest_prefix_fits_the_description() -> None:
@@ -200,6 +253,16 @@ def test_an_egress_of_its_own_wins_over_the_daemons(egress: str, domain: str, ne
     settings = replace(S3, s3_cloudfront_domain="https://all.example")
     source = transfer_spec(shared("a/", egress=egress), settings).aws_s3_data_source
     assert (source.cloudfront_domain, source.managed_private_network) == (domain, network)
+
+
+def test_classes_are_preserved_of_objects_from_cloud_storage_only() -> None:
+    kept = transfer_spec(ORDER, replace(GCS, storage_class="PRESERVE")).transfer_options.metadata_options.storage_class
+    assert kept == sts.MetadataOptions.StorageClass.STORAGE_CLASS_PRESERVE
+    with pytest.raises(ValueError, match="PRESERVE is for objects from Cloud Storage, and these come from s3://src-bucket"):
+        transfer_spec(ORDER, replace(S3, storage_class="PRESERVE"))
+    of_its_own = replace(ORDER, source="s3://own-bucket")
+    with pytest.raises(ValueError, match="these come from s3://own-bucket"):
+        transfer_spec(of_its_own, replace(GCS, storage_class="PRESERVE", s3_access=KEYS))
 
 
 def test_a_manifest_takes_the_place_of_the_prefix() -> None:

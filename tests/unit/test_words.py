@@ -70,6 +70,8 @@ def scenes() -> Iterator[tuple[str, Observed, Policy]]:
         yield f"a start is refused: {refusal.value}", Observed(live=(intent(),), outcomes=(refused(refusal),)), POLICY
     shared = refused(Refusal.PERMANENT, others=(Prefix("data/2027/"),))
     yield "a shared job is refused for good", Observed(live=(intent(),), outcomes=(shared,)), POLICY
+    often = intent(missing_count=19, missing_since=NOW - timedelta(minutes=60))
+    yield "a start stays open for too long", Observed(live=(often,), outcomes=(refused(Refusal.UNCERTAIN),)), POLICY
     waits = refused(Refusal.THROTTLED, after=timedelta(hours=3))
     yield "a start is put off as the service asked", Observed(live=(intent(),), outcomes=(waits,)), POLICY
     for adopted in (False, True):

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from tools.emulators.stage import SERVICES, Stage
+from tools.emulators.ledger import check_projects
+from tools.emulators.stage import PROJECT, SERVICES, Stage
 
 app = typer.Typer(
     add_completion=False,
@@ -28,6 +29,9 @@ def _root() -> None:
 def up(
     env_file: Annotated[Path, typer.Option(help="Where to write the environment variables, once all servers are ready.")],
     only: Annotated[str, typer.Option(help="Comma-separated services to start.")] = ",".join(SERVICES),
+    project: Annotated[
+        list[str] | None, typer.Option(help="A project's name; may be repeated. The first one is for whatever names none.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Keep object bytes in files of this folder instead of in memory.")] = None,
 ) -> None:
     """Start the servers, write the variables that the official clients need, print `ready`, run until SIGTERM."""
@@ -37,7 +41,11 @@ def up(
     if data is not None:
         data.mkdir(parents=True, exist_ok=True)
     try:
-        stage = Stage(tuple(filter(None, only.split(","))), data)
+        projects = check_projects(project or [PROJECT])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--project") from error
+    try:
+        stage = Stage(tuple(filter(None, only.split(","))), data, projects)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from error
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stage.environment.items())

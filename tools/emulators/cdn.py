@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from tools.emulators.ledger import Ledger, Rule
 from tools.emulators.rawhttp import RawRequest, RawResponse, RawServer
+from tools.emulators.s3_archive import error_xml
 from tools.emulators.sigv4 import Keys
 from tools.emulators.web import pause_for
 
@@ -43,6 +44,9 @@ STATUSES = {
 }
 BODIES = ("TRUNCATED", "NO_LENGTH", "TOO_LONG", "SLOW", "COMPRESSED", "CHANGED_ETAG", "REDIRECT", "WHOLE", "RESET")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+METHODS = ("GET", "HEAD")
+"""What a cache behaviour allows unless it is told otherwise: CloudFront's default, and all that its reading of S3 needs."""
 
 
 class Forbidden(Exception):
@@ -51,9 +55,17 @@ class Forbidden(Exception):
 
 @dataclass(frozen=True)
 class Found:
+    """An object as its origin gave it.
+
+    data   its bytes: all of them, or those from `first` on that were asked for; none for a HEAD
+    size   of the whole object, in bytes; None: as long as `data`
+    """
+
     data: bytes
     headers: dict[str, str]
     etag: str
+    first: int = 0
+    size: int | None = None
 
 
 class Cdn:
@@ -77,7 +89,7 @@ class Cdn:
         }
         self.dropped: set[str] = set()  # headers, in lower case, that a policy of the distribution removes
         self.files: dict[str, bytes] = {}  # what the distribution serves to anybody, by path: robots.txt
-        self._server = RawServer(self._handle)
+        self._server = RawServer(self._answer)
 
     @property
     def address(self) -> str:
@@ -91,25 +103,35 @@ class Cdn:
         self._server.stop()
         self._s3.close()
 
+    def _answer(self, request: RawRequest) -> RawResponse:
+        response = self._handle(request)
+        page = self._ledger.setting("cdn.error_page").encode()
+        if page and response.status in (403, 404):
+            response.pieces, response.length = [page], len(page)
+            response.headers["Content-Type"] = "text/html"
+        return response
+
     def _handle(self, request: RawRequest) -> RawResponse:
         fault = self._ledger.count("cdn", request.method)
         if fault is not None:
             pause_for(fault.delay_s)
             if fault.error in STATUSES:
                 return refusal(*STATUSES[fault.error], retry_after=fault.error == "TOO_MANY_REQUESTS")
+        if request.method not in METHODS:
+            return refuse_method()
         path, _, query = request.target.partition("?")
         if path in self.files:
             return answered(request, Found(self.files[path], {"Content-Type": "text/plain"}, '"file"'))
         try:
             if not self._ledger.setting("cdn.public"):
                 self._check(path, query)
-            found = self._fetch(path)
+            # Whoever ignores a range, or lies in answer to a HEAD, has read the whole object.
+            whole = fault is not None and (fault.error == "WHOLE" or request.method == "HEAD")
+            found = self._fetch(path, request, whole=whole)
         except Forbidden as refused:
             return refusal(403, str(refused))
         except ClientError as error:
-            missing = error.response["Error"]["Code"] in ("NoSuchKey", "404", "NoSuchBucket")
-            # An origin that may not be listed answers 403 for what is not there; ours may be.
-            return refusal(404 if missing else 502, error.response["Error"]["Code"])
+            return passed_through(error)
         return misbehaved(answered(request, found), found, fault)
 
     def _check(self, path: str, query: str) -> None:
@@ -143,28 +165,50 @@ class Cdn:
         if not fnmatch.fnmatchcase(f"http://{self.address}{path}", pattern):
             raise Forbidden("AccessDenied: the policy does not cover this URL")
 
-    def _fetch(self, path: str) -> Found:
+    def _fetch(self, path: str, request: RawRequest, *, whole: bool) -> Found:
+        """Ask the origin for just what the viewer asked for: a HEAD by HEAD, a range by a range."""
         bucket, _, key = path.lstrip("/").partition("/")
         if not key:
             raise Forbidden("AccessDenied")
-        answer = self._s3.get_object(Bucket=unquote(bucket), Key=unquote(key))
+        named = {"Bucket": unquote(bucket), "Key": unquote(key)}
+        if request.method == "HEAD" and not whole:
+            return self._head(named)
+        range_ = _RANGE.fullmatch(request.headers.get("range", ""))
+        try:
+            answer = self._s3.get_object(**named, **({} if whole or range_ is None else {"Range": range_[0]}))
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "InvalidRange":
+                return self._head(named)
+            raise
+        data, headers = answer["Body"].read(), self._headers(answer)
+        part = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+        if part is None:
+            return Found(data, headers, answer["ETag"])
+        return Found(data, headers, answer["ETag"], first=int(part[1]), size=int(part[2]))
+
+    def _head(self, named: dict[str, str]) -> Found:
+        answer = self._s3.head_object(**named)
+        return Found(b"", self._headers(answer), answer["ETag"], size=answer["ContentLength"])
+
+    def _headers(self, answer: dict[str, Any]) -> dict[str, str]:
+        """What the distribution passes on of its origin's headers."""
         kept = ("Content-Type", "Content-Encoding", "Content-Disposition", "Content-Language", "Cache-Control", "Last-Modified")
         raw = answer["ResponseMetadata"]["HTTPHeaders"]
         headers = {name: raw[name.lower()] for name in kept if name.lower() in raw}
         headers |= {name: value for name, value in raw.items() if name.startswith("x-amz-meta-")}
-        headers = {name: value for name, value in headers.items() if name.lower() not in self.dropped}
-        return Found(answer["Body"].read(), headers, answer["ETag"])
+        return {name: value for name, value in headers.items() if name.lower() not in self.dropped}
 
 
 def answered(request: RawRequest, found: Found) -> RawResponse:
     """What a healthy CDN says: whole objects, ranges, preconditions."""
     headers = found.headers | {"ETag": found.etag, "Accept-Ranges": "bytes", "X-Cache": "Miss from cloudfront"}
-    wanted = request.headers.get("if-match")
-    if wanted not in (None, "*", found.etag):
+    if not _names_etag(request.headers.get("if-match", "*"), found.etag):
         return refusal(412, "PreconditionFailed")
+    if _names_etag(request.headers.get("if-none-match", ""), found.etag):
+        return RawResponse(304, {name: value for name, value in headers.items() if not name.startswith("Content-")}, length=None)
+    size = len(found.data) if found.size is None else found.size
     range_ = _RANGE.fullmatch(request.headers.get("range", ""))
-    size = len(found.data)
-    if range_ is None or range_[0] == "bytes=-":
+    if range_ is None or range_[0] == "bytes=-" or (range_[1] and range_[2] and int(range_[1]) > int(range_[2])):
         return RawResponse(200, headers, _pieces(found.data), size)
     first = int(range_[1]) if range_[1] else max(0, size - int(range_[2]))
     last = min(int(range_[2]), size - 1) if range_[1] and range_[2] else size - 1
@@ -172,8 +216,13 @@ def answered(request: RawRequest, found: Found) -> RawResponse:
         refused = refusal(416, "InvalidRange")
         refused.headers["Content-Range"] = f"bytes */{size}"
         return refused
-    data = found.data[first : last + 1]
-    return RawResponse(206, headers | {"Content-Range": f"bytes {first}-{last}/{size}"}, _pieces(data), len(data))
+    data = found.data[first - found.first : last + 1 - found.first]
+    return RawResponse(206, headers | {"Content-Range": f"bytes {first}-{last}/{size}"}, _pieces(data), last + 1 - first)
+
+
+def _names_etag(wanted: str, etag: str) -> bool:
+    """Whether `If-Match` or `If-None-Match` names an ETag: by `*`, or in its list."""
+    return wanted.strip() == "*" or etag in (one.strip() for one in wanted.split(","))
 
 
 def misbehaved(response: RawResponse, found: Found, fault: Rule | None) -> RawResponse:
@@ -210,6 +259,23 @@ def misbehaved(response: RawResponse, found: Found, fault: Rule | None) -> RawRe
     return response
 
 
+def refuse_method() -> RawResponse:
+    """CloudFront's page for a method that the cache behaviour does not allow (developer guide, "HTTP 403 (Invalid method)").
+
+    The sentence is as public reports quote it. The connection is closed: a body may still be under way.
+    """
+    told = (
+        "This distribution is not configured to allow the HTTP request method that was used for this request. "
+        "The distribution supports only cachable requests."
+    )
+    body = (
+        "<HTML><HEAD><TITLE>ERROR: The request could not be satisfied</TITLE></HEAD><BODY><H1>403 ERROR</H1>"
+        f'<H2>The request could not be satisfied.</H2><HR noshade size="1px">{told}</BODY></HTML>'
+    ).encode()
+    headers = {"Server": "CloudFront", "Content-Type": "text/html", "X-Cache": "Error from cloudfront"}
+    return RawResponse(403, headers, [body], len(body), hang_up=True)
+
+
 def refusal(status: int, code: str, *, retry_after: bool = False) -> RawResponse:
     """CloudFront's own, or its origin's."""
     body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'.encode()
@@ -217,6 +283,17 @@ def refusal(status: int, code: str, *, retry_after: bool = False) -> RawResponse
     if retry_after:
         headers["Retry-After"] = "1"
     return RawResponse(status, headers, [body], len(body))
+
+
+def passed_through(error: ClientError) -> RawResponse:
+    """What the origin refused, with its own status and body (CloudFront, HTTPStatusCodes: without custom error pages)."""
+    # An origin that may not be listed answers 403 for what is not there; ours may be.
+    code, status = error.response["Error"]["Code"], int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+    if status >= 500:
+        return refusal(502, code)
+    more = {name: str(error.response[name]) for name in ("StorageClass", "AccessTier") if name in error.response}
+    body = error_xml(code, error.response["Error"].get("Message", ""), more)
+    return RawResponse(status, {"Content-Type": "application/xml", "X-Cache": "Error from cloudfront"}, [body], len(body))
 
 
 def _pieces(data: bytes) -> Iterable[bytes]:

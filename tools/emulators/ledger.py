@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+DEFAULT_PROJECT = "stage-project"
+"""The project of a suite that was told of none."""
 DEFAULTS: dict[str, Any] = {
     "sts.bytes_per_second": 0,  # 0: as fast as it goes
     "sts.objects_per_second": 0,
@@ -17,36 +20,63 @@ DEFAULTS: dict[str, Any] = {
     "sts.creates_per_day": 5000,
     "sts.reads_per_minute": 1500,
     "sts.updates_per_minute": 600,
-    "sts.pauses_per_minute": 900,
-    "sts.other_projects": [],  # beside stage-project, each with quotas of its own
+    "sts.deletes_per_minute": 600,
+    "sts.pauses_per_minute": 900,  # pause, resume and cancel of operations
+    "projects.others": [],  # projects beside those the suite was started with; each has resources and quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
+    "sts.gcs_bucket_code": "FAILED_PRECONDITION",  # of a bucket that is missing or forbidden; or PERMISSION_DENIED, NOT_FOUND
+    "sts.s3_missing_bucket_code": "PERMISSION_DENIED",  # or "NOT_FOUND": nobody could verify it
+    "sts.manifest_folders": "fail",  # rows of a manifest that end in "/"; or "refuse": the operation fails, or "take"
+    "sts.fill_defaults": False,  # whether a stored job shows what its options are that were left open
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
+    "sts.archived_tiering": "PERMISSION_DENIED",  # the error of an object in an archive tier of Intelligent-Tiering; or "skip"
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
     "sts.url_list_md5_required": "",  # rows without an MD5: taken; or "row": those fail; or "list": the operation does
+    "logging.delay_seconds": 0.0,  # from when something is logged until it can be read
+    "logging.reads_per_minute": 60,
     "s3.verify_signatures": True,
+    "s3.restore_seconds": 0,  # how long RestoreObject takes
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
     "bigquery.fail_late": 0,  # how many of the next jobs do their work and then say that they failed
     "bigquery.rows_per_page": 50_000,
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
+    "cdn.error_page": "",  # stands in the place of every body of a 403 or 404 (CloudFront, custom error pages)
     "cdn.public": False,  # whether URLs need no signature
     "pubsub.pull_seconds": 2.0,  # how long a pull waits for a first message
     "pubsub.duplicates": 0.0,  # the share of messages that come twice
     "pubsub.reorder": False,  # whether waiting messages are shuffled before each delivery
     "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
+    "monitoring.fill_defaults": False,  # whether a stored alert policy spells out what the client left to the service
     "gcs.buckets": {},  # bucket -> fields of its resource: location, autoclass, softDeletePolicy, encryption, …
     "gcs.put_answer_headers": True,  # whether the answer to a PUT tells generation, size and hashes
     "gcs.session_answer_headers": False,  # whether the last answer of a session tells them in headers, too
     "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
     "apis.disabled": [],  # services, as storagetransfer.googleapis.com
     "iam.denied": [],  # permissions, as bigquery.tables.getData
+    "iam.project_policy": [],  # bindings of the project's IAM policy
 }
+
+
+_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+
+def check_projects(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of projects, as Resource Manager takes them (6 to 30 small letters, digits, hyphens). Raises ValueError."""
+    for name in names:
+        if not _PROJECT.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no project's name: 6 to 30 small letters, digits and hyphens, a letter first, no hyphen last"
+            )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"the projects must be named, each once: {', '.join(names) or 'none is'}")
+    return tuple(names)
 
 
 class BadFault(ValueError):
@@ -96,9 +126,10 @@ class Ledger:
     lock: threading.Lock = field(default_factory=threading.Lock)
     windows: dict[tuple[str, float, str], deque[float]] = field(default_factory=dict)
     permissions: Counter[str] = field(default_factory=Counter)
-    log_entries: list[dict[str, Any]] = field(default_factory=list)  # what services wrote to Cloud Logging
+    log_entries: list[tuple[float, dict[str, Any]]] = field(default_factory=list)  # what was logged, and when it is to be seen
     events: dict[str, deque[str]] = field(default_factory=dict)  # keys that changed, by bucket, until somebody takes them
     clock: Callable[[], float] = time.monotonic  # by which quotas are kept
+    projects: tuple[str, ...] = (DEFAULT_PROJECT,)  # with which the suite was started; the first one is for what names no project
 
     def count(self, service: str, method: str) -> Rule | None:
         """Count a call; returns the fault it must meet, if any."""
@@ -127,11 +158,27 @@ class Ledger:
         with self.lock:
             self.rules.append(rule)
 
+    def knows_project(self, name: str) -> bool:
+        """Whether there is such a project: one the suite was started with, or one of the setting `projects.others`."""
+        with self.lock:
+            return name in self.projects or name in self.settings["projects.others"]
+
     def permits(self, permission: str) -> bool:
         """Whether the caller has a permission; counts that it was needed."""
         with self.lock:
             self.permissions[permission] += 1
             return permission not in self.settings["iam.denied"]
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Write to Cloud Logging; it is to be seen after `logging.delay_seconds`."""
+        with self.lock:
+            self.log_entries.append((self.clock() + self.settings["logging.delay_seconds"], entry))
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What is to be seen in Cloud Logging by now."""
+        now = self.clock()
+        with self.lock:
+            return [entry for at, entry in self.log_entries if at <= now]
 
     def tell(self, bucket: str, key: str) -> None:
         """An object came to be, or changed: told where a queue is set for its bucket."""

@@ -30,10 +30,10 @@ def invalid(message: str) -> Refused:
 APIS = {"sts": "storagetransfer.googleapis.com", "monitoring": "monitoring.googleapis.com", "pubsub": "pubsub.googleapis.com"}
 
 
-def disabled(api: str) -> str:
+def disabled(api: str, project: str) -> str:
     """What the services say of an API that is off."""
     return (
-        f"{api} has not been used in project stage-project before or it is disabled. Enable it by visiting "
+        f"{api} has not been used in project {project} before or it is disabled. Enable it by visiting "
         f"https://console.developers.google.com/apis/api/{api}/overview then retry."
     )
 
@@ -55,7 +55,7 @@ def _unary(
             if not fault.applied:
                 context.abort(grpc.StatusCode[fault.error], fault.message)
         if (api := APIS.get(label)) in ledger.setting("apis.disabled"):
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, disabled(str(api)))
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, disabled(str(api), ledger.projects[0]))
         if not ledger.permits(permission):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, f"Permission {permission} denied (or the resource may not exist).")
         try:

@@ -14,7 +14,7 @@ from tools.emulators.bigquery.server import BigQuery
 from tools.emulators.cdn import KEY_PAIR_ID, Cdn
 from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
-from tools.emulators.ledger import BadFault, Ledger
+from tools.emulators.ledger import DEFAULT_PROJECT, BadFault, Ledger, check_projects
 from tools.emulators.logging_api import CloudLogging
 from tools.emulators.monitoring.server import MonitoringServer
 from tools.emulators.pubsub.server import PubSubServer
@@ -22,35 +22,40 @@ from tools.emulators.resource_manager import ResourceManager
 from tools.emulators.rpc import Refused
 from tools.emulators.s3 import S3
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.rest import StsRest
 from tools.emulators.sts.server import StsServer
 from tools.emulators.sts.service import Places, TransferService
 from tools.emulators.web import Request, Response, WebServer, application
 
+PROJECT = DEFAULT_PROJECT
 SERVICES = ("s3", "gcs", "sts", "bigquery", "monitoring", "cdn", "pubsub", "resourcemanager", "logging")
-PROJECT = "stage-project"
 KEYS = Keys("AKIASTAGEREHEARSAL00", "stage-secret-access-key-of-no-worth")
 
 
 class Stage:
     """Starts the servers that were asked for; the others are taken from the environment.
 
-    Raises ValueError for an unknown service, or when STS is wanted and S3 or GCS is neither started nor named.
+    projects: the names of its projects; the first one is for whatever names none.
+
+    Raises ValueError for an unknown service, for a project's name that is none, or when STS is wanted and S3 or GCS is neither
+    started nor named.
     """
 
-    def __init__(self, only: Sequence[str] = SERVICES, folder: Path | None = None) -> None:
+    def __init__(self, only: Sequence[str] = SERVICES, folder: Path | None = None, projects: Sequence[str] = (PROJECT,)) -> None:
         unknown = sorted(set(only) - set(SERVICES))
         if unknown:
             raise ValueError(f"unknown service {unknown[0]!r}; the stage has {', '.join(SERVICES)}")
-        self.ledger = Ledger()
+        self.ledger = Ledger(projects=check_projects(projects))
         self.objects = ObjectStore(folder)
         self._stops: list[Callable[[], None]] = []
         self._resets: list[Callable[[], None]] = [self.ledger.reset, self.objects.reset]
         self.environment: dict[str, str] = {
-            "GOOGLE_CLOUD_PROJECT": PROJECT,
+            "GOOGLE_CLOUD_PROJECT": self.ledger.projects[0],
             "AWS_ACCESS_KEY_ID": KEYS.key_id,
             "AWS_SECRET_ACCESS_KEY": KEYS.secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+        self.s3: S3 | None = None
         self.sts: TransferService | None = None
         self.bigquery: BigQuery | None = None
         self.cdn: Cdn | None = None
@@ -71,10 +76,10 @@ class Stage:
         if "pubsub" in only:
             self._start_pubsub()
         if "logging" in only:
-            server = self._web(WebServer(application(CloudLogging(self.ledger, PROJECT).handle), threads=4))
+            server = self._web(WebServer(application(CloudLogging(self.ledger).handle), threads=4))
             self.environment["LOGGING_EMULATOR_HOST"] = server.url
         if "resourcemanager" in only:
-            server = self._web(WebServer(application(ResourceManager(self.ledger, PROJECT).handle), threads=4))
+            server = self._web(WebServer(application(ResourceManager(self.ledger).handle), threads=4))
             self.environment["CLOUDRESOURCEMANAGER_EMULATOR_HOST"] = server.url
         admin = self._web(WebServer(application(self._admin), threads=4))
         self.environment["EMULATOR_ADMIN"] = admin.url
@@ -84,9 +89,9 @@ class Stage:
         return server.start()
 
     def _start_s3(self) -> None:
-        s3 = S3(self.ledger, [KEYS])
-        self._resets.append(s3.reset)
-        self.environment["AWS_ENDPOINT_URL"] = self._web(WebServer(s3)).url
+        self.s3 = S3(self.ledger, [KEYS])
+        self._resets.append(self.s3.reset)
+        self.environment["AWS_ENDPOINT_URL"] = self._web(WebServer(self.s3)).url
 
     def _start_gcs(self) -> None:
         gcs = Gcs(self.ledger, self.objects)
@@ -95,20 +100,20 @@ class Stage:
         self.environment["STORAGE_EMULATOR_HOST"] = server.url
 
     def _start_bigquery(self) -> None:
-        self.bigquery = BigQuery(self.ledger, PROJECT)
+        self.bigquery = BigQuery(self.ledger)
         server = self._web(WebServer(application(self.bigquery.handle)))
         self.bigquery.at(server.url)
         self._resets.append(self.bigquery.reset)
         self.environment["BIGQUERY_EMULATOR_HOST"] = server.url
 
     def _start_monitoring(self) -> None:
-        self.monitoring = MonitoringServer(self.ledger, PROJECT).start()
+        self.monitoring = MonitoringServer(self.ledger).start()
         self._stops.append(self.monitoring.stop)
         self._resets.append(self.monitoring.reset)
         self.environment["MONITORING_EMULATOR_HOST"] = self.monitoring.address
 
     def _start_pubsub(self) -> None:
-        self.pubsub = PubSubServer(self.ledger, PROJECT).start()
+        self.pubsub = PubSubServer(self.ledger).start()
         self._stops.append(self.pubsub.stop)
         self._resets.append(self.pubsub.reset)
         self.environment["PUBSUB_EMULATOR_HOST"] = self.pubsub.address
@@ -138,11 +143,13 @@ class Stage:
     def _start_sts(self) -> None:
         why = "sts copies between S3 and GCS: start them too"
         places = Places(self._at(why, "AWS_ENDPOINT_URL"), self._at(why, "STORAGE_EMULATOR_HOST"), (KEYS,))
-        self.sts = TransferService(self.ledger, PROJECT, places)
+        self.sts = TransferService(self.ledger, self.ledger.projects[0], places)
         server = StsServer(self.ledger, self.sts).start()
         self._stops.append(server.stop)
         self._resets.append(self.sts.reset)
         self.environment["STORAGE_TRANSFER_EMULATOR_HOST"] = server.address
+        rest = self._web(WebServer(application(StsRest(self.ledger, self.sts).handle), threads=4))
+        self.environment["STORAGE_TRANSFER_REST_EMULATOR_HOST"] = rest.url
 
     def reset(self) -> None:
         """Forget all buckets, jobs, operations, calls, faults and changed settings."""
@@ -165,7 +172,7 @@ class Stage:
         if asked is None:
             raise ValueError(
                 "the admin endpoint knows GET /calls, /permissions, /bigquery/jobs, /settings, /faults; POST /settings, /faults, "
-                f"/reset, /operations, /past; DELETE /faults; not {request.method} {request.path}"
+                f"/reset, /operations, /past, /tiers, /expiries; DELETE /faults; not {request.method} {request.path}"
             )
         return asked
 
@@ -176,7 +183,7 @@ class Stage:
             case "/permissions":
                 return dict(self.ledger.permissions)
             case "/bigquery/jobs" if self.bigquery is not None:
-                return {"jobs": self.bigquery.jobs.billed()}
+                return {"jobs": self.bigquery.billed()}
             case "/settings":
                 return dict(self.ledger.settings)
             case "/faults":
@@ -200,6 +207,12 @@ class Stage:
                 return {}
             case "POST", "/operations" if self.sts is not None:
                 self.sts.force(body["name"], int(body["status"]))
+                return {}
+            case "POST", "/tiers" if self.s3 is not None:
+                self.s3.archive.move(body["bucket"], body["key"], body["tier"])
+                return {}
+            case "POST", "/expiries" if self.s3 is not None:
+                self.s3.archive.expire(body["bucket"], body["key"])
                 return {}
             case "POST", "/past" if self.sts is not None:
                 self.sts.seed_past(int(body["operations"]))

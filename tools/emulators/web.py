@@ -19,6 +19,8 @@ PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
+HEADERS = "emulators.headers"
+"""Where the environment keeps the headers under the names they were sent with: WSGI's own cannot tell `_` from `-`."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,8 @@ def request_of(environ: Environ) -> Request:
     if isinstance(target, bytes):
         target = target.decode("latin-1")
     path, _, query = target.partition("?")
-    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if environ.get(name):
-            headers[name.replace("_", "-").lower()] = environ[name]
-    # WSGI hands header bytes over as latin-1; clients send metadata as UTF-8.
-    headers = {name: value.encode("latin-1").decode("utf-8", "replace") for name, value in headers.items()}
+    # Header bytes come as latin-1; clients send metadata as UTF-8.
+    headers = {name: value.encode("latin-1").decode("utf-8", "replace") for name, value in environ[HEADERS].items()}
     body = b"" if environ["REQUEST_METHOD"] in ("GET", "HEAD") else environ["wsgi.input"].read()
     pairs = dict(parse_qsl(query, keep_blank_values=True))
     return Request(method=environ["REQUEST_METHOD"], path=path, query=pairs, headers=headers, body=body, raw_query=query)
@@ -97,11 +95,21 @@ def _log(message: str = "", level: int = 20, traceback: bool = False) -> None:
         print(f"stage: {message}\n{shown}", file=sys.stderr)
 
 
+class _Gateway(wsgi.Gateway_10):
+    """WSGI, with the headers as they came besides."""
+
+    def get_environ(self) -> Environ:  # type: ignore[override]  # cheroot's own is not annotated
+        environ: Environ = super().get_environ()  # type: ignore[no-untyped-call]
+        sent = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.req.inheaders.items()}
+        return environ | {HEADERS: sent}
+
+
 class WebServer:
     """A cheroot server on a free loopback port, in threads of this process."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]], *, threads: int = 16) -> None:
         self._server = wsgi.Server(("127.0.0.1", 0), app, numthreads=threads, request_queue_size=256)
+        self._server.gateway = _Gateway
         setattr(self._server, "error_log", _log)  # noqa: B010 - cheroot's own way to be told where to log
         self._thread: threading.Thread | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from tools.emulators.bigquery.catalog import Catalog, Table
+from tools.emulators.bigquery.partition_filter import check_partition_filter, partition_column
 from tools.emulators.bigquery.rules import Refused, invalid, no_dataset
 from tools.emulators.bigquery.values import DUCK, FIXED_BYTES, Parameter, field_of, scalar
 
@@ -63,6 +64,7 @@ class Engine:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self.knows_project: Callable[[str], bool] = lambda _project: False
         self._duck = duckdb.connect(":memory:")
         self._duck.execute("SET TimeZone = 'UTC'; SET threads = 2; SET autoinstall_known_extensions = false")
         self._sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
@@ -117,15 +119,18 @@ class Engine:
 
     # Statements
 
-    def parsed(self, text: str, dataset: str | None) -> list[Statement]:
-        """The statements of a script. Raises Refused for what cannot be read, and for tables that are not there."""
+    def parsed(self, text: str, dataset: str | None, *, filtered: bool = True) -> list[Statement]:
+        """The statements of a script. Raises Refused for what cannot be read, and for tables that are not there.
+
+        filtered: tables that require a filter by their partition column must have one.
+        """
         try:
             trees = [tree for tree in sqlglot.parse(text, read="bigquery") if isinstance(tree, exp.Expression)]
         except sqlglot.errors.SqlglotError as error:
             raise Refused("invalidQuery", f"Syntax error: {error}") from error
-        return [self._resolved(tree, dataset) for tree in trees]
+        return [self._resolved(tree, dataset, filtered=filtered) for tree in trees]
 
-    def _resolved(self, tree: exp.Expression, dataset: str | None) -> Statement:
+    def _resolved(self, tree: exp.Expression, dataset: str | None, *, filtered: bool) -> Statement:
         kind = next((name for type_, name in KINDS.items() if isinstance(tree, type_)), "")
         if not kind:
             raise Refused("notImplemented", f"the stage models no {type(tree).__name__} statement: use the API for tables")
@@ -142,6 +147,9 @@ class Engine:
             if not table.db and table.name in common:
                 continue
             key = self._found(table, dataset)
+            column = partition_column(self._catalog.table(*key).resource)
+            if filtered and column is not None and not (table is target and isinstance(tree, exp.Insert)):
+                check_partition_filter(table, column)
             if table is target:
                 where.add(key)
                 if not isinstance(tree, exp.Insert):
@@ -158,6 +166,10 @@ class Engine:
         project, home = table.catalog or self._catalog.project, table.db or dataset or ""
         if not home:
             raise invalid(f'Table "{table.name}" must be qualified with a dataset (e.g. dataset.table).')
+        if project != self._catalog.project and self.knows_project(project):
+            raise Refused(
+                "notImplemented", f"the emulator suite models no query of project {self._catalog.project} over {project}"
+            )
         if project != self._catalog.project:
             raise Refused("accessDenied", f"Access Denied: Project {project}: User does not have permission to query its tables.")
         if home not in self._catalog.datasets:

@@ -51,10 +51,6 @@ class Jobs:
         self.lock = threading.RLock()
         self.jobs: dict[str, Job] = {}
 
-    def reset(self, catalog: Catalog, engine: Engine) -> None:
-        self.jobs.clear()
-        self._catalog, self._engine = catalog, engine
-
     # Running
 
     def insert(self, reference: Mapping[str, Any], configuration: dict[str, Any], body: bytes | None = None) -> Job:

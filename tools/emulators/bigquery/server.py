@@ -17,6 +17,7 @@ from tools.emulators.bigquery.rules import STATUS_OF, Refused, invalid, refusal
 from tools.emulators.ledger import Ledger, Rule
 from tools.emulators.web import Request, Response, pause_for
 
+_PROJECT = re.compile(r"/projects/([^/]+)")
 SOFT = {
     "UNAVAILABLE": ("backendError", "Service unavailable, retry"),
     "INTERNAL": ("internalError", "An internal error occurred and the request could not be completed"),
@@ -28,15 +29,63 @@ SOFT = {
 
 
 class BigQuery:
-    """A handler of requests for one project."""
+    """A handler of requests: each project has datasets and jobs of its own."""
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._projects: dict[str, Warehouse] = {}
+        self._url = ""
+
+    def at(self, url: str) -> None:
+        """Be told where clients reach this server."""
+        self._url = url
+
+    def reset(self) -> None:
+        with self._ledger.lock:
+            self._projects.clear()
+
+    def handle(self, request: Request) -> Response:
+        named = _PROJECT.search(request.path)
+        known = named is not None and self._ledger.knows_project(named[1])
+        return self._warehouse(named[1] if named is not None and known else self._ledger.projects[0]).handle(request)
+
+    def billed(self) -> list[dict[str, Any]]:
+        """Every job of every project with what it cost."""
+        with self._ledger.lock:
+            known = list(self._projects.values())
+        return [job for one in known for job in one.jobs.billed()]
+
+    def _warehouse(self, project: str) -> Warehouse:
+        with self._ledger.lock:
+            if project not in self._projects:
+                self._projects[project] = Warehouse(self._ledger, project, self._url)
+            return self._projects[project]
+
+    @property
+    def catalog(self) -> Catalog:
+        """Of the suite's first project, as are `engine` and `jobs`."""
+        return self._warehouse(self._ledger.projects[0]).catalog
+
+    @property
+    def engine(self) -> Engine:
+        return self._warehouse(self._ledger.projects[0]).engine
+
+    @property
+    def jobs(self) -> Jobs:
+        return self._warehouse(self._ledger.projects[0]).jobs
+
+
+class Warehouse:
+    """One project's datasets and jobs, and the requests for them."""
+
+    def __init__(self, ledger: Ledger, project: str, url: str) -> None:
         self._ledger, self._project = ledger, project
         self.catalog = Catalog(project)
         self.engine = Engine(self.catalog)
+        self.engine.knows_project = ledger.knows_project
         self.jobs = Jobs(ledger, self.catalog, self.engine)
         self._uploads: dict[str, dict[str, Any]] = {}
-        self._url = ""
+        self._url = url
         name, dataset, table, job = "[^/]+", "(?P<dataset>[^/]+)", "(?P<table>[^/]+)", "(?P<job>[^/]+)"
         of = f"/bigquery/v2/projects/(?P<project>{name})"
         up = f"/(?:resumable/)?upload/bigquery/v2/projects/(?P<project>{name})/jobs"
@@ -68,17 +117,6 @@ class BigQuery:
                 ("PUT", up, "jobs.insert", self._uploaded),
             )
         ]
-
-    def at(self, url: str) -> None:
-        """Be told where clients reach this server."""
-        self._url = url
-
-    def reset(self) -> None:
-        with self.jobs.lock:
-            self.catalog = Catalog(self._project)
-            self.engine = Engine(self.catalog)
-            self.jobs.reset(self.catalog, self.engine)
-            self._uploads.clear()
 
     def handle(self, request: Request) -> Response:
         route = self._route(request)
@@ -177,7 +215,7 @@ class BigQuery:
         self.jobs.allowed("bigquery.tables.getData", f"Table {self._project}:{dataset}.{table}")
         with self.jobs.lock:
             found = self.catalog.table(dataset, table)
-            (statement,) = self.engine.parsed(f"SELECT * FROM `{dataset}`.`{table}`", None)
+            (statement,) = self.engine.parsed(f"SELECT * FROM `{dataset}`.`{table}`", None, filtered=False)
             rows = self.engine.run(statement, []).rows
         start, size = int(request.query.get("pageToken") or request.query.get("startIndex") or 0), 10_000
         page = [row_of(found.fields, row, micros=_micros(request.query)) for row in rows[start : start + size]]

@@ -9,18 +9,18 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from email.parser import BytesParser
 from typing import Any
 from urllib.parse import unquote
 
 from tools.emulators.gcs.json_resources import (
-    AGENT_BINDINGS,
+    agent_bindings,
     attributes_of,
     bucket_resource,
     policy,
     resource,
     without_hashes,
 )
+from tools.emulators.gcs.multipart import parse_multipart
 from tools.emulators.gcs.objects import (
     COMPOSE_MAX,
     LIST_MAX,
@@ -37,6 +37,8 @@ from tools.emulators.web import Request, Response
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\*|(\d+)-(\d+))/(\*|\d+)")
+UPLOADS = ("/upload", "/resumable/upload")
+"""Where uploads go; the second is the discovery document's own path for sessions, and gsutil's."""
 RESUMABLE_STEP = 256 * 1024
 
 
@@ -62,6 +64,8 @@ class JsonApi:
         self._lock = threading.Lock()
         self.settings: Callable[[str], Any] = lambda name: DEFAULTS[name]
         self.permits: Callable[[str], bool] = lambda _permission: True
+        self.knows_project: Callable[[str], bool] = lambda _project: True
+        self.project = ""  # whose the buckets are that were made by no request
         self.url = ""  # where clients reach this server: links in answers lead there
 
     def _resource(self, stored: StoredObject) -> dict[str, Any]:
@@ -129,16 +133,18 @@ class JsonApi:
     def _buckets(self, name: str, request: Request, parts: list[str]) -> Response:
         match name:
             case "buckets.list":
-                items = [bucket_resource(bucket) for bucket in self._store.buckets()]
+                project = self._project(request)
+                items = [bucket_resource(bucket) for bucket in self._store.buckets() if bucket.project == project]
                 return _json({"kind": "storage#buckets", "items": items})
             case "buckets.insert":
                 body = _body(request)
-                return _json(bucket_resource(self._store.create_bucket(body.get("name", ""), body.get("location", "US"))))
+                made = self._store.create_bucket(body.get("name", ""), body.get("location", "US"), self._project(request))
+                return _json(bucket_resource(made))
             case "buckets.get":
                 return _json(bucket_resource(self._store.bucket(parts[1])) | self.settings("gcs.buckets").get(parts[1], {}))
             case "buckets.getIamPolicy":
-                self._store.bucket(parts[1])
-                return _json(policy(self.settings("gcs.policies").get(parts[1], AGENT_BINDINGS)))
+                owner = self._store.bucket(parts[1]).project or self.project
+                return _json(policy(self.settings("gcs.policies").get(parts[1], agent_bindings(owner))))
             case "buckets.testIamPermissions":
                 self._store.bucket(parts[1])
                 return _json({"permissions": [one for one in request.values("permissions") if self.permits(one)]})
@@ -146,6 +152,15 @@ class JsonApi:
                 self._store.delete_bucket(parts[1])
                 return Response(204)
         raise Refused(404, "notFound", f"Unknown path {request.path}")
+
+    def _project(self, request: Request) -> str:
+        """The project that making and listing buckets must name."""
+        project = request.query.get("project", "")
+        if not project:
+            raise Refused(400, "required", "Required parameter: project")
+        if not self.knows_project(project):
+            raise Refused(400, "invalid", f"Unknown project id: {project}")
+        return project
 
     # Objects
 
@@ -226,7 +241,8 @@ class JsonApi:
     # Uploads
 
     def _upload(self, request: Request, bucket: str) -> Response:
-        if "upload_id" in request.query and request.method in ("PUT", "DELETE"):
+        # Chunks come by PUT, and from the Go client and what is built on it (rclone) by POST.
+        if "upload_id" in request.query and request.method in ("PUT", "POST", "DELETE"):
             return self._continue(request, request.query["upload_id"])
         kind = request.query.get("uploadType")
         if kind == "media":
@@ -234,7 +250,7 @@ class JsonApi:
             name, said = request.query.get("name", ""), goog_hash(request.headers)
             return self._store_upload(request, bucket, name, attributes, said, request.body)
         if kind == "multipart":
-            body, data = _multipart(request)
+            body, data = parse_multipart(request)
             name = request.query.get("name") or body.get("name", "")
             return self._store_upload(request, bucket, name, attributes_of(body, _keyed(request)), _hashes(body), data)
         if kind == "resumable":
@@ -273,7 +289,12 @@ class JsonApi:
                 return Response(499)
             if session.done is not None:
                 return self._finished(session.done)
-            return self._receive(request, session)
+            try:
+                return self._receive(request, session)
+            except Refused as refused:
+                if refused.xml_code == "BadDigest":
+                    del self._sessions[key]  # or whoever asks how far it got would have the wrong bytes stored
+                raise
 
     def _finished(self, stored: StoredObject) -> Response:
         answer = _json(self._resource(stored))
@@ -305,13 +326,30 @@ class JsonApi:
                 raise Refused(400, "invalid", f"A chunk must be a multiple of {RESUMABLE_STEP} bytes")
             session.received += request.body
         if total is None or len(session.received) < total:
-            headers = {"Range": f"bytes=0-{len(session.received) - 1}"} if session.received else {}
-            return Response(308, headers=headers)
+            return _incomplete(request, len(session.received))
+        # Content-MD5, which goog_hash would read too, is of the chunk; X-Goog-Hash is of the whole object.
+        hashes = _agree(session.said, goog_hash({"x-goog-hash": request.headers.get("x-goog-hash", "")}))
         session.done = self._store.put(
-            session.bucket, session.name, bytes(session.received), session.attributes, session.conditions, session.said
+            session.bucket, session.name, bytes(session.received), session.attributes, session.conditions, hashes
         )
         session.received.clear()
         return self._finished(session.done)
+
+
+def _incomplete(request: Request, received: int) -> Response:
+    """308 Resume Incomplete; to a client that says `X-GUploader-No-308: yes` (Go's: 308 is a redirect to it) 200 and a header."""
+    headers = {"Range": f"bytes=0-{received - 1}"} if received else {}
+    if request.headers.get("x-guploader-no-308", "").lower() == "yes":
+        return Response(200, headers=headers | {"X-Http-Status-Code-Override": "308"})
+    return Response(308, headers=headers)
+
+
+def _agree(begun: Hashes, last: Hashes) -> Hashes:
+    """The hashes given when the session began and with its last chunk (`X-Goog-Hash`). Raises Refused when they differ."""
+    for kind, one, other in (("CRC32C", begun.crc32c, last.crc32c), ("MD5", begun.md5, last.md5)):
+        if one and other and one != other:
+            raise Refused(400, "invalid", f'Provided {kind} "{other}" doesn\'t match provided {kind} "{one}".', "BadDigest")
+    return Hashes(crc32c=last.crc32c or begun.crc32c, md5=last.md5 or begun.md5)
 
 
 def conditions_of(query: Mapping[str, str], stem: str = "if") -> Conditions:
@@ -393,7 +431,7 @@ def refusal(refused: Refused) -> Response:
 
 def _parts(request: Request) -> tuple[bool, list[str]]:
     """(is it an upload, the segments after …/storage/v1), each segment decoded exactly once."""
-    upload = request.path.startswith("/upload/")
+    upload = request.path.startswith(UPLOADS)
     _, _, rest = request.path.partition("/storage/v1/")
     # An object's name is one segment, with its slashes encoded, so empty segments in it survive.
     return upload, [unquote(part) for part in rest.split("/")]
@@ -407,30 +445,6 @@ def _body(request: Request) -> dict[str, Any]:
     except ValueError as error:
         raise Refused(400, "parseError", "Parse Error") from error
     return value if isinstance(value, dict) else {}
-
-
-def _multipart(request: Request) -> tuple[dict[str, Any], bytes]:
-    """A multipart/related body: the resource, then the bytes exactly as sent."""
-    head = b"Content-Type: " + request.headers.get("content-type", "").encode() + b"\r\n\r\n"
-    boundary = BytesParser().parsebytes(head).get_boundary()
-    if boundary is None:
-        raise Refused(400, "invalid", "multipart upload without a boundary")
-    mark = b"--" + boundary.encode()
-    parts = request.body.split(mark)
-    if len(parts) < 4 or not parts[-1].startswith(b"--"):
-        # The bytes themselves may hold the mark: only the first two and the last one delimit.
-        raise Refused(400, "badRequest", "Malformed multipart body")
-    _, _, resource_text = parts[1].partition(b"\r\n\r\n")
-    payload = mark.join(parts[2:-1])
-    part_head, _, data = payload.partition(b"\r\n\r\n")
-    try:
-        body = json.loads(resource_text)
-    except ValueError as error:
-        raise Refused(400, "parseError", "Parse Error") from error
-    kind = re.search(rb"(?i)content-type:\s*([^\r\n]+)", part_head)
-    if kind and "contentType" not in body:
-        body["contentType"] = kind[1].decode()
-    return body, data.removesuffix(b"\r\n")
 
 
 def _hashes(body: Mapping[str, Any]) -> Hashes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -61,10 +62,11 @@ def rfc3339(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-AGENT_BINDINGS = [
-    {"role": role, "members": ["serviceAccount:stage-project@storage-transfer-service.iam.gserviceaccount.com"]}
-    for role in ("roles/storage.legacyBucketReader", "roles/storage.objectAdmin")
-]
+def agent_bindings(project: str) -> list[dict[str, Any]]:
+    """What a project's transfer service agent needs of a bucket."""
+    member = f"serviceAccount:{project}@storage-transfer-service.iam.gserviceaccount.com"
+    roles = ("roles/storage.legacyBucketReader", "roles/storage.objectAdmin")
+    return [{"role": role, "members": [member]} for role in roles]
 
 
 def policy(bindings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,12 +74,17 @@ def policy(bindings: list[dict[str, Any]]) -> dict[str, Any]:
     return {"kind": "storage#policy", "version": 1, "etag": "CAE=", "bindings": bindings}
 
 
+def project_number(project: str) -> str:
+    """A number of twelve digits that is always the same project's."""
+    return str(10**11 + int.from_bytes(hashlib.sha256(project.encode()).digest()[:8]) % (9 * 10**11))
+
+
 def bucket_resource(bucket: Bucket) -> dict[str, Any]:
     return {
         "kind": "storage#bucket",
         "id": bucket.name,
         "name": bucket.name,
-        "projectNumber": "123456789012",
+        "projectNumber": project_number(bucket.project),
         "location": bucket.location,
         "locationType": "multi-region",
         "storageClass": "STANDARD",

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
 NAME_BYTES_MAX = 1024
+FOLDER_BYTES_MAX = BASE_BYTES_MAX = 512
 METADATA_BYTES_MAX = 8 * 1024
 COMPOSE_MAX = 32
 LIST_MAX = 1000
@@ -117,6 +119,7 @@ class Bucket:
     name: str
     created: datetime
     location: str = "US"
+    project: str = ""
     objects: dict[str, StoredObject] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
@@ -149,10 +152,13 @@ def md5_of(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def check_name(name: str) -> None:
-    """Object names as the service takes them (FACTS: GCS uploads)."""
+def check_name(name: str, *, hierarchical: bool = False) -> None:
+    """Object names as the service takes them (Cloud Storage, about objects: naming considerations)."""
     size = len(name.encode())
     bad = not name or size > NAME_BYTES_MAX or "\n" in name or "\r" in name or name in (".", "..")
+    if hierarchical:
+        folder, _, base = name.rpartition("/")
+        bad = bad or len(f"{folder}/".encode()) > FOLDER_BYTES_MAX or len(base.encode()) > BASE_BYTES_MAX
     if bad or name.startswith(".well-known/acme-challenge/"):
         raise Refused(400, "invalid", f"The specified object name is not valid: {name!r}.", "InvalidObjectName")
 
@@ -168,7 +174,7 @@ class ObjectStore:
         self._lock = threading.RLock()
         self._buckets: dict[str, Bucket] = {}
         self._generations = itertools.count(1_700_000_000_000_000)
-        self.default_key: Callable[[str], str | None] = lambda _bucket: None
+        self.fields: Callable[[str], Mapping[str, Any]] = lambda _bucket: {}  # what a setting says of a bucket's resource
 
     def reset(self) -> None:
         with self._lock:
@@ -176,14 +182,14 @@ class ObjectStore:
 
     # Buckets
 
-    def create_bucket(self, name: str, location: str = "US") -> Bucket:
+    def create_bucket(self, name: str, location: str = "US", project: str = "") -> Bucket:
         if not _BUCKET.fullmatch(name):
             raise Refused(400, "invalid", f"Invalid bucket name: '{name}'", "InvalidBucketName")
         with self._lock:
             if name in self._buckets:
                 message = "Your previous request to create the named bucket succeeded and you already own it."
                 raise Refused(409, "conflict", message, "BucketAlreadyOwnedByYou")
-            self._buckets[name] = Bucket(name, datetime.now(UTC), location)
+            self._buckets[name] = Bucket(name, datetime.now(UTC), location, project)
             return self._buckets[name]
 
     def bucket(self, name: str) -> Bucket:
@@ -215,9 +221,12 @@ class ObjectStore:
         components: int | None = None,
     ) -> StoredObject:
         """Store bytes as a new generation, once hashes and preconditions hold."""
-        check_name(name)
+        fields = self.fields(bucket)
+        check_name(name, hierarchical=fields.get("hierarchicalNamespace", {}).get("enabled", False))
         if attributes.kms_key is None:
-            attributes = replace(attributes, kms_key=self.default_key(bucket))
+            attributes = replace(attributes, kms_key=fields.get("encryption", {}).get("defaultKmsKeyName") or None)
+        if fields.get("autoclass", {}).get("enabled"):
+            attributes = replace(attributes, storage_class="STANDARD")  # whatever the request says (Cloud Storage, Autoclass)
         crc32c, md5 = crc32c_of(data), md5_of(data)
         for kind, given, actual in (("CRC32C", said.crc32c, crc32c), ("MD5", said.md5, md5)):
             if given is not None and given != actual:

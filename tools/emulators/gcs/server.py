@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 from tools.emulators.gcs import json_api, xml_api
 from tools.emulators.gcs.json_api import JsonApi
 from tools.emulators.gcs.objects import ObjectStore, Refused
+from tools.emulators.gcs.partial import parse_fields, select
 from tools.emulators.gcs.xml_api import XmlApi
 from tools.emulators.ledger import BadFault, Ledger, Rule
 from tools.emulators.web import Request, Response, pause_for
@@ -24,6 +26,8 @@ SOFT_ERRORS = {
     "UNAVAILABLE": 503,
     "UNIMPLEMENTED": 501,
 }
+NEEDED = {"buckets.get": "storage.buckets.get", "buckets.getIamPolicy": "storage.buckets.getIamPolicy"}
+"""The permissions that are asked for: what the doctor reads of buckets. What objects need is not modelled."""
 CORRUPT = "CORRUPT"
 """The bytes are changed on their way, and stored: only a comparison of hashes can tell."""
 
@@ -37,32 +41,45 @@ class Gcs:
         self._json, self._xml = JsonApi(store), XmlApi(store)
         self._json.settings, self._json.permits = ledger.setting, ledger.grants
         self._xml.settings = ledger.setting
-        store.default_key = self._default_key
+        store.fields = lambda bucket: ledger.setting("gcs.buckets").get(bucket, {})
+        self._json.knows_project = ledger.knows_project
+        self._json.project = self._xml.project = ledger.projects[0]
 
     def at(self, url: str) -> None:
         """Be told where clients reach this server."""
         self._json.url = url
 
-    def _default_key(self, bucket: str) -> str | None:
-        encryption = self._ledger.setting("gcs.buckets").get(bucket, {}).get("encryption", {})
-        return encryption.get("defaultKmsKeyName") or None
-
     def handle(self, request: Request) -> Response:
-        is_json = request.path.startswith(("/storage/v1/", "/upload/storage/v1/", "/download/storage/v1/"))
+        is_json = request.path.startswith(tuple(f"{begin}/storage/v1/" for begin in ("", *json_api.UPLOADS, "/download")))
         api: JsonApi | XmlApi = self._json if is_json else self._xml
         shape = json_api.refusal if is_json else xml_api.refusal
-        fault = self._ledger.count("gcs", api.name(request))
+        name = api.name(request)
+        fault = self._ledger.count("gcs", name)
         if fault is not None:
             pause_for(fault.delay_s)
             if fault.error == CORRUPT:
                 request = _corrupted(request)
             elif not fault.applied:
                 return _refused(fault, shape)
+        if is_json and name in NEEDED and not self._ledger.permits(NEEDED[name]):
+            told = f"The caller does not have {NEEDED[name]} access to the Google Cloud Storage bucket."
+            return shape(Refused(403, "forbidden", told, "AccessDenied"))
         try:
-            response = api.handle(request)
+            response = self._json_answer(request) if is_json else api.handle(request)
         except Refused as refused:
             response = shape(refused)
         response.hang_up = fault is not None and fault.applied and fault.error != CORRUPT
+        return response
+
+    def _json_answer(self, request: Request) -> Response:
+        """With `fields`: the part of the answer that it selects. One that cannot be read is refused before anything is done."""
+        text = request.query.get("fields", "")
+        if not text or request.query.get("alt") == "media":
+            return self._json.handle(request)
+        wanted = parse_fields(text, self._json.name(request))
+        response = self._json.handle(request)
+        if response.status < 300 and response.body:
+            response.body = json.dumps(select(json.loads(response.body), wanted)).encode()
         return response
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -31,6 +32,9 @@ from tools.emulators.web import Request, Response
 PART_BYTES_MIN = 5 * 1024 * 1024
 PARTS_MAX = 10_000
 META = "x-goog-meta-"
+LISTING = "http://doc.s3.amazonaws.com/2006-03-01"
+MULTIPART = "http://s3.amazonaws.com/doc/2006-03-01/"
+"""The namespaces of the answers' XML, as the reference's examples show them."""
 
 
 @dataclass
@@ -52,6 +56,7 @@ class XmlApi:
         self._uploads: dict[str, Upload] = {}
         self._lock = threading.Lock()
         self.settings: Callable[[str], Any] = lambda name: DEFAULTS[name]
+        self.project = ""  # whose the buckets are that are made here
 
     def name(self, request: Request) -> str:
         """A name for counts and faults."""
@@ -74,12 +79,15 @@ class XmlApi:
                 self._store.bucket(bucket)
                 return Response(200)
             case "xml.create_bucket":
-                self._store.create_bucket(bucket)
+                self._store.create_bucket(bucket, project=self.project)
                 return Response(200)
             case "xml.put":
                 return self._put(request, bucket, key)
             case "xml.get" | "xml.head":
-                return media(request, self._store.get(bucket, key, _generation(request), _conditions(request)))
+                found = self._store.get(bucket, key, _generation(request), _conditions(request))
+                answer = media(request, found)
+                answer.headers["ETag"] = etag(found)
+                return answer
             case "xml.delete":
                 self._store.delete(bucket, key, _generation(request), _conditions(request))
                 return Response(204)
@@ -128,7 +136,8 @@ class XmlApi:
         rows = [
             f"<Contents><Key>{escape(found.name)}</Key><Generation>{found.generation}</Generation>"
             f"<MetaGeneration>{found.metageneration}</MetaGeneration><LastModified>{rfc3339(found.updated)}</LastModified>"
-            f"<ETag>&quot;{found.etag}&quot;</ETag><Size>{found.size}</Size></Contents>"
+            f"<ETag>{escape(etag(found))}</ETag><Size>{found.size}</Size>"
+            f"<StorageClass>{found.attributes.storage_class}</StorageClass></Contents>"
             for found in page.objects
         ]
         rows += [f"<CommonPrefixes><Prefix>{escape(prefix)}</Prefix></CommonPrefixes>" for prefix in page.prefixes]
@@ -136,8 +145,11 @@ class XmlApi:
         if more:
             rows.append(f"<NextMarker>{escape(page.next_token or '')}</NextMarker>")
             rows.append(f"<NextContinuationToken>{escape(page.next_token or '')}</NextContinuationToken>")
-        head = f"<Name>{escape(bucket)}</Name><IsTruncated>{str(more).lower()}</IsTruncated>"
-        return _xml(f"<ListBucketResult>{head}{''.join(rows)}</ListBucketResult>")
+        head = f"<Name>{escape(bucket)}</Name><Prefix>{escape(query.get('prefix', ''))}</Prefix>"
+        if query.get("list-type") == "2":
+            head += f"<KeyCount>{len(page.objects) + len(page.prefixes)}</KeyCount>"
+        head += f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+        return _xml(f"<ListBucketResult xmlns='{LISTING}'>{head}{''.join(rows)}</ListBucketResult>")
 
     def _begin(self, request: Request, bucket: str, key: str) -> Response:
         self._store.bucket(bucket)
@@ -145,7 +157,7 @@ class XmlApi:
         with self._lock:
             self._uploads[upload] = Upload(bucket, key, _attributes(request.headers), _conditions(request))
         where = f"<Bucket>{escape(bucket)}</Bucket><Key>{escape(key)}</Key><UploadId>{upload}</UploadId>"
-        return _xml(f"<InitiateMultipartUploadResult>{where}</InitiateMultipartUploadResult>")
+        return _xml(f"<InitiateMultipartUploadResult xmlns='{MULTIPART}'>{where}</InitiateMultipartUploadResult>")
 
     def _part(self, request: Request) -> Response:
         number = int(request.query.get("partNumber", "0"))
@@ -158,7 +170,7 @@ class XmlApi:
             if upload is None:
                 raise _no_upload()
             upload.parts[number] = request.body
-        headers = {"ETag": f'"{md5_of(request.body)}"', "x-goog-hash": f"crc32c={crc32c_of(request.body)}"}
+        headers = {"ETag": _md5_etag(md5_of(request.body)), "x-goog-hash": f"crc32c={crc32c_of(request.body)}"}
         return Response(200, headers=headers)
 
     def _complete(self, request: Request) -> Response:
@@ -170,8 +182,8 @@ class XmlApi:
         numbers = [number for number, _ in wanted]
         if not numbers or numbers != sorted(set(numbers)):
             raise Refused(400, "invalid", "The list of parts was not in ascending order.", "InvalidPartOrder")
-        for number, etag in wanted:
-            if number not in upload.parts or etag.strip('"') != md5_of(upload.parts[number]):
+        for number, wanted_etag in wanted:
+            if number not in upload.parts or wanted_etag.strip('"') != _md5_etag(md5_of(upload.parts[number])).strip('"'):
                 raise Refused(400, "invalid", f"Part {number} could not be found or its ETag differs.", "InvalidPart")
         if any(len(upload.parts[number]) < PART_BYTES_MIN for number in numbers[:-1]):
             raise Refused(400, "invalid", "A part but the last is smaller than 5 MiB.", "EntityTooSmall")
@@ -179,8 +191,8 @@ class XmlApi:
         stored = self._store.put(upload.bucket, upload.name, data, upload.attributes, upload.conditions, components=len(numbers))
         with self._lock:
             self._uploads.pop(request.query["uploadId"], None)
-        body = f"<Bucket>{escape(stored.bucket)}</Bucket><Key>{escape(stored.name)}</Key><ETag>&quot;{stored.etag}&quot;</ETag>"
-        answer = _xml(f"<CompleteMultipartUploadResult>{body}</CompleteMultipartUploadResult>")
+        body = f"<Bucket>{escape(stored.bucket)}</Bucket><Key>{escape(stored.name)}</Key><ETag>{escape(etag(stored))}</ETag>"
+        answer = _xml(f"<CompleteMultipartUploadResult xmlns='{MULTIPART}'>{body}</CompleteMultipartUploadResult>")
         answer.headers |= _answer(stored)
         answer.repeated += hash_lines(stored)
         return answer
@@ -238,6 +250,15 @@ def _wanted_parts(body: bytes) -> list[tuple[int, str]]:
     return [(int(part.findtext("PartNumber") or 0), part.findtext("ETag") or "") for part in root.iter("Part")]
 
 
+def etag(stored: StoredObject) -> str:
+    """The XML API's ETag, in its quotes: the MD5 in hexadecimal where the object has one (docs, "Hashes and ETags")."""
+    return f'"{stored.etag}"' if stored.md5 is None else _md5_etag(stored.md5)
+
+
+def _md5_etag(md5: str) -> str:
+    return f'"{base64.b64decode(md5).hex()}"'
+
+
 def _no_upload() -> Refused:
     return Refused(404, "notFound", "The requested upload was not found.", "NoSuchUpload")
 
@@ -247,7 +268,7 @@ def _answer(stored: StoredObject) -> dict[str, str]:
         "x-goog-generation": str(stored.generation),
         "x-goog-metageneration": str(stored.metageneration),
         "x-goog-stored-content-length": str(stored.size),
-        "ETag": f'"{stored.etag}"',
+        "ETag": etag(stored),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
 
 import grpc
 from google.cloud import monitoring_v3 as monitoring
@@ -22,12 +24,40 @@ _FILTER = re.compile(r'user_labels\.(?:"([^"]+)"|([a-z0-9_-]+))\s*=\s*"([^"]*)"'
 MINUTE_S = 60
 ABSENCE_MINIMUM_S = 120
 ABSENCE_MAXIMUM_S = 84_600
+INTERVAL_S = 30
+_PROMQL_METRIC = re.compile(r"[A-Za-z0-9_]+_googleapis_com:[A-Za-z0-9_]+")
+PROMQL = "condition_prometheus_query_language"
+NO_OP = monitoring.AlertPolicy.Condition.EvaluationMissingData.EVALUATION_MISSING_DATA_NO_OP
+
+
+def promql_name(metric: str) -> str:
+    """A metric's name in PromQL: the first `/` becomes `:`, all other special characters `_`."""
+    domain, _, path = metric.partition("/")
+    return f"{re.sub(r'[^A-Za-z0-9]', '_', domain)}:{re.sub(r'[^A-Za-z0-9]', '_', path)}"
+
+
+def _fill_defaults(policy: Any) -> None:
+    policy.documentation.subject = policy.documentation.subject or policy.display_name
+    policy.alert_strategy.auto_close = policy.alert_strategy.auto_close or timedelta(days=7)
+    policy.severity = policy.severity or monitoring.AlertPolicy.Severity.WARNING
+    for condition in policy.conditions:
+        kind = monitoring.AlertPolicy.Condition.pb(condition).WhichOneof("condition")
+        if kind == PROMQL:
+            body = condition.condition_prometheus_query_language
+            body.evaluation_interval = body.evaluation_interval or timedelta(seconds=INTERVAL_S)
+            body.rule_group = body.rule_group or "default"
+            continue
+        limit: Any = condition.condition_threshold if kind == "condition_threshold" else condition.condition_absent
+        limit.trigger.count = limit.trigger.count or 1
+        if kind == "condition_threshold" and limit.duration:
+            limit.evaluation_missing_data = NO_OP
 
 
 class Policies:
     def __init__(self, series: SeriesStore, project: str) -> None:
         self._series, self._project = series, project
         self._lock = threading.Lock()
+        self.fills_defaults: Callable[[], bool] = lambda: False  # whether it spells out what was left to it
         self.policies: dict[str, monitoring.AlertPolicy] = {}
         self.channels: dict[str, monitoring.NotificationChannel] = {}
         self._numbers = 0
@@ -80,8 +110,6 @@ class Policies:
         return made
 
     def channel(self, name: str) -> monitoring.NotificationChannel:
-        if not re.fullmatch(rf"projects/{re.escape(self._project)}/notificationChannels/[0-9]+", name):
-            raise invalid(f"Name must be of the form 'projects/*/notificationChannels/*', not {name!r}.")
         if name not in self.channels:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"Cannot find channel {name}.")
         return self.channels[name]
@@ -96,6 +124,8 @@ class Policies:
         made.name = name
         for condition in made.conditions:
             condition.name = condition.name or f"{name}/conditions/{self._number()}"
+        if self.fills_defaults():
+            _fill_defaults(made)
         self.policies[name] = made
         return made
 
@@ -121,10 +151,13 @@ class Policies:
     def _check_condition(self, index: int, condition: monitoring.AlertPolicy.Condition) -> None:
         where = f"Field alertPolicy.conditions[{index}]"
         kind = monitoring.AlertPolicy.Condition.pb(condition).WhichOneof("condition")
-        if kind not in ("condition_threshold", "condition_absent"):
-            raise invalid(f"{where}: the stage models threshold and absence conditions, not {kind}")
+        if kind not in ("condition_threshold", "condition_absent", PROMQL):
+            raise invalid(f"{where}: the stage models threshold, absence and PromQL conditions, not {kind}")
         if not condition.display_name:
             raise invalid(f"{where}.display_name must not be empty")
+        if kind == PROMQL:
+            self._check_promql(f"{where}.{PROMQL}", condition.condition_prometheus_query_language)
+            return
         body = condition.condition_threshold if kind == "condition_threshold" else condition.condition_absent
         metric, resource = _METRIC.search(body.filter), _RESOURCE.search(body.filter)
         if metric is None or resource is None:
@@ -139,6 +172,18 @@ class Policies:
             if aggregation.alignment_period.total_seconds() < MINUTE_S:
                 raise invalid(f"{where}.aggregations: the alignment period must be at least 60 s")
             self._check_aligner(where, metric[1], aggregation.per_series_aligner.name)
+
+    def _check_promql(self, where: str, body: monitoring.AlertPolicy.Condition.PrometheusQueryLanguageCondition) -> None:
+        if not body.query:
+            raise invalid(f"{where}.query must not be empty")
+        if body.evaluation_interval and body.evaluation_interval.total_seconds() % INTERVAL_S:
+            raise invalid(f"{where}.evaluation_interval must be a multiple of 30 seconds: {body.evaluation_interval}")
+        if body.disable_metric_validation:
+            return
+        described = {promql_name(metric): metric for metric in self._series.descriptors}
+        for name in _PROMQL_METRIC.findall(body.query):
+            if name not in described:
+                raise Refused(grpc.StatusCode.NOT_FOUND, f'Cannot find metric that matches "{name}".')
 
     def _check_aligner(self, where: str, metric: str, aligner: str) -> None:
         cumulative = self._series.descriptors[metric].metric_kind == 3

@@ -17,16 +17,25 @@ from tools.emulators.monitoring.series import SeriesStore
 from tools.emulators.rpc import Refused, Rpc, handlers, invalid, page
 
 PAGE_DEFAULT = 100
+_CHANNEL = re.compile(r"projects/([^/]+)/notificationChannels/[0-9]+")
 _TYPE = re.compile(r'\s*metric\.type\s*=\s*"([^"]+)"\s*')
+
+
+class Workspace:
+    """What one project has."""
+
+    def __init__(self, ledger: Ledger, project: str) -> None:
+        self.series = SeriesStore(ledger, project)
+        self.policies = Policies(self.series, project)
+        self.policies.fills_defaults = lambda: bool(ledger.setting("monitoring.fill_defaults"))
 
 
 class MonitoringServer:
     """A gRPC server on a free loopback port."""
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
-        self._project = project
-        self.series = SeriesStore(ledger, project)
-        self.policies = Policies(self.series, project)
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._projects: dict[str, Workspace] = {}
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
         services = {
             "MetricService": self._metrics(),
@@ -50,8 +59,18 @@ class MonitoringServer:
         self._server.stop(grace=0.2).wait(timeout=5)
 
     def reset(self) -> None:
-        self.series.reset()
-        self.policies.reset()
+        with self._ledger.lock:
+            self._projects.clear()
+
+    @property
+    def series(self) -> SeriesStore:
+        """The series of the suite's first project."""
+        return self._workspace(f"projects/{self._ledger.projects[0]}").series
+
+    @property
+    def policies(self) -> Policies:
+        """The alert policies of the suite's first project."""
+        return self._workspace(f"projects/{self._ledger.projects[0]}").policies
 
     def _metrics(self) -> list[Rpc]:
         m, descriptor = monitoring, metric_pb2.MetricDescriptor
@@ -109,57 +128,65 @@ class MonitoringServer:
             ),
         ]
 
-    def _of_ours(self, name: str) -> None:
-        if name != f"projects/{self._project}":
+    def _workspace(self, name: str, *, below: bool = False) -> Workspace:
+        """The project of a name: `projects/P`, or of a resource below it. Raises Refused for any other."""
+        kind, _, rest = name.partition("/")
+        project, more, _ = rest.partition("/")
+        if kind != "projects" or bool(more) != below or not self._ledger.knows_project(project):
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, f"The caller does not have permission on {name!r}.")
+        with self._ledger.lock:
+            if project not in self._projects:
+                self._projects[project] = Workspace(self._ledger, project)
+            return self._projects[project]
 
     def _write(self, request: monitoring.CreateTimeSeriesRequest) -> empty_pb2.Empty:
-        self._of_ours(request.name)
-        self.series.write(list(request.time_series))
+        self._workspace(request.name).series.write(list(request.time_series))
         return empty_pb2.Empty()
 
     def _read(self, request: monitoring.ListTimeSeriesRequest) -> monitoring.ListTimeSeriesResponse:
-        self._of_ours(request.name)
+        series = self._workspace(request.name).series
         match = _TYPE.fullmatch(request.filter)
         if match is None:
             raise invalid(f'the stage models the filter metric.type = "…" only, not {request.filter!r}')
         raw = monitoring.TimeInterval.pb(request.interval)
         start, end = (datetime.fromtimestamp(stamp.seconds, UTC) for stamp in (raw.start_time, raw.end_time))
-        found = self.series.read(match[1], start, end)
+        found = series.read(match[1], start, end)
         shown, token = page(found, request.page_size or 100_000, request.page_token)
         return monitoring.ListTimeSeriesResponse(time_series=shown, next_page_token=token)
 
     def _describe(self, request: monitoring.CreateMetricDescriptorRequest) -> metric_pb2.MetricDescriptor:
-        self._of_ours(request.name)
-        return self.series.describe(request.metric_descriptor)
+        return self._workspace(request.name).series.describe(request.metric_descriptor)
 
     def _described(self, request: monitoring.GetMetricDescriptorRequest) -> metric_pb2.MetricDescriptor:
+        series = self._workspace(request.name, below=True).series
         metric = request.name.partition("/metricDescriptors/")[2]
-        self.series.known(metric)
-        return self.series.descriptors[metric]
+        series.known(metric)
+        return series.descriptors[metric]
 
     def _create(self, request: monitoring.CreateAlertPolicyRequest) -> monitoring.AlertPolicy:
-        self._of_ours(request.name)
-        return self.policies.create(request.alert_policy)
+        return self._workspace(request.name).policies.create(request.alert_policy)
 
     def _update(self, request: monitoring.UpdateAlertPolicyRequest) -> monitoring.AlertPolicy:
-        return self.policies.update(request.alert_policy, list(request.update_mask.paths))
+        workspace = self._workspace(request.alert_policy.name, below=True)
+        return workspace.policies.update(request.alert_policy, list(request.update_mask.paths))
 
     def _get(self, request: monitoring.GetAlertPolicyRequest) -> monitoring.AlertPolicy:
-        return self.policies.get(request.name)
+        return self._workspace(request.name, below=True).policies.get(request.name)
 
     def _delete(self, request: monitoring.DeleteAlertPolicyRequest) -> empty_pb2.Empty:
-        self.policies.delete(request.name)
+        self._workspace(request.name, below=True).policies.delete(request.name)
         return empty_pb2.Empty()
 
     def _list(self, request: monitoring.ListAlertPoliciesRequest) -> monitoring.ListAlertPoliciesResponse:
-        self._of_ours(request.name)
-        shown, token = page(self.policies.list(request.filter), request.page_size or PAGE_DEFAULT, request.page_token)
+        found = self._workspace(request.name).policies.list(request.filter)
+        shown, token = page(found, request.page_size or PAGE_DEFAULT, request.page_token)
         return monitoring.ListAlertPoliciesResponse(alert_policies=shown, next_page_token=token)
 
     def _create_channel(self, request: monitoring.CreateNotificationChannelRequest) -> monitoring.NotificationChannel:
-        self._of_ours(request.name)
-        return self.policies.create_channel(request.notification_channel)
+        return self._workspace(request.name).policies.create_channel(request.notification_channel)
 
     def _channel(self, request: monitoring.GetNotificationChannelRequest) -> monitoring.NotificationChannel:
-        return self.policies.channel(request.name)
+        named = _CHANNEL.fullmatch(request.name)
+        if named is None or not self._ledger.knows_project(named[1]):
+            raise invalid(f"Name must be of the form 'projects/*/notificationChannels/*', not {request.name!r}.")
+        return self._workspace(request.name, below=True).policies.channel(request.name)

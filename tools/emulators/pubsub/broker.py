@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -15,22 +15,22 @@ import grpc
 from google.pubsub_v1 import types
 
 from tools.emulators.ledger import Ledger
+from tools.emulators.pubsub.filters import parse_filter
+from tools.emulators.pubsub.rules import DEADLINES, check_name, check_subscription, check_topic
 from tools.emulators.rpc import Refused, invalid
 
-_ID = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}", re.IGNORECASE)
 MESSAGE_BYTES_MAX = 10_000_000
 REQUEST_BYTES_MAX = 10_000_000
 MESSAGES_MAX = 1000
 ATTRIBUTES_MAX = 100
 ATTRIBUTE_KEY_BYTES, ATTRIBUTE_VALUE_BYTES = 256, 1024
-DEADLINES = (10, 600)
-ATTEMPTS = (5, 100)
+ORDERING_KEY_BYTES = 1024
 ACK_REQUEST_BYTES_MAX = 524_288
 
 
 @dataclass(slots=True)
 class Message:
-    """One message of one subscription. attempts: deliveries so far; due: not before this time of the monotonic clock."""
+    """One message of one subscription. attempts: deliveries so far; due: not before this time of the broker's clock."""
 
     message: types.PubsubMessage
     attempts: int = 0
@@ -46,21 +46,15 @@ class Subscription:
     leased: dict[str, tuple[Message, float]] = field(default_factory=dict)
 
 
-def checked_name(kind: str, name: str, project: str) -> str:
-    """Raises Refused for anything but projects/P/<kind>/ID of this project."""
-    parts = name.split("/")
-    if len(parts) != 4 or parts[0] != "projects" or parts[2] != kind or not _ID.fullmatch(parts[3]):
-        raise invalid(f"Invalid resource name given (name={name}). Refer to the resource name rules of {kind}.")
-    if parts[1] != project:
-        raise Refused(grpc.StatusCode.NOT_FOUND, f"Requested project not found or user does not have access to it ({parts[1]}).")
-    return name
-
-
 class Broker:
-    """All of one project; safe to use from any thread. Settings of the ledger make it repeat, shuffle and delay."""
+    """Topics and subscriptions of all projects; safe to use from any thread.
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
-        self._ledger, self._project = ledger, project
+    Settings of the ledger make it repeat, shuffle and delay.
+    now   (seconds) the clock by which leases end and messages are due
+    """
+
+    def __init__(self, ledger: Ledger, now: Callable[[], float] = time.monotonic) -> None:
+        self._ledger, self.now = ledger, now
         self.topics: dict[str, types.Topic] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self._ids = count(1)
@@ -76,7 +70,8 @@ class Broker:
     # Topics
 
     def create_topic(self, topic: types.Topic) -> types.Topic:
-        checked_name("topics", topic.name, self._project)
+        check_name("topics", topic.name, self._ledger.knows_project)
+        check_topic(topic)
         with self.changed:
             if topic.name in self.topics:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Resource already exists in the project (resource={topic.name}).")
@@ -95,7 +90,7 @@ class Broker:
                     one.config.topic = "_deleted-topic_"
 
     def _topic(self, name: str) -> types.Topic:
-        checked_name("topics", name, self._project)
+        check_name("topics", name, self._ledger.knows_project)
         if name not in self.topics:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={name.rpartition('/')[2]}).")
         return self.topics[name]
@@ -120,12 +115,13 @@ class Broker:
         return types.PublishResponse(message_ids=ids)
 
     def _admit(self, topic: str, message: types.PubsubMessage) -> str:
-        made = types.PubsubMessage(data=message.data, attributes=dict(message.attributes))
+        attributes = dict(message.attributes)
+        made = types.PubsubMessage(data=message.data, attributes=attributes, ordering_key=message.ordering_key)
         made.message_id = str(next(self._ids))
-        now = time.monotonic()
+        now = self.now()
         for one in self.subscriptions.values():
-            if one.config.topic != topic:
-                continue
+            if one.config.topic != topic or not parse_filter(one.config.filter)(attributes):
+                continue  # what a filter leaves out counts as acknowledged
             copies = 2 if self._random.random() < self._ledger.setting("pubsub.duplicates") else 1
             for _ in range(copies):
                 delay = self._random.random() * self._ledger.setting("pubsub.delay_seconds")
@@ -135,15 +131,9 @@ class Broker:
     # Subscriptions
 
     def create_subscription(self, config: types.Subscription) -> types.Subscription:
-        checked_name("subscriptions", config.name, self._project)
-        config.ack_deadline_seconds = config.ack_deadline_seconds or DEADLINES[0]
-        if not DEADLINES[0] <= config.ack_deadline_seconds <= DEADLINES[1]:
-            raise invalid(f"Invalid ack deadline given: {config.ack_deadline_seconds}. It must be between 10 and 600 seconds.")
+        check_name("subscriptions", config.name, self._ledger.knows_project)
+        check_subscription(config)
         policy = config.dead_letter_policy
-        if policy.dead_letter_topic:
-            policy.max_delivery_attempts = policy.max_delivery_attempts or ATTEMPTS[0]
-            if not ATTEMPTS[0] <= policy.max_delivery_attempts <= ATTEMPTS[1]:
-                raise invalid(f"max_delivery_attempts must be between 5 and 100, and is {policy.max_delivery_attempts}.")
         with self.changed:
             self._topic(config.topic)
             if policy.dead_letter_topic:
@@ -162,7 +152,7 @@ class Broker:
             del self.subscriptions[self._subscription(request.subscription).config.name]
 
     def _subscription(self, name: str) -> Subscription:
-        checked_name("subscriptions", name, self._project)
+        check_name("subscriptions", name, self._ledger.knows_project)
         if name not in self.subscriptions:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={name.rpartition('/')[2]}).")
         return self.subscriptions[name]
@@ -182,7 +172,7 @@ class Broker:
                 self.changed.wait(min(left, 0.05))
 
     def _delivered(self, subscription: Subscription, most: int, deadline_s: float) -> list[types.ReceivedMessage]:
-        now = time.monotonic()
+        now = self.now()
         self._end_leases(subscription, now)
         if self._ledger.setting("pubsub.reorder") and len(subscription.waiting) > 1:
             self._random.shuffle(subscription.waiting)
@@ -214,16 +204,17 @@ class Broker:
             dead = types.PubsubMessage(data=one.message.data, attributes=dict(one.message.attributes))
             dead.attributes["CloudPubSubDeadLetterSourceDeliveryCount"] = str(one.attempts)
             dead.attributes["CloudPubSubDeadLetterSourceSubscription"] = subscription.config.name.rpartition("/")[2]
-            dead.attributes["CloudPubSubDeadLetterSourceSubscriptionProject"] = self._project
+            dead.attributes["CloudPubSubDeadLetterSourceSubscriptionProject"] = subscription.config.name.split("/")[1]
             self._admit(policy.dead_letter_topic, dead)
         else:
+            one.due = self.now() + _backoff_s(subscription.config, one.attempts)
             subscription.waiting.append(one)
 
     def acknowledge(self, name: str, ack_ids: list[str]) -> None:
         """An ack id whose lease has ended is let pass, and acknowledges nothing."""
         with self.changed:
             subscription = self._subscription(name)
-            self._end_leases(subscription, time.monotonic())
+            self._end_leases(subscription, self.now())
             for ack_id in ack_ids:
                 subscription.leased.pop(ack_id, None)
 
@@ -233,7 +224,7 @@ class Broker:
             raise invalid(f"Invalid ack deadline given: {seconds}. It must be between 0 and 600 seconds.")
         with self.changed:
             subscription = self._subscription(name)
-            now = time.monotonic()
+            now = self.now()
             self._end_leases(subscription, now)
             for ack_id in ack_ids:
                 held = subscription.leased.pop(ack_id, None)
@@ -251,12 +242,24 @@ class Broker:
             self.changed.notify_all()
 
 
+def _backoff_s(config: types.Subscription, deliveries: int) -> float:
+    """How long a message is held back after so many deliveries in vain: exponential between the retry policy's bounds; without
+    a policy not at all (RetryPolicy's and Subscription's docstrings; that it doubles each time is assumed).
+    """
+    if "retry_policy" not in config:
+        return 0.0
+    least, most = (limit.total_seconds() for limit in (config.retry_policy.minimum_backoff, config.retry_policy.maximum_backoff))
+    return float(min(most, least * 2 ** min(deliveries - 1, 30)))
+
+
 def _check(message: types.PubsubMessage) -> None:
     if not message.data and not message.attributes:
         raise invalid("One or more messages in the publish request is empty. Each message must contain data or attributes.")
     size = types.PubsubMessage.pb(message).ByteSize()
     if size > MESSAGE_BYTES_MAX:
         raise invalid(f"The value for message size is too large: {size}, and {MESSAGE_BYTES_MAX} are the most.")
+    if len(message.ordering_key.encode()) > ORDERING_KEY_BYTES:
+        raise invalid(f"The ordering key is longer than {ORDERING_KEY_BYTES} bytes.")
     attributes: Any = message.attributes
     if len(attributes) > ATTRIBUTES_MAX:
         raise invalid(f"A message has {len(attributes)} attributes, and {ATTRIBUTES_MAX} are the most.")

@@ -12,7 +12,8 @@ from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
 from tools.emulators.ledger import Ledger
-from tools.emulators.pubsub.broker import ACK_REQUEST_BYTES_MAX, DEADLINES, Broker
+from tools.emulators.pubsub.broker import ACK_REQUEST_BYTES_MAX, Broker
+from tools.emulators.pubsub.rules import DEADLINES
 from tools.emulators.rpc import Refused, Rpc, handlers, invalid
 
 WORKERS = 64
@@ -23,9 +24,9 @@ STREAM_MESSAGES_MAX = 1000
 class PubSubServer:
     """A gRPC server on a free loopback port."""
 
-    def __init__(self, ledger: Ledger, project: str) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.broker = Broker(ledger, project)
+        self.broker = Broker(ledger)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=WORKERS), options=[("grpc.max_receive_message_length", 20 << 20)]
         )

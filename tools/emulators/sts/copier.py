@@ -15,7 +15,7 @@ from traceback import format_exc
 from google.cloud import storage_transfer_v1 as sts
 
 from tools.emulators.ledger import Ledger
-from tools.emulators.sts.ends import SKIPPED_CLASSES, EndError, GcsSink, Listed, Source, same
+from tools.emulators.sts.ends import ArchivedError, EndError, GcsSink, Listed, Source, same
 
 
 class Status(IntEnum):
@@ -37,12 +37,14 @@ OBJECT_BYTES_MAX = 5 * 1024**4
 
 @dataclass
 class Counts:
-    """The counters of one operation (objects, bytes)."""
+    """The counters of one operation (objects, bytes; of what is archived and was left out: objects)."""
 
     found: list[int] = field(default_factory=lambda: [0, 0])
     skipped: list[int] = field(default_factory=lambda: [0, 0])
     copied: list[int] = field(default_factory=lambda: [0, 0])
     failed: list[int] = field(default_factory=lambda: [0, 0])
+    glacier: int = 0
+    deep_archive: int = 0
 
 
 @dataclass
@@ -52,13 +54,14 @@ class Work:
     name: str
     spec: sts.TransferSpec
     open_ends: Callable[[], tuple[Source, GcsSink]]
+    storage_classes: frozenset[str] = frozenset()  # objectConditions.includeStorageClasses, which the client's types do not have
     status: int = Status.QUEUED  # any number, so that a test can make the service say what this client does not know
     counts: Counts = field(default_factory=Counts)
     errors: dict[str, tuple[int, list[tuple[str, str]]]] = field(default_factory=dict)
     todo: Iterator[Listed] | None = None
     ends: tuple[Source, GcsSink] | None = None
     suspend_until: float = 0.0
-    logged: Callable[[str, str, str], None] | None = None  # writes (key, code, message) of a failed object to Cloud Logging
+    logged: Callable[[str | None, str, str], None] | None = None  # writes (key, None for the listing; code, message) to the log
     events: Callable[[], str | None] | None = None  # the next key that changed, for an operation that follows
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -157,7 +160,9 @@ class Copier:
                 work.todo = iter(list(_listing(work, work.ends[0]))) if work.events is None else None
             listed = next(work.todo or iter(()), None) if work.events is None else _told(work, work.ends[0], work.events)
         except EndError as error:
-            work.fail(error.code, work.source_path, error.details)
+            work.fail(error.code, error.url or work.source_path, error.details)
+            if work.logged is not None:
+                work.logged(None, error.code, error.details)
             self._end(work, Status.FAILED)
             return False
         if listed is None and work.events is not None:
@@ -169,7 +174,7 @@ class Copier:
             return False
         self._pace(work, listed.size)
         if work.status in (Status.IN_PROGRESS, Status.SUSPENDING):
-            _copy(work, work.ends, listed)
+            _copy(work, work.ends, listed, self._ledger.setting("sts.archived_tiering"))
         return True
 
     def _end(self, work: Work, status: Status) -> None:
@@ -221,9 +226,26 @@ def _listing(work: Work, source: Source) -> Iterator[Listed]:
             continue
         if conditions.last_modified_before and listed.modified >= conditions.last_modified_before:
             continue
-        if listed.storage_class in SKIPPED_CLASSES:
-            continue  # silently, as the service does
-        yield listed
+        if not _left_out(work, listed):
+            yield listed
+
+
+def _left_out(work: Work, listed: Listed) -> bool:
+    """Whether the service passes an object over for its storage class, silently (its page filtering-by-storage-class).
+
+    Documented: what the list of classes does not name; DEEP_ARCHIVE unless it is restored; GLACIER even if it is, unless it is
+    named; the two counters. Assumed: what is not named at all is counted nowhere.
+    """
+    wanted, storage_class = work.storage_classes, listed.storage_class
+    if wanted and storage_class not in wanted:
+        return True
+    if storage_class == "GLACIER" and not (listed.restored and wanted):
+        work.counts.glacier += 1
+        return True
+    if storage_class == "DEEP_ARCHIVE" and not listed.restored:
+        work.counts.deep_archive += 1
+        return True
+    return False
 
 
 def _told(work: Work, source: Source, events: Callable[[], str | None]) -> Listed | None:
@@ -234,7 +256,8 @@ def _told(work: Work, source: Source, events: Callable[[], str | None]) -> Liste
     return next((one for one in _listing(work, source) if one.key == key), None)
 
 
-def _copy(work: Work, ends: tuple[Source, GcsSink], listed: Listed) -> None:
+def _copy(work: Work, ends: tuple[Source, GcsSink], listed: Listed, archived: str) -> None:
+    """Bring one object over, or count why not. archived: what becomes of one in an archive tier of Intelligent-Tiering."""
     source, sink = ends
     name = str(work.spec.gcs_data_sink.path) + listed.key[len(work.source_path) :]
     try:
@@ -247,13 +270,23 @@ def _copy(work: Work, ends: tuple[Source, GcsSink], listed: Listed) -> None:
         storage_class = _storage_class(work.spec, listed)
         sink.put(name, source.fetch(listed), storage_class)
         _add(work.counts.copied, listed.size)
+    except ArchivedError as error:
+        if archived == "skip":
+            _add(work.counts.found, -listed.size, -1)
+            return
+        _fail(work, source, listed, EndError(archived, error.details))
     except EndError as error:
-        if work.counts.found[0] < work.counts.copied[0] + work.counts.failed[0] + 1:
-            _add(work.counts.found, listed.size)
-        _add(work.counts.failed, listed.size)
-        work.fail(error.code, source.url(listed.key), error.details)
-        if work.logged is not None:
-            work.logged(listed.key, error.code, error.details)
+        _fail(work, source, listed, error)
+
+
+def _fail(work: Work, source: Source, listed: Listed, error: EndError) -> None:
+    if work.counts.found[0] < work.counts.copied[0] + work.counts.failed[0] + 1:
+        _add(work.counts.found, listed.size)
+    _add(work.counts.failed, listed.size)
+    work.fail(error.code, source.url(listed.key), error.details)
+    if work.logged is not None:
+        named = source.url(listed.key) if "http_data_source" in work.spec else listed.key
+        work.logged(named, error.code, error.details)
 
 
 def _kept(spec: sts.TransferSpec, sink: GcsSink, name: str, listed: Listed) -> bool:
@@ -277,6 +310,6 @@ def _storage_class(spec: sts.TransferSpec, listed: Listed) -> str | None:
     return listed.storage_class if chosen == "PRESERVE" else chosen
 
 
-def _add(pair: list[int], size: int) -> None:
-    pair[0] += 1
+def _add(pair: list[int], size: int, objects: int = 1) -> None:
+    pair[0] += objects
     pair[1] += size

@@ -19,28 +19,34 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage  # type: ignore[attr-defined]
 
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.bucket_access import BucketAccess
 
-SKIPPED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 SOURCE_ETAG = "x-goog-source-etag"
+S3_LOCATION = "Failed to obtain the location of the source S3 bucket."
 
 
 class EndError(Exception):
-    """A source or sink refused: the error code of an operation's breakdown, and details."""
+    """A source or sink refused: the error code of an operation's breakdown, details, and the URL of the end or the object."""
 
-    def __init__(self, code: str, details: str) -> None:
+    def __init__(self, code: str, details: str, url: str = "") -> None:
         super().__init__(details)
-        self.code, self.details = code, details
+        self.code, self.details, self.url = code, details, url
+
+
+class ArchivedError(EndError):
+    """S3 refused an object for its archive tier, which no listing tells."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One source object of a listing."""
+    """One source object of a listing. restored: a copy of an archived one is there to be read."""
 
     key: str
     size: int
     etag: str
     modified: datetime
     storage_class: str = "STANDARD"
+    restored: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,10 @@ class Fetched:
 
 
 class S3Source:
-    def __init__(self, endpoint: str, bucket: str, keys: Keys) -> None:
-        self._bucket = bucket
+    """A bucket of S3. missing_code: what the service makes of one that is not there."""
+
+    def __init__(self, endpoint: str, bucket: str, keys: Keys, missing_code: str = "PERMISSION_DENIED") -> None:
+        self._bucket, self._missing_code = bucket, missing_code
         self._client: Any = boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -66,15 +74,25 @@ class S3Source:
         )
 
     def check(self) -> None:
-        """Raises EndError when the bucket is missing or the credentials do not open it."""
+        """Raises EndError when the bucket is missing or the credentials do not open it.
+
+        The text does not name the bucket. Documented: PERMISSION_DENIED, "Failed to obtain the location of the source S3 bucket."
+        (https://docs.cloud.google.com/bigquery/docs/transfer-troubleshooting, "Amazon S3 PERMISSION_DENIED errors").
+        """
         try:
             self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
-        except (ClientError, BotoCoreError) as error:
+        except ClientError as error:
+            refused, told = _s3_error(error, f"s3://{self._bucket}"), error.response["Error"].get("Message", "")
+            code = self._missing_code if refused.code == "NOT_FOUND" else refused.code
+            raise EndError(code, f"{S3_LOCATION} Additional details: {told}", self.url("")) from error
+        except BotoCoreError as error:
             raise _s3_error(error, f"s3://{self._bucket}") from error
 
     def list(self, prefix: str) -> Iterator[Listed]:
         try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"]
+            )
             for page in pages:
                 for found in page.get("Contents", ()):
                     yield Listed(
@@ -83,6 +101,7 @@ class S3Source:
                         etag=found["ETag"].strip('"'),
                         modified=found["LastModified"],
                         storage_class=found.get("StorageClass", "STANDARD"),
+                        restored="RestoreExpiryDate" in found.get("RestoreStatus", {}),
                     )
         except (ClientError, BotoCoreError) as error:
             raise _s3_error(error, f"s3://{self._bucket}/{prefix}") from error
@@ -134,17 +153,19 @@ def read_object(endpoint: str, url: str, what: str) -> bytes:
 
 
 class GcsSource:
-    def __init__(self, endpoint: str, bucket: str) -> None:
+    def __init__(self, endpoint: str, bucket: str, access: BucketAccess) -> None:
         client = gcs_client(endpoint)
-        self._name = bucket
+        self._name, self._access = bucket, access
         self._client, self._bucket = client, client.bucket(bucket)
 
     def check(self) -> None:
+        """Raises EndError when the bucket is missing, or the agent may not look at it."""
         try:
-            if not self._bucket.exists():
-                raise EndError("NOT_FOUND", f"bucket gs://{self._name} does not exist")
+            refused = self._access.refuse(self._name, exists=self._bucket.exists())
         except GoogleAPIError as error:
             raise EndError("UNAVAILABLE", str(error)) from error
+        if refused is not None:
+            raise EndError(*refused, self.url(""))
 
     def list(self, prefix: str) -> Iterator[Listed]:
         try:
@@ -203,15 +224,20 @@ class GcsSink:
     An operation's work is done by one thread at a time, so one connection is enough.
     """
 
-    def __init__(self, endpoint: str, bucket: str) -> None:
+    def __init__(self, endpoint: str, bucket: str, access: BucketAccess) -> None:
         parts = urlsplit(endpoint)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._bucket = bucket
+        self._bucket, self._access = bucket, access
         self._connection: http.client.HTTPConnection | None = None
 
     def check(self) -> None:
-        if self._ask("HEAD", "", b"", {})[0] != 200:
-            raise EndError("NOT_FOUND", f"bucket gs://{self._bucket} does not exist")
+        """Raises EndError when the bucket is missing, or the agent may not look at it."""
+        status = self._ask("HEAD", "", b"", {})[0]
+        if status not in (200, 403, 404):
+            raise EndError("UNAVAILABLE", f"Cloud Storage answered {status}")
+        refused = self._access.refuse(self._bucket, exists=status == 200)
+        if refused is not None:
+            raise EndError(*refused, f"gs://{self._bucket}/")
 
     def head(self, name: str) -> AtSink | None:
         status, headers, _ = self._ask("HEAD", name, b"", {})
@@ -271,6 +297,8 @@ def _md5_of_etag(etag: str) -> str | None:
 def _s3_error(error: ClientError | BotoCoreError, what: str) -> EndError:
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
+        if code == "InvalidObjectState":
+            return ArchivedError("PERMISSION_DENIED", f"{what}: {code}: {error.response['Error'].get('Message', '')}")
         denied = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden")
         missing = ("NoSuchBucket", "NoSuchKey", "404")
         shown = "PERMISSION_DENIED" if code in denied else "NOT_FOUND" if code in missing else "UNAVAILABLE"

@@ -59,6 +59,9 @@ def check_spec(spec: sts.TransferSpec) -> None:
     options = spec.transfer_options
     if options.delete_objects_unique_in_sink and options.delete_objects_from_source_after_transfer:
         raise invalid("delete_objects_unique_in_sink and delete_objects_from_source_after_transfer exclude each other")
+    preserve = sts.MetadataOptions.StorageClass.STORAGE_CLASS_PRESERVE
+    if options.metadata_options.storage_class == preserve and "gcs_data_source" not in spec:
+        raise invalid("STORAGE_CLASS_PRESERVE is only supported for transfers from Google Cloud Storage buckets")
     if options.overwrite_objects_already_existing_in_sink and options.overwrite_when:
         raise invalid("overwrite_when and overwrite_objects_already_existing_in_sink exclude each other")
 
@@ -83,7 +86,8 @@ def _check_s3(source: sts.AwsS3Data) -> None:
         raise invalid("credentials_secret must look like projects/{project_number}/secrets/{secret_name}")
     if source.cloudfront_domain and not source.cloudfront_domain.startswith("https://"):
         raise invalid("cloudfront_domain must begin with https://")
-    if source.cloudfront_domain and source.managed_private_network:
+    if source.cloudfront_domain and "managed_private_network" in source:
+        # Assumed: that the field's presence counts, and not only its truth (it is a oneof of its own).
         raise invalid("cloudfront_domain and managed_private_network exclude each other")
 
 
@@ -102,8 +106,6 @@ def _check_manifest(spec: sts.TransferSpec) -> None:
         raise invalid("transfer_manifest and http_data_source exclude each other")
     if spec.transfer_options.delete_objects_unique_in_sink:
         raise invalid("transfer_manifest and delete_objects_unique_in_sink exclude each other")
-    if spec.object_conditions.include_prefixes or spec.object_conditions.exclude_prefixes:
-        raise invalid("transfer_manifest and prefix conditions exclude each other")
 
 
 def _check_conditions(conditions: sts.ObjectConditions) -> None:

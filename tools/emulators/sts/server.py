@@ -11,6 +11,7 @@ from google.protobuf import any_pb2, empty_pb2
 
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Rpc, handlers, invalid, page
+from tools.emulators.sts.bucket_access import agent_of
 from tools.emulators.sts.rules import JOB_FIELDS, OPERATION_FIELDS, filter_of, page_size
 from tools.emulators.sts.service import ACTIVE, Operation, TransferService, described
 
@@ -56,9 +57,7 @@ class StsAnswers:
 
     def account(self, request: sts.GetGoogleServiceAccountRequest) -> sts.GoogleServiceAccount:
         self._service.check_project(request.project_id)
-        return sts.GoogleServiceAccount(
-            account_email=f"{request.project_id}@storage-transfer-service.iam.gserviceaccount.com", subject_id="1"
-        )
+        return sts.GoogleServiceAccount(account_email=agent_of(request.project_id), subject_id="1")
 
     def get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
         return self._long_running(self._service.operation(request.name))
@@ -76,7 +75,7 @@ class StsAnswers:
         return empty_pb2.Empty()
 
     def _long_running(self, operation: Operation) -> operations_pb2.Operation:
-        shown = described(operation, self._service.project)
+        shown = described(operation, self._service.project_of(operation))
         metadata = any_pb2.Any()
         metadata.Pack(sts.TransferOperation.pb(shown))
         return operations_pb2.Operation(name=operation.name, metadata=metadata, done=operation.work.status not in ACTIVE)

@@ -20,8 +20,11 @@ from google.rpc import code_pb2
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
+from tools.emulators.sts.activity_log import ActivityLog
+from tools.emulators.sts.bucket_access import BucketAccess
 from tools.emulators.sts.copier import Copier, Status, Work
-from tools.emulators.sts.ends import EndError, GcsSink, GcsSource, S3Source, Source
+from tools.emulators.sts.defaults import fill_defaults
+from tools.emulators.sts.ends import S3_LOCATION, EndError, GcsSink, GcsSource, S3Source, Source
 from tools.emulators.sts.http_list import HttpSource
 from tools.emulators.sts.manifest import ManifestSource
 from tools.emulators.sts.rules import Filter, check_job, check_spec
@@ -60,6 +63,7 @@ class TransferService:
     jobs: dict[str, sts.TransferJob] = field(default_factory=dict)
     operations: dict[str, Operation] = field(default_factory=dict)
     by_job: dict[str, list[str]] = field(default_factory=dict)
+    storage_classes: dict[str, frozenset[str]] = field(default_factory=dict)  # of jobs that include some, which only REST can say
     lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1_000_000_000_000))
 
@@ -74,10 +78,11 @@ class TransferService:
             self.jobs.clear()
             self.operations.clear()
             self.by_job.clear()
+            self.storage_classes.clear()
 
     # Jobs
 
-    def create(self, job: sts.TransferJob) -> sts.TransferJob:
+    def create(self, job: sts.TransferJob, storage_classes: frozenset[str] = frozenset()) -> sts.TransferJob:
         self.check_project(job.project_id)
         self._quota("sts.creates_per_minute", 60, "create requests per minute", job.project_id)
         self._quota("sts.creates_per_day", 86_400, "create requests per day", job.project_id)
@@ -86,14 +91,17 @@ class TransferService:
             if job.name in self.jobs:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {job.name}")
         if self.ledger.setting("sts.buckets_checked_at") == "create":
-            self._check_buckets(job.transfer_spec)
+            self._check_buckets(job)
         with self.lock:
             stored = sts.TransferJob(job)
             stored.name = job.name or f"transferJobs/{next(self.numbers)}"
             if stored.name in self.jobs:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {stored.name}")
+            if self.ledger.setting("sts.fill_defaults"):
+                fill_defaults(stored.transfer_spec)
             stored.creation_time = stored.last_modification_time = datetime.now(UTC)
             self.jobs[stored.name] = stored
+            self.storage_classes[stored.name] = storage_classes
             if "event_stream" in stored:
                 self._listen(stored)
             return _shown(stored)
@@ -139,7 +147,7 @@ class TransferService:
 
     def delete(self, name: str, project: str) -> None:
         self.check_project(project)
-        self._quota("sts.updates_per_minute", 60, "delete requests per minute", project)
+        self._quota("sts.deletes_per_minute", 60, "delete requests per minute", project)
         with self.lock:
             self._job(name, project)
             self._delete(name)
@@ -157,7 +165,6 @@ class TransferService:
 
     def run(self, name: str, project: str) -> Operation:
         self.check_project(project)
-        self._quota("sts.updates_per_minute", 60, "run requests per minute", project)
         with self.lock:
             job = self._job(name, project)
             if any(operation.work.status in ACTIVE for operation in self._operations_of(name)):
@@ -175,39 +182,18 @@ class TransferService:
             name=f"transferOperations/{job.name.replace('/', '-')}-{next(self.numbers)}",
             job=job.name,
             started=datetime.now(UTC),
-            work=Work(name=job.name, spec=spec, open_ends=lambda: self._ends(spec)),
+            work=Work(
+                name=job.name,
+                spec=spec,
+                open_ends=lambda: self._ends(spec, job.project_id),
+                storage_classes=self.storage_classes.get(job.name, frozenset()),
+            ),
         )
-        logged = sts.LoggingConfig.LoggableActionState.FAILED in job.logging_config.log_action_states
-        if logged and sts.LoggingConfig.LoggableAction.COPY in job.logging_config.log_actions:
-            operation.work.logged = functools.partial(self._log, operation)
+        operation.work.logged = ActivityLog(self.ledger, job, operation.name).write
         self.operations[operation.name] = operation
         self.by_job.setdefault(job.name, []).append(operation.name)
         job.latest_operation_name = operation.name
         return operation
-
-    def _log(self, operation: Operation, key: str, code: str, message: str) -> None:
-        """One failed object, as the service writes it to Cloud Logging."""
-        spec = operation.work.spec
-        if "aws_s3_data_source" in spec:
-            source = {"type": "AWS_S3", "awsS3Object": {"bucket": spec.aws_s3_data_source.bucket_name, "objectKey": key}}
-        else:
-            source = {"type": "GCS", "gcsObject": {"bucket": spec.gcs_data_source.bucket_name, "objectKey": key}}
-        entry = {
-            "logName": f"projects/{self.project}/logs/storagetransfer.googleapis.com%2Ftransfer_activity",
-            "resource": {
-                "type": "storage_transfer_job",
-                "labels": {"project_id": self.project, "job_id": operation.job.partition("/")[2]},
-            },
-            "severity": "ERROR",
-            "jsonPayload": {
-                "action": "COPY",
-                "operation": operation.name,
-                "sourceObject": source,
-                "status": {"statusCode": "FAILED", "errorType": code, "errorMessage": message},
-            },
-        }
-        with self.ledger.lock:
-            self.ledger.log_entries.append(entry)
 
     def operation(self, name: str) -> Operation:
         with self.lock:
@@ -225,10 +211,10 @@ class TransferService:
                 found = [operation for name in wanted.job_names for operation in self._operations_of(name)]
             else:
                 found = list(self.operations.values())
-        found = [one for one in found if self._project_of(one) == wanted.project_id and _operation_meets(one, wanted)]
+        found = [one for one in found if self.project_of(one) == wanted.project_id and _operation_meets(one, wanted)]
         return sorted(found, key=lambda operation: (operation.started, operation.name), reverse=True)
 
-    def _project_of(self, operation: Operation) -> str:
+    def project_of(self, operation: Operation) -> str:
         job = self.jobs.get(operation.job)
         return self.project if job is None else job.project_id
 
@@ -255,6 +241,7 @@ class TransferService:
             self._admit()
 
     def cancel(self, name: str) -> None:
+        self._quota("sts.pauses_per_minute", 60, "cancel requests per minute")
         with self.lock:
             operation = self.operation(name)
             if operation.work.status not in ACTIVE:
@@ -328,19 +315,21 @@ class TransferService:
     def check_project(self, project: str) -> None:
         if not project:
             raise invalid("project_id is required")
-        if project not in (self.project, *self.ledger.setting("sts.other_projects")):
+        if not self.ledger.knows_project(project):
             message = f"The caller does not have permission on project {project!r}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, message)
 
-    def _ends(self, spec: sts.TransferSpec) -> tuple[Source, GcsSink]:
-        sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name)
+    def _ends(self, spec: sts.TransferSpec, project: str) -> tuple[Source, GcsSink]:
+        access = BucketAccess(self.ledger, project)
+        sink = GcsSink(self.places.gcs, spec.gcs_data_sink.bucket_name, access)
         if "gcs_data_source" in spec:
-            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name)), sink
+            return self._chosen(spec, GcsSource(self.places.gcs, spec.gcs_data_source.bucket_name, access)), sink
         if "http_data_source" in spec:
             naming = functools.partial(self.ledger.setting, "sts.url_list_names")
             required = functools.partial(self.ledger.setting, "sts.url_list_md5_required")
             return HttpSource(spec.http_data_source.list_url, self.places.gcs, naming, required), sink
-        source = S3Source(self.places.s3, spec.aws_s3_data_source.bucket_name, self._keys(spec.aws_s3_data_source))
+        data, missing = spec.aws_s3_data_source, self.ledger.setting("sts.s3_missing_bucket_code")
+        source = S3Source(self.places.s3, data.bucket_name, self._keys(data), missing)
         return self._chosen(spec, source), sink
 
     def _chosen(self, spec: sts.TransferSpec, source: Source) -> Source:
@@ -348,12 +337,14 @@ class TransferService:
         if "transfer_manifest" not in spec:
             return source
         data = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source
-        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs)
+        folders = self.ledger.setting("sts.manifest_folders")
+        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs, folders)
 
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:
             if source.role_arn not in self.ledger.setting("sts.role_arns"):
-                raise EndError("PERMISSION_DENIED", f"not authorized to assume role {source.role_arn}")
+                told = f"{S3_LOCATION} AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity"
+                raise EndError("PERMISSION_DENIED", told, f"s3://{source.bucket_name}/")
             return self.places.keys[0]
         if source.credentials_secret:
             value = self.ledger.setting("sts.secrets").get(source.credentials_secret)
@@ -362,9 +353,9 @@ class TransferService:
             return Keys(*value.split(":", 1))
         return Keys(source.aws_access_key.access_key_id, source.aws_access_key.secret_access_key)
 
-    def _check_buckets(self, spec: sts.TransferSpec) -> None:
+    def _check_buckets(self, job: sts.TransferJob) -> None:
         try:
-            for end in self._ends(spec):
+            for end in self._ends(job.transfer_spec, job.project_id):
                 with closing(end):
                     end.check()
         except EndError as error:

@@ -1,0 +1,1 @@
+"""Answers of the real services, and what our parsers make of them."""
