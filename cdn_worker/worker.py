@@ -198,11 +198,13 @@ class Worker:
         self._post.want(lists=wanted.lists, copies=wanted.copies, huge=wanted.huge)
 
     def _probe(self, cause: Cause) -> Wanted:
+        """Wanted until something is at work: a claim takes its time, and there may be tasks of one kind alone."""
         now = time.monotonic()
-        if not cause.probes or self._copying or self._listings or now < self._probe_at:
+        if self._copying or self._listings:
+            self._probe_at = now + PROBE_S
+        if not cause.probes or now < self._probe_at:
             return Wanted()
-        self._probe_at = now + PROBE_S
-        return Wanted(lists=1, copies=1)
+        return Wanted(lists=1, copies=1, huge=1)
 
     def _drain(self) -> None:
         """No new claims; what is at work gets some seconds, and what has not begun goes back at once."""

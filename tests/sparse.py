@@ -30,9 +30,12 @@ class Sparse:
     """`objects`: sizes by key; those of at least `huge` bytes never end. `stuck`: keys whose reads are never answered.
 
     reading   how many reads of each huge object are under way; written: names at the sink
+    port      to listen at; 0: any that is free
     """
 
-    def __init__(self, objects: Mapping[str, int], *, huge: int = 64 << 20, stuck: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, objects: Mapping[str, int], *, huge: int = 64 << 20, stuck: frozenset[str] = frozenset(), port: int = 0
+    ) -> None:
         self.objects, self.huge, self.stuck = dict(sorted(objects.items())), huge, stuck
         self.reading: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
@@ -55,7 +58,7 @@ class Sparse:
             daemon_threads = True
             request_queue_size = 1024
 
-        self._server = Server(("127.0.0.1", 0), Connection)
+        self._server = Server(("127.0.0.1", port), Connection)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 OUTAGE_S = 20.0
+FORGET_S = 120.0
+"""A server that nobody has tried for so long is no outage any more: the job that needed it may be over."""
 MISSES = 3
 SERVERS_KEPT = 100
 
@@ -15,12 +17,14 @@ SERVERS_KEPT = 100
 class Contact:
     """With one server. Times of the machine's monotonic clock, which its processes share.
 
-    heard_at    when it last answered anything at all; missed_at: when it first did not, since; missed: how often
+    heard_at    when it last answered anything at all
+    missed_at   when it first did not, since; last_missed_at: when it last did not; missed: how often
     said        why not, the last time
     """
 
     heard_at: float = float("-inf")
     missed_at: float = float("inf")
+    last_missed_at: float = float("-inf")
     missed: int = 0
     said: str = ""
 
@@ -54,6 +58,7 @@ class Contacts:
     def missed(self, url: str, now: float, said: str) -> None:
         one = self._of(url)
         one.missed_at = min(one.missed_at, now)
+        one.last_missed_at = now
         one.missed += 1
         one.said = said
 
@@ -76,9 +81,12 @@ def outages(many: Iterable[Mapping[str, Contact]], now: float) -> list[Outage]:
     found = []
     for server, contacts in known.items():
         heard = max(one.heard_at for one in contacts)
-        missed = [one for one in contacts if one.missed and one.missed_at > heard]
-        first = min((one.missed_at for one in missed), default=now)
+        missed = [one for one in contacts if one.missed and one.last_missed_at > heard]
+        if not missed:
+            continue
+        first = max(heard, min(one.missed_at for one in missed))
+        last = max(missed, key=lambda one: one.last_missed_at)
         tries = sum(one.missed for one in missed)
-        if tries >= MISSES and now - first >= OUTAGE_S:
-            found.append(Outage(server, now - first, tries, missed[-1].said))
+        if tries >= MISSES and now - first >= OUTAGE_S and now - last.last_missed_at < FORGET_S:
+            found.append(Outage(server, now - first, tries, last.said))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -132,3 +133,20 @@ def test_what_has_not_begun_is_given_back_and_was_not_delivered_in_vain(
     left = queues.copies.lease(10)
     assert [one.attempt for one in left] == [1] * len(left)
     assert len(left) >= 5
+
+
+def test_a_listing_alone_shows_that_its_server_is_back(make: Make, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies were asked for first, for a moment: a queue with nothing but listings was never tried again, and stood for ever."""
+    monkeypatch.setattr("cdn_worker.domain.outage.OUTAGE_S", 0.2)
+    monkeypatch.setattr("cdn_worker.worker.PROBE_S", 2.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    sink = make({})
+    reach = Reach(s3_endpoint=f"http://127.0.0.1:{port}", s3_region="us-east-1", sink_endpoint=sink.url, backoff_s=0.02)
+    queues.lists.publish([encoded(ListTask(spec=SPEC))])
+    with working(Pool(reach=reach), queues) as worker:
+        wait_for(lambda: bool(worker.figures.trouble) and not worker._listings, 40)
+        with closing(Sparse({"p/a": 100}, port=port)):
+            wait_for(lambda: sink.written == {"p/a"}, 40)
+            wait_for(lambda: not worker.figures.trouble, 40)

@@ -16,6 +16,7 @@ from cdn_worker.ports import JobState, QueueUnavailable
 from cdn_worker.worker import Pool
 from tests.simulation.buckets import CDN, GCS, S3, SINK, SOURCE, Buckets, etag_of
 from tests.simulation.chance import Chance
+from tests.simulation.pool_kinds import HUGE_BYTES
 from tests.simulation.timeline import HostClock, Process, Timeline
 from tests.simulation.workers import LEASE_S, POOL, SimQueues, SimWorker
 from tests.simulation.world import in_virtual_time
@@ -41,6 +42,7 @@ class Scene:
         self.buckets.meet = self._met
         self.lacking = ""
         self.workers: list[Process] = []
+        self.made: list[SimWorker] = []
 
     def _met(self, request: Request) -> Answer | None:
         return self.meet(request)
@@ -60,6 +62,7 @@ class Scene:
         worker = SimWorker(pool, self.queues.of(process), process, self.buckets, random.Random(1), stopping)
         process.spawn("loop", worker.run)
         self.workers.append(process)
+        self.made.append(worker)
         return process
 
     def pass_time(self, seconds: float) -> None:
@@ -169,6 +172,39 @@ def test_a_host_that_does_not_resolve_is_told_within_a_minute_and_burns_nothing(
         scene.pass_time(2 * HOUR)
         assert scene.is_done(before + found + scene.reports())
         assert dead(scene) == 0
+
+
+def test_huge_objects_alone_show_that_their_host_is_back() -> None:
+    """Only small tasks were tried while a host was away: where there were huge ones alone, nobody ever tried again."""
+    scene = Scene(0)
+    body = b"x" * HUGE_BYTES
+    scene.buckets.objects["p/huge"] = body
+    with scene.played():
+        scene.meet = unreached(CDN)
+        task = CopyTask(spec=SPEC, shard=ROOT, run="r", sequence=0, items=(Item("p/huge", len(body), etag_of(body)),))
+        scene.queues.huge.publish([encoded(task)])
+        scene.start_worker()
+        scene.pass_time(10 * LEASE_S)
+        assert troubles(scene.reports())
+        scene.meet = lambda _request: None
+        scene.pass_time(HOUR)
+        (report,) = copies(scene.reports())
+        assert report.counts.objects == {"done": 1}
+
+
+def test_a_host_that_nobody_needs_any_more_keeps_no_worker_from_its_work() -> None:
+    """It was away when the last task that needed it was over: from then on one task in fifteen seconds was claimed, for ever."""
+    scene = Scene(40)
+    with scene.played():
+        scene.meet = unreached(CDN)
+        scene.publish()
+        scene.start_worker()
+        scene.until(lambda: bool(troubles(scene.reports())))
+        scene.queues.board.post({JOB: JobState.OVER})
+        scene.pass_time(HOUR)
+        assert scene.queues.copies.backlog() == scene.queues.lists.backlog() == 0
+        (worker,) = scene.made
+        assert worker.is_idle
 
 
 def test_a_listing_that_is_never_answered_as_it_should_ends_with_its_cause() -> None:

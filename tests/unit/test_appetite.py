@@ -11,7 +11,7 @@ from cdn_worker.appetite import HUGE_AT_ONCE, KEYS_A_PROCESS, LISTINGS_MAX, Appe
 from cdn_worker.causes import ALIKE, Hope, cause_of
 from cdn_worker.copying.steps import BUFFER_MAX
 from cdn_worker.domain.budget import HUGE_BYTES, HUGE_NEED, QUEUE_FULL, QUEUE_LEAST, Budget, need_of, streams_of
-from cdn_worker.domain.outage import MISSES, OUTAGE_S, Contacts, outages
+from cdn_worker.domain.outage import FORGET_S, MISSES, OUTAGE_S, Contacts, outages
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.processes import KEY_WEIGHT, weight_of
 
@@ -146,6 +146,20 @@ def test_a_server_that_another_loop_hears_is_there() -> None:
     assert outages([deaf.known, hears.known], 60.0) == []
     later = contacts(*((31.0 + second, False) for second in range(MISSES)))
     assert outages([later.known, hears.known], 60.0)
+
+
+def test_a_server_that_was_heard_once_by_a_loop_that_rests_can_be_away_for_one_that_missed_it_before() -> None:
+    deaf = contacts(*((float(second), False) for second in range(10, 61)))
+    rests = contacts((30.0, True))
+    assert outages([deaf.known, rests.known], 30 + OUTAGE_S - 1) == []
+    assert outages([deaf.known, rests.known], 60.0)
+
+
+def test_a_server_that_nobody_tries_any_more_is_no_outage() -> None:
+    """The job that needed it is over: it would keep all others from being claimed, for ever."""
+    one = contacts(*((float(second), False) for second in range(100)))
+    assert outages([one.known], 99 + FORGET_S - 1)
+    assert outages([one.known], 99 + FORGET_S) == []
 
 
 def test_a_few_misses_are_no_outage() -> None:
