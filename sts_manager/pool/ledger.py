@@ -41,6 +41,10 @@ from sts_manager.pool.tidying import LETTER_BYTES, STRAYS_GONE, Sweep, delete_wh
 REPLAY_KEYS_MAX, REPLAY_BYTES_MAX = KEYS_MAX, 1 << 20
 PRUNE_S = 60.0
 PAGES_FREED = 2000
+_BELIEVED = (
+    f"(j.swept >= {STRAYS_GONE} OR EXISTS (SELECT 1 FROM shard s WHERE s.job = f.job AND s.shard = f.shard AND s.run = f.run))"
+)
+"""A condition on failures `f` of a job `j`: those of runs that are believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +149,10 @@ class PoolLedger:
             return None
         if not row["failed"] or row["failed"] > REPLAY_KEYS_MAX or row["unmappable"] or row["vanished"]:
             return None  # more than one message holds: a listing finds them as well
-        statement = f"SELECT count(*), sum(length(CAST(key AS BLOB))) FROM failure f WHERE job = ? AND {_believed(row)}"
-        keys, size = connection.execute(statement, (row["name"],)).fetchone()
-        if keys > REPLAY_KEYS_MAX or (size or 0) > REPLAY_BYTES_MAX:
-            return None
+        failures = f"FROM job j JOIN failure f ON f.job = j.name WHERE j.name = ? AND {_BELIEVED}"
+        keys, size = connection.execute(f"SELECT count(*), sum(length(CAST(key AS BLOB))) {failures}", (row["name"],)).fetchone()
+        if keys != row["failed"] or size > REPLAY_BYTES_MAX:
+            return None  # where one of them is not known by its name, only a listing finds it
         same = {**json.loads(row["spec"]), "job": ""} == {**json.loads(spec), "job": ""}
         return row if same else None
 
@@ -160,7 +164,8 @@ class PoolLedger:
         row = rows[0]
         with self._write() as connection:
             before = self._replayable(connection, row["prefix"], row["spec"], job)
-        return () if before is None else tuple(one.key for one in self.failures(before["name"], REPLAY_KEYS_MAX))
+        keys = () if before is None else tuple(one.key for one in self.failures(before["name"], REPLAY_KEYS_MAX))
+        return keys if before is not None and len(keys) == before["failed"] else ()
 
     def published(self, job: str) -> None:
         """Its first task is safely in the queue."""
@@ -339,10 +344,10 @@ class PoolLedger:
 
     def failures(self, job: str, limit: int) -> Iterator[Failure]:
         """The first `limit` keys of a job that are not at the sink, in their order; read one by one, however many there are."""
-        rows = self._read("SELECT swept FROM job WHERE name = ?", (job,))
-        if not rows:
-            return
-        statement = f"SELECT * FROM failure f WHERE job = ? AND {_believed(rows[0])} ORDER BY key LIMIT ?"
+        # In one look: between two the runs that are believed may be swept away, and with them what tells whose failures count.
+        statement = (
+            f"SELECT f.* FROM job j JOIN failure f ON f.job = j.name WHERE j.name = ? AND {_BELIEVED} ORDER BY key LIMIT ?"
+        )
         with self._file.rows(statement, (job, limit)) as found:
             for row in found:
                 yield Failure(
@@ -381,10 +386,3 @@ class PoolLedger:
                 "INSERT INTO dead_letter (at, job, reason, body) VALUES (?, ?, ?, ?)",
                 (time_text(at), job, reason, body[:LETTER_BYTES]),
             )
-
-
-def _believed(row: sqlite3.Row) -> str:
-    """A condition on failures `f` of a job: those of runs that are believed."""
-    if row["swept"] >= STRAYS_GONE:
-        return "1"
-    return "EXISTS (SELECT 1 FROM shard s WHERE s.job = f.job AND s.shard = f.shard AND s.run = f.run)"

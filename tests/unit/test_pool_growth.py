@@ -365,6 +365,41 @@ def test_a_ledger_of_an_earlier_release_goes_on(path: Path, tmp_path: Path) -> N
         assert same.id == ledger.id
 
 
+# What is read while it is tidied
+
+
+def test_failures_are_those_of_believed_runs_though_these_are_swept_meanwhile(
+    ledger: PoolLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at first, and swept away before the rows were read: no failure was told to the store, none tried again."""
+    begun(ledger).fold([listed("r", 1, 2), copied("dead", 0, done=0, failed=1), copied("r", 0, done=0, failed=2)], NOW)
+    assert state(ledger) is OperationState.FAILED
+    read = ledger._read
+
+    def then_sweep(*question: object) -> object:
+        found = read(*question)  # type: ignore[arg-type]
+        monkeypatch.setattr(ledger, "_read", read)
+        swept(ledger)
+        return found
+
+    monkeypatch.setattr(ledger, "_read", then_sweep)
+    assert [one.key for one in ledger.failures(JOB, 9)] == ["p/root-0-0", "p/root-0-1"]
+    swept(ledger)
+    assert [one.key for one in ledger.failures(JOB, 9)] == ["p/root-0-0", "p/root-0-1"]
+
+
+def test_an_attempt_whose_failed_keys_are_not_all_known_is_listed_anew(ledger: PoolLedger) -> None:
+    """Only what is known by its name could be tried again: the prefix would be done without the rest."""
+    begun(ledger, replace(SPEC, job=attempt(1)))
+    first = attempt(1)
+    ledger.fold([listed("r", 1, 4, job=first), copied("r", 0, done=2, failed=2, job=first)], NOW)
+    with ledger._write() as connection:
+        connection.execute("DELETE FROM failure WHERE key = 'p/root-0-1'")
+    again = replace(SPEC, job=attempt(2))
+    job = ledger.begin(again, again.prefix, "q", NOW)
+    assert (job.carried, ledger.replay(again.job)) == (0, ())
+
+
 # A cause that all tasks share
 
 TROUBLE = Trouble(job=JOB, code="UNREACHABLE", why="storage.example: it does not resolve")
