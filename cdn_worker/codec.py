@@ -14,6 +14,7 @@ from cdn_worker.contract import (
     ETAG,
     ID,
     KEYS_MAX,
+    KINDS,
     MARK,
     MESSAGE_BYTES_MAX,
     TOKEN,
@@ -349,6 +350,8 @@ def _trouble(plain: Mapping[str, Any]) -> Trouble:
 
 
 def _parked(plain: Mapping[str, Any]) -> Parked:
+    if plain["of"] not in KINDS:
+        raise ValueError(f"a task is of one of {', '.join(KINDS)}, not of {str(plain['of'])[:40]!r}")
     return Parked(
         job=_id(plain, "job"),
         task=_id(plain, "task"),

@@ -35,6 +35,8 @@ ROOT = "root"
 """The shard that is all of a prefix."""
 ID = re.compile(r"[A-Za-z0-9_.~/-]{1,200}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+KINDS = ("list", "copy", "huge")
+"""Of which queue a task is."""
 MARK = re.compile(r"[a-z0-9]{0,64}")
 TOKEN = re.compile(r"[A-Za-z0-9_./:-]{0,500}")
 ETAG = re.compile(r"[!#-~]{1,200}")

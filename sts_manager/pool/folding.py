@@ -17,7 +17,8 @@ OTHER = "other"
 WELL_FOR = timedelta(seconds=30)
 """So long after something went well at one worker, that nothing goes at another one is that one's."""
 ENDS_AFTER = timedelta(seconds=15)
-"""A job of which nothing has gone well yet ends when it is told for so long that nothing goes."""
+"""A job of which nothing has gone well yet ends when it is told for so long that nothing goes: it is not even listed, or what
+was tried failed. One that is listed, and of which nothing came back yet, may be at work elsewhere: on one huge object."""
 GOOD = ("done", "skipped")
 
 
@@ -34,11 +35,16 @@ def add_error(errors: Errors, error: str, number: int, key: str, details: str) -
 
 @dataclass(slots=True)
 class Fold:
-    """What a batch of reports adds to one job, before it is written. good: something went well at a worker."""
+    """What a batch of reports adds to one job, before it is written.
+
+    good       something went well at a worker
+    troubled   it is told for the first time that nothing goes on, or why
+    """
 
     added: Counter[str] = field(default_factory=Counter)
     errors: Errors = field(default_factory=dict)
     good: bool = False
+    troubled: bool = False
 
     def count(self, counts: Counts, errors: Errors) -> None:
         count_in(self.added, counts)
@@ -131,7 +137,7 @@ def waits_for(connection: sqlite3.Connection, report: ListFailed) -> bool:
     return row is not None and row["run"] is None
 
 
-def fold_trouble(connection: sqlite3.Connection, report: Trouble, at: datetime) -> bool:
+def fold_trouble(connection: sqlite3.Connection, report: Trouble, fold: Fold, at: datetime) -> bool:
     """Write down that nothing of a job goes on at a worker. Whether the job is to end by it, as nothing ever went well of it."""
     row = connection.execute("SELECT * FROM job WHERE name = ?", (report.job,)).fetchone()
     if row["good_at"] and timedelta(0) <= at - time_of(row["good_at"]) < WELL_FOR:
@@ -142,7 +148,10 @@ def fold_trouble(connection: sqlite3.Connection, report: Trouble, at: datetime) 
         "UPDATE job SET trouble_code = ?, trouble_why = ?, trouble_since = ? WHERE name = ?",
         (report.code, report.why, time_text(since), report.job),
     )
-    return at - since >= ENDS_AFTER and not (row["carried"] or any(row[one] for one in GOOD))
+    waits = row["good_at"] and not (row["failed"] or fold.added["failed"])
+    ends = at - since >= ENDS_AFTER and not (waits or row["carried"] or any(row[one] for one in GOOD))
+    fold.troubled = fold.troubled or ends or row["trouble_code"] != report.code
+    return ends
 
 
 def write(connection: sqlite3.Connection, job: str, fold: Fold, at: datetime) -> sqlite3.Row:

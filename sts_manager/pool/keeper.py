@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from cdn_worker.codec import decoded_report, decoded_task
-from cdn_worker.contract import CopyTask, ListFailed, ListTask, Refused, Report, Trouble, undone
+from cdn_worker.contract import CopyTask, ListFailed, ListTask, Refused, Report, undone
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
 from sts_manager.crew import Crew
 from sts_manager.domain.errors import LeaseLost
@@ -199,7 +199,7 @@ class PoolKeeper:
     def _fold(self, reports: Sequence[Report]) -> frozenset[int]:
         """Count reports; the places of those that are not of this ledger's jobs."""
         folded = self._ledger.fold(reports, self._clock.now())
-        self.news = self.news or any(isinstance(one, Trouble) for one in reports)
+        self.news = self.news or folded.troubled
         for place in folded.foreign:
             report = reports[place]
             effect = "it is not counted: a task of the same name that nobody here published was worked on"

@@ -50,11 +50,12 @@ _BELIEVED = (
 @dataclass(frozen=True, slots=True)
 class Folded:
     """Which of the reports of a batch, by their places in it, were not counted: of jobs that are not this ledger's to know,
-    and of tasks that are of another spec than the job's.
+    and of tasks that are of another spec than the job's. troubled: of some job it is new that nothing goes on, or why.
     """
 
     unknown: frozenset[int] = frozenset()
     foreign: frozenset[int] = frozenset()
+    troubled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +275,7 @@ class PoolLedger:
                     over.add(job)
             for job, fold in folds.items():
                 self._settle(connection, job, fold, at)
-        return Folded(frozenset(unknown), frozenset(foreign))
+        return Folded(frozenset(unknown), frozenset(foreign), any(one.troubled for one in folds.values()))
 
     def _fold(self, connection: sqlite3.Connection, report: Report, fold: Fold, at: datetime) -> bool:
         """Whether its job is over by it."""
@@ -288,7 +289,7 @@ class PoolLedger:
                     self._end(connection, report.job, at, report.code, report.why)
                     return True
             case Trouble():
-                if not fold.good and folding.fold_trouble(connection, report, at):
+                if not fold.good and folding.fold_trouble(connection, report, fold, at):
                     self._end(connection, report.job, at, report.code, report.why)
                     return True
             case Parked():

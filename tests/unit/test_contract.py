@@ -157,6 +157,14 @@ def test_a_hostile_message_is_refused_with_its_reason(case: str) -> None:
         decoded_task(body)
 
 
+def test_a_task_that_is_handed_back_is_of_a_queue_that_there_is() -> None:
+    """What nobody knows where to publish again would be forgotten."""
+    plain = json.loads(encoded(Parked(job="j", task="j/s/r/1", kind="copy", body="{}")))
+    for kind in ("hugs", "", ["copy"]):
+        with pytest.raises(Refused, match="one of list, copy, huge"):
+            decoded_report(json.dumps(plain | {"of": kind}).encode())
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_fail_otherwise(body: bytes) -> None:
     with pytest.raises(Refused):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListReport, Trouble
+from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListReport, Report, Trouble
 from cdn_worker.queues.memory import memory_queues
 from sts_manager.domain.model import FailedObject, KnownObject, OperationState
 from sts_manager.domain.naming import Prefix as StorePrefix
@@ -427,6 +427,26 @@ def test_a_job_of_which_nothing_went_well_ends_when_it_is_told_again_that_nothin
     assert ledger.board() == {JOB: "over"}, "its tasks are dropped"
 
 
+def test_a_job_whose_only_object_is_at_work_elsewhere_is_not_ended_by_the_one_worker_that_is_cut_off(ledger: PoolLedger) -> None:
+    """A TiB at one worker takes hours, and the other one has no credentials, and says so every ten seconds."""
+    begun(ledger).fold([listed("r", 1, 2)], NOW)
+    for seconds in range(60, 3600, 10):
+        ledger.fold([TROUBLE], after(seconds))
+    assert (state(ledger), troubled(ledger)) == (OperationState.IN_PROGRESS, (TROUBLE.code, TROUBLE.why))
+    ledger.fold([copied("r", 0)], after(3600))
+    assert (state(ledger), troubled(ledger)) == (OperationState.SUCCESS, None)
+
+
+def test_a_job_that_was_listed_ends_when_what_was_tried_failed_alike(ledger: PoolLedger) -> None:
+    denied = replace(TROUBLE, code="PERMISSION_DENIED")
+    begun(ledger).fold([listed("r", 9, 18), copied("r", 0, done=0, failed=2)], NOW)
+    ledger.fold([denied], after(60))
+    ledger.fold([denied], after(60 + ENDS_AFTER.total_seconds()))
+    job = ledger.job(JOB)
+    assert job is not None
+    assert (state(ledger), job.error_code) == (OperationState.FAILED, "PERMISSION_DENIED")
+
+
 def test_a_job_that_has_got_somewhere_waits_and_says_for_what_until_it_goes_on(ledger: PoolLedger) -> None:
     begun(ledger).fold([listed("r", 2, 4), copied("r", 0)], NOW)
     ledger.fold([TROUBLE], after(60))
@@ -448,13 +468,19 @@ def test_what_one_worker_meets_while_others_get_on_is_its_own(ledger: PoolLedger
     assert troubled(ledger) is None
 
 
-def test_the_keeper_says_that_there_is_news(ledger: PoolLedger) -> None:
-    queues = memory_queues()
+def test_the_keeper_says_once_that_there_is_news(ledger: PoolLedger) -> None:
+    queues, clock = memory_queues(), FakeClock()
     begun(ledger)
-    keeper = PoolKeeper(queues, ledger, FakeClock())
-    queues.reports.publish([encoded(copied("r", 0))])
-    keeper.fold_reports()
-    assert not keeper.news
-    queues.reports.publish([encoded(TROUBLE)])
-    keeper.fold_reports()
-    assert keeper.news
+    keeper = PoolKeeper(queues, ledger, clock)
+
+    def news_of(*reports: Report) -> bool:
+        keeper.news = False
+        queues.reports.publish([encoded(one) for one in reports])
+        keeper.fold_reports()
+        return keeper.news
+
+    assert not news_of(copied("r", 0))
+    clock.advance(WELL_FOR.total_seconds())
+    assert news_of(TROUBLE)
+    assert not news_of(*[TROUBLE] * 3), "a hundred workers say it every ten seconds: a pass for each would never end"
+    assert news_of(replace(TROUBLE, code="UNAUTHENTICATED"))
