@@ -256,7 +256,9 @@ class CopyRun:
 
     def _renew(self, refused: int) -> None:
         # What is newest already is handed out again, so that nobody waits for more; tries are counted by who tries.
-        self._hand_round(self._made_anew(lambda: self._keyring.renewed(refused)))
+        access = self._made_anew(lambda: self._keyring.renewed(refused))
+        if access is not self._access or not self._keyring.awaited:
+            self._hand_round(access)
 
     def _made_anew(self, make: Callable[[], Access | None]) -> Access:
         """A fresh access, or the one that there is: who holds the keys may be away for a while, and is asked again."""

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 AHEAD = timedelta(minutes=8)
 """Before their end credentials are fetched anew: earlier than whoever uses them asks for others (`keyring.EARLY`)."""
 AGAIN_S = (2.0, 5.0, 15.0, 30.0)
-REST_S = 10.0
-"""Between two fetches, at least: many may be refused with the same credentials in one moment."""
-LOOK_S = 3600.0
+REST_S = 30.0
+"""What was fetched so shortly ago is refused for another reason than its age: others would be refused as well."""
+LOOK_S, LOOK_LEAST_S = 3600.0, 10.0
 
 
 class Provider(Generic[T]):
@@ -31,6 +31,7 @@ class Provider(Generic[T]):
 
     what    as an operator knows them, for messages
     fetch   gets fresh ones; may take as long as it likes, and raises BadInput when they cannot be had
+    now     the wall clock, by which credentials end; monotonic: the machine's, in seconds
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class Provider(Generic[T]):
         fetch: Callable[[], tuple[T, datetime | None]],
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._fetch, self._now = what, fetch, now
+        self._what, self._fetch, self._now, self._monotonic = what, fetch, now, monotonic
         self._held: tuple[T, datetime | None] | None = None
         self._why = "they were not fetched yet"
         self._failed = 0
         self._refused = False
-        self._fetched_at = 0.0
+        self._fetched_at = float("-inf")
         self._lock = threading.Lock()
         self._ask, self._fetched = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -59,12 +61,22 @@ class Provider(Generic[T]):
 
     @property
     def lacking(self) -> str:
-        """Why there are none at the moment; empty when there are."""
+        """Why there are none at the moment; empty when there are. What was refused is none, while no others are to be had."""
+        with self._lock:
+            refused = self._why if self._refused and self._failed else ""
+        if refused:
+            return f"{self._what}: they were refused, and no others are to be had: {refused}"
         try:
             self()
         except BadInput as error:
             return str(error)
         return ""
+
+    @property
+    def fetching(self) -> bool:
+        """Whether others are on their way, in place of what was refused."""
+        with self._lock:
+            return self._refused
 
     def start(self) -> Provider[T]:
         """Fetch from now on, in a thread of its own."""
@@ -77,8 +89,10 @@ class Provider(Generic[T]):
         self._fetched.wait(seconds)
 
     def renew(self) -> None:
-        """They were refused: fetch others soon."""
+        """They were refused: fetch others now, unless these are very fresh."""
         with self._lock:
+            if self._refused or self._monotonic() - self._fetched_at < REST_S:
+                return
             self._refused = True
         self._ask.set()
 
@@ -86,10 +100,8 @@ class Provider(Generic[T]):
         """Fetch if it is time; the seconds until the next turn."""
         with self._lock:
             held, refused = self._held, self._refused
-            self._refused = False
         if held is not None and not refused and (held[1] is None or held[1] - AHEAD > self._now()):
             return self._rest(held[1])
-        self._fetched_at = time.monotonic()
         try:
             fresh = self._fetch()
         except Exception as error:
@@ -97,22 +109,21 @@ class Provider(Generic[T]):
                 log.exception("credentials_defect", extra={"fields": {"what": self._what}})
             with self._lock:
                 self._why = str(error).removeprefix(f"{self._what}: ") or type(error).__name__
-            self._failed += 1
+                self._failed += 1
             return AGAIN_S[min(self._failed, len(AGAIN_S)) - 1]
         finally:
             self._fetched.set()
-        self._failed = 0
         with self._lock:
             self._held, self._why = fresh, ""
+            self._failed, self._refused = 0, False
+            self._fetched_at = self._monotonic()
         return self._rest(fresh[1])
 
     def _rest(self, end: datetime | None) -> float:
         left = LOOK_S if end is None else (end - AHEAD - self._now()).total_seconds()
-        return min(LOOK_S, max(REST_S, left))
+        return min(LOOK_S, max(LOOK_LEAST_S, left))
 
     def _keep(self) -> None:
         while True:
-            seconds = self.turn()
-            if self._ask.wait(seconds):
+            if self._ask.wait(self.turn()):
                 self._ask.clear()
-                time.sleep(max(0.0, self._fetched_at + REST_S - time.monotonic()))

@@ -134,7 +134,9 @@ class Desk:
         self._processes.close_lane(self.lane)
 
     def _renew(self, refused: int) -> None:
-        self._hand_round(self._made_anew(partial(self._keyring.renewed, refused)))
+        access = self._made_anew(partial(self._keyring.renewed, refused))
+        if access is not self._access or not self._keyring.awaited:
+            self._hand_round(access)
 
     def _made_anew(self, make: Callable[[], Access | None]) -> Access:
         try:

@@ -25,6 +25,7 @@ class Keyring:
     signer      the CDN's private key; `base_url` is what is signed, with everything under it
     google      Google's token, and when it ends; None against a stage
     refused     is told when a side refused what there is: others are fetched then
+    fetching    whether these are on their way
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Keyring:
         digest: Digest = Digest.SHA1,
         life: timedelta = LIFE,
         refused: Callable[[], None] = lambda: None,
+        fetching: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._aws, self._google, self._signer = aws, google, signer
         self._base_url, self._key_pair_id, self._digest, self._life = base_url, key_pair_id, digest, life
-        self._now, self._refused = now, refused
+        self._now, self._refused, self._fetching = now, refused, fetching
         self._version = 0
+        self._awaited = False
         self._made: datetime | None = None
         self._signed: SignedPrefix | None = None
 
@@ -51,7 +54,7 @@ class Keyring:
         """A fresh one. Raises BadInput when credentials are missing."""
         now = self._now()
         self._version += 1
-        self._made = now
+        self._made, self._awaited = now, False
         ends: list[datetime | None] = []
         keys = bearer = None
         if self._aws is not None:
@@ -77,6 +80,8 @@ class Keyring:
     def due(self, access: Access) -> bool:
         """Whether it should be made anew by now."""
         now = self._now()
+        if self._awaited and not self._fetching():
+            return True
         if self._signed is not None and self._signed.due(now):
             return True
         return access.until is not None and now >= access.until and self._rested(now) and self._newer(access)
@@ -91,11 +96,19 @@ class Keyring:
         return (keys, bearer) != (access.aws, access.bearer)
 
     def renewed(self, refused: int) -> Access | None:
-        """A fresh one in place of version `refused`; None when that is not the newest any more, or is very new."""
+        """A fresh one in place of version `refused`; None when that is not the newest any more, is very new, or is `awaited`."""
         if refused != self._version or not self._rested(self._now()):
             return None
         self._refused()
+        if self._fetching():
+            self._awaited = True
+            return None
         return self.access()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether others are on their way: to try again with those that were refused would be in vain. `due` tells of them."""
+        return self._awaited and self._fetching()
 
     def _rested(self, now: datetime) -> bool:
         return self._made is None or not timedelta(0) <= now - self._made < RENEW_AT_MOST_EVERY

@@ -18,7 +18,8 @@ from cdn_worker.wiring import Setup
 class Reach:
     """The callables give keys at once, and when they end; None where none are needed.
 
-    refused, lacking   are told that keys were refused; say why there are none at the moment (empty when there are)
+    refused    is told that keys were refused; fetching: whether others are on their way
+    lacking    says why there are none at the moment; empty when there are
 
     cdn_url         put before a key; `{bucket}` in it stands for the source's bucket; empty: objects are read from S3 itself
     substitutions   (old, new) pairs put in place in the path of the CDN's URL
@@ -40,6 +41,7 @@ class Reach:
     google: Callable[[], tuple[str, datetime | None]] | None = None
     signer: Signer | None = None
     refused: Callable[[], None] = lambda: None
+    fetching: Callable[[], bool] = lambda: False
     lacking: Callable[[], str] = lambda: ""
 
     def cdn_of(self, bucket: str) -> str:
@@ -86,4 +88,5 @@ class Reach:
             digest=self.digest,
             life=self.life,
             refused=self.refused,
+            fetching=self.fetching,
         )

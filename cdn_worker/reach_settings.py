@@ -86,10 +86,13 @@ def keyed(reach: Reach, flags: ReachFlags) -> Reach:
         for one in held:
             one.renew()
 
+    def fetching() -> bool:
+        return any(one.fetching for one in held)
+
     def lacking() -> str:
         return next(filter(None, (one.lacking for one in held)), "")
 
-    return replace(reach, aws=aws, google=google, signer=_signer(flags), refused=refused, lacking=lacking)
+    return replace(reach, aws=aws, google=google, signer=_signer(flags), refused=refused, fetching=fetching, lacking=lacking)
 
 
 def takes_token(endpoint: str) -> bool:

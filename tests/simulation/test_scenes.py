@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -147,6 +148,33 @@ def test_what_was_at_work_when_the_credentials_went_is_given_back_and_told() -> 
         scene.pass_time(HOUR)
         assert scene.is_done(found + scene.reports())
         assert dead(scene) == 0
+
+
+def test_a_token_that_is_refused_before_its_end_costs_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token service takes some seconds: with the old token three tries came to nothing meanwhile."""
+    monkeypatch.setattr("cdn_worker.keyring.RENEW_AT_MOST_EVERY", timedelta(0))
+    scene, token, fetching = Scene(), ["old"], [False]
+
+    def fetch() -> None:
+        token[0], fetching[0] = "new", False
+
+    def refused() -> None:
+        if not fetching[0] and token[0] == "old":
+            fetching[0] = True
+            scene.timeline.after(9.0, fetch)
+
+    def meet(request: Request) -> Answer | None:
+        return denied(GCS)(request) if "Authorization: Bearer old" in request.headers else None
+
+    reach = replace(POOL.reach, google=lambda: (token[0], None), refused=refused, fetching=lambda: fetching[0])
+    with scene.played():
+        scene.publish()
+        scene.start_worker(replace(POOL, reach=reach))
+        scene.until(lambda: bool(scene.sink))
+        scene.meet = meet
+        scene.pass_time(HOUR)
+        assert token == ["new"]
+        assert scene.is_done(scene.reports())
 
 
 @pytest.mark.parametrize("host", [S3, CDN, GCS])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cdn_worker.credentials import AGAIN_S, AHEAD, LOOK_S, Provider
+from cdn_worker.credentials import AGAIN_S, AHEAD, LOOK_S, REST_S, Provider
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.keyring import EARLY
+from cdn_worker.keyring import EARLY, Keyring
 from cdn_worker.reach import Reach
 from cdn_worker.reach_settings import takes_token
 from tests.stages import wait_for
@@ -32,7 +31,10 @@ class Service:
         return f"token-{self.asked}", self.now + HOUR
 
     def provider(self) -> Provider[str]:
-        return Provider("Google credentials", self, now=lambda: self.now)
+        return Provider("Google credentials", self, now=lambda: self.now, monotonic=self.monotonic)
+
+    def monotonic(self) -> float:
+        return self.now.timestamp()
 
 
 def test_forty_prefixes_ask_once() -> None:
@@ -78,21 +80,64 @@ def test_what_there_is_is_used_until_it_ends_while_nobody_gives_another() -> Non
     assert provider.lacking == ""
 
 
-def test_what_was_refused_is_fetched_anew() -> None:
+def ring_of(service: Service, provider: Provider[str]) -> Keyring:
+    refused, fetching = provider.renew, lambda: provider.fetching
+    reach = Reach(s3_endpoint="", s3_region="", sink_endpoint="", google=provider, refused=refused, fetching=fetching)
+    ring = reach.keyring("b", "")
+    ring._now = lambda: service.now
+    return ring
+
+
+def test_what_was_refused_is_fetched_anew_and_not_tried_again_before_that() -> None:
+    """With the old ones, three tries came to nothing while others were on their way, and objects failed as forbidden."""
     service = Service()
     provider = service.provider()
-    reach = Reach(s3_endpoint="", s3_region="", sink_endpoint="", google=provider, refused=provider.renew)
     provider.turn()
     provider.turn()
     assert service.asked == 1
-    clock = [NOW]
-    ring = replace(reach).keyring("b", "")
-    ring._now = lambda: clock[0]
+    ring = ring_of(service, provider)
     first = ring.access()
-    clock[0] += timedelta(minutes=1)
-    ring.renewed(first.version)
+    service.now += timedelta(minutes=1)
+    assert (ring.renewed(first.version), ring.awaited, ring.due(first)) == (None, True, False)
+    service.now += timedelta(minutes=1)
+    assert (ring.renewed(first.version), ring.awaited) == (None, True)
     provider.turn()
-    assert provider()[0] == "token-2"
+    assert (service.asked, ring.awaited, ring.due(first)) == (2, False, True)
+    second = ring.access()
+    assert (second.bearer, second.version, ring.due(second)) == ("token-2", 2, False)
+
+
+def test_what_was_fetched_a_moment_ago_is_refused_for_another_reason_than_its_age() -> None:
+    """An object that nobody may read would have a token fetched for each of its tries."""
+    service = Service()
+    provider = service.provider()
+    provider.turn()
+    ring = ring_of(service, provider)
+    first = ring.access()
+    service.now += timedelta(seconds=REST_S - 1)
+    second = ring.renewed(first.version)
+    assert second is not None
+    assert (second.bearer, second.version, provider.fetching) == ("token-1", 2, False)
+    provider.turn()
+    assert service.asked == 1
+
+
+def test_credentials_that_were_refused_are_none_while_no_others_are_to_be_had() -> None:
+    """They have not ended by our clock: what is refused then is nobody's fault, and nothing is claimed."""
+    service = Service()
+    provider = service.provider()
+    provider.turn()
+    service.now += timedelta(minutes=10)
+    service.away = True
+    provider.renew()
+    assert provider.lacking == "", "others are on their way"
+    assert provider.turn() == AGAIN_S[0]
+    why = "they were refused, and no others are to be had: the metadata server does not answer"
+    assert provider.lacking == f"Google credentials: {why}"
+    assert provider.turn() == AGAIN_S[1], "it goes on trying"
+    service.away = False
+    provider.turn()
+    assert (provider.lacking, provider.fetching, provider()[0]) == ("", False, "token-4")
 
 
 def test_an_access_is_not_made_anew_when_there_is_nothing_new_to_make_it_of() -> None:
