@@ -131,8 +131,12 @@ class Pool(OwnRoute[_Parts]):
             raise BadInput(str(error)) from error
         for told in queues.warnings:
             log.warning("queue", extra={"fields": {"cause": told}})
-        self._bind(queues)
-        ledger = PoolLedger(ledger_path(self._settings))
+        try:
+            self._bind(queues)
+            ledger = PoolLedger(ledger_path(self._settings))
+        except BaseException:
+            queues.close()  # it is tried again at each pass: the connections of each try would add up
+            raise
         clock = SystemClock()
         route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order, "cdn"), clock)
         return _Parts(queues, ledger, route)

@@ -20,17 +20,21 @@ from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import Verdict
 from cdn_worker.health import answered
-from cdn_worker.ports import Leased, QueueUnavailable
+from cdn_worker.ports import Leased, Queues, QueueUnavailable
 from cdn_worker.post import Parcel, Post, PostBroken
-from cdn_worker.queues.memory import MemoryQueue, memory_queues
+from cdn_worker.queues.memory import MemoryBoard, MemoryQueue, memory_queues
 from cdn_worker.queues.sqlite_file import SqliteFile
 from cdn_worker.worker import Figures
 from sts_manager.clock import SystemClock
 from sts_manager.domain.choice import choose
+from sts_manager.domain.errors import BadInput, StoreUnavailable
 from sts_manager.domain.model import OperationState, Route
 from sts_manager.pool.document import Job, job_of, operation_of, snapshot
 from sts_manager.pool.keeper import PoolKeeper
 from sts_manager.pool.ledger import Folded, PoolLedger
+from sts_manager.pool_wiring import Pool
+from sts_manager.settings import Settings
+from tests.fakes.memory_store import MemoryStore
 from tests.stages import wait_for
 from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way
 
@@ -345,3 +349,40 @@ def test_a_job_as_an_operation(given: Job, state: OperationState, permanent: boo
 def test_a_spec_of_another_prefix_does_not_exist() -> None:
     with pytest.raises(ValueError, match="not under 'in/'"):
         JobSpec(job="j", prefix="out/", source_root="in/", source_bucket="abc", sink_bucket="def")
+
+
+class Closing:
+    """Counts who is closed, over what there is."""
+
+    def __init__(self, board: MemoryBoard) -> None:
+        self.board, self.opened, self.closed = board, 0, 0
+
+    def open(self, _address: str, *, lease_s: float) -> Queues:
+        self.opened += 1
+        made = replace(memory_queues(lease_s), board=self.board)
+        made.dead.close = self._close  # type: ignore[method-assign]
+        return made
+
+    def _close(self) -> None:
+        self.closed += 1
+
+
+class BoardAway(MemoryBoard):
+    def bind(self, migration: str) -> str:
+        raise QueueUnavailable("503: the board does not answer")
+
+
+def test_queues_that_cannot_be_used_are_closed_again_however_often_they_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass a minute while the board's bucket is away: each had left its connections behind."""
+    settings = Settings(pool_ledger=str(tmp_path / "pool.db"), queue=f"sqlite:///{tmp_path / 'queue.db'}")
+    another = MemoryBoard()
+    another.bind("another")
+    for board, raised in ((BoardAway(), StoreUnavailable), (another, BadInput)):
+        closing = Closing(board)
+        monkeypatch.setattr("sts_manager.pool_wiring.open_queues", closing.open)
+        for _ in range(3):
+            with pytest.raises(raised):
+                Pool(settings, MemoryStore).open()
+        assert (closing.opened, closing.closed) == (3, 3)
