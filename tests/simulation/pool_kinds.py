@@ -1,7 +1,7 @@
 """What happens to the worker pool, beside what happens to every process: restarts, what is away, letters that go astray.
 
 A world calls `happen` now and then while the storm lasts, and `calm` when it is over. `fair` says what must hold of the pool
-whatever happens: see `docs/pool.md` for the bound.
+whatever happens: see `docs/reliability.md` for the bound.
 """
 
 from __future__ import annotations
