@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import NamedTuple, TypedDict
 
@@ -104,9 +104,9 @@ class JobSpec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The same for the same spec, and for no other."""
-        plain = json.dumps({name: getattr(self, name) for name in sorted(JobSpec.__dataclass_fields__)}, default=str)
-        return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        """The same for the same spec, and for no other; also in a release that has more fields, where these say nothing."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def mark(self) -> Mark:

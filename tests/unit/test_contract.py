@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -198,6 +198,20 @@ def test_a_task_that_came_to_nothing_fails_each_of_its_keys() -> None:
 
 def test_children_of_another_run_are_others() -> None:
     assert len({child_of("root", run, index) for run in ("a", "b") for index in (0, 1)}) == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newer(JobSpec):
+    """Of a release that knows one thing more."""
+
+    checksums: bool = False
+
+
+def test_workers_of_a_newer_release_report_for_the_same_spec() -> None:
+    """Else none of their reports would be counted until the daemon is as new as they are, and its jobs are over."""
+    given = {name: getattr(SPEC, name) for name in JobSpec.__dataclass_fields__}
+    assert Newer(**given).fingerprint == SPEC.fingerprint
+    assert Newer(**given, checksums=True).fingerprint != SPEC.fingerprint
 
 
 def test_a_report_says_for_which_ledger_it_is_and_of_which_spec() -> None:
