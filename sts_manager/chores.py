@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from sts_manager.domain.decide import launch
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
+from sts_manager.domain.following import FOLLOWED_FAILURES
 from sts_manager.domain.model import (
     LIVE,
     PREFIXES_OF_A_JOB_MAX,
@@ -24,8 +25,8 @@ from sts_manager.domain.model import (
     Route,
     changed,
 )
+from sts_manager.domain.naming import JOB_NAME_STEM, OperationName, Prefix, is_ours, repaired_job, whole_of
 from sts_manager.domain.naming import JobName as TransferJobName
-from sts_manager.domain.naming import OperationName, Prefix, is_ours, whole_of
 from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, TransferProject
 
 ROWS_AT_ONCE = 1000
@@ -89,15 +90,20 @@ def remove_successful_one_time_jobs(
     """Delete transfer jobs that ran once and succeeded wholly. Never one that has not run, recurs, or is still needed."""
     jobs = [job for job in project.transfer_jobs() if all_in_project or is_ours(job.name)]
     latest = project.operations([job.latest_operation for job in jobs if job.latest_operation is not None])
-    names = {TransferJobName(whole_of(job.name)) for job in jobs if is_ours(job.name)}
+    names = {_row_name(job.name) for job in jobs if is_ours(job.name)}
     rows = store.jobs_named(names)
     for job in jobs:
-        row = rows.get(TransferJobName(whole_of(job.name))) if is_ours(job.name) else None
+        row = rows.get(_row_name(job.name)) if is_ours(job.name) else None
         why = _kept_because(job, latest, row, all_in_project=all_in_project)
         if why:
             yield Done(name=job.name, done=False, why=why)
         else:
             yield _call(job.name, project.delete_job, dry_run=dry_run)
+
+
+def _row_name(name: str) -> TransferJobName:
+    """The transfer job that a row names, of which one of ours is a part, or which it repairs."""
+    return repaired_job(name) or TransferJobName(whole_of(name))
 
 
 def _kept_because(
@@ -144,10 +150,15 @@ def rerun_all(store: JobStore, at: datetime) -> Iterator[Done]:
     return _change_all(store, store.with_status(JobStatus.DONE), at, _fresh)
 
 
-def follow(store: JobStore, wanted: Sequence[Prefix] | None, at: datetime) -> list[Done]:
+def follow(
+    store: JobStore, project: TransferProject, wanted: Sequence[Prefix] | None, at: datetime, *, queue: str = ""
+) -> list[Done]:
     """Let prefixes that are done (None: all of them) follow what changes at the source, in one transfer job.
 
-    Intents are written here and carried out by the daemon. Raises BadInput where they do not fit into one job, or some follow.
+    queue   the ARN of the event queue, where it is known here
+
+    Intents are written here and carried out by the daemon. Raises BadInput where they do not fit into one job, where some follow,
+    or where a transfer job still listens: to the queue, or made for prefixes of this store, whatever became of their rows.
     """
     following = [job for job in store.live() if job.route is Route.STS_FOLLOW]
     if following:
@@ -155,6 +166,7 @@ def follow(store: JobStore, wanted: Sequence[Prefix] | None, at: datetime) -> li
             f"{len(following):,} prefixes follow already, {following[0].prefix!r} among them: one queue serves one transfer job; "
             "`follow --stop` first"
         )
+    _refuse_a_second(store, project, queue)
     rows = {job.prefix: job for job in store.with_status(JobStatus.DONE) if wanted is None or job.prefix in wanted}
     missing = [
         Done(name=prefix, done=False, why="it is not done, or not in the table") for prefix in wanted or () if prefix not in rows
@@ -182,8 +194,24 @@ def follow(store: JobStore, wanted: Sequence[Prefix] | None, at: datetime) -> li
     ]
 
 
+def _refuse_a_second(store: JobStore, project: TransferProject, queue: str) -> None:
+    """Raises BadInput where a job that is not deleted would take the events of another one."""
+    stem = f"{JOB_NAME_STEM}{store.control().migration}-"
+    for job in project.transfer_jobs():
+        ours = job.name.startswith(stem)
+        if job.event_queue and (ours or job.event_queue == queue):
+            end = "`sts-manager follow --stop` ends it" if ours else f"`gcloud transfer jobs delete {job.name}` ends it"
+            raise BadInput(
+                f"{job.name} still listens to {job.event_queue}: two transfer jobs on one queue take each other's events, and "
+                f"changes are lost. {end}; then repeat this command"
+            )
+
+
 def stop_following(store: JobStore, project: TransferProject, at: datetime) -> list[Done]:
-    """End it: the rows are done, and the transfer job is deleted. Safe to repeat.
+    """End it: the rows have ended, and the transfer job is deleted, with the jobs that bring what failed. Safe to repeat.
+
+    A row is done, or in error where objects that failed are not at the destination. Deleted is every job that listens and was
+    made for this store, whatever became of its rows.
 
     Raises BadInput, and deletes nothing, where the daemon keeps changing the rows meanwhile.
     """
@@ -191,15 +219,20 @@ def stop_following(store: JobStore, project: TransferProject, at: datetime) -> l
     # First the rows, and all of them: the daemon must not take the deletion for somebody's cancel.
     _mark(store, at, lambda job: _no_longer_following(job, at) if job.route is Route.STS_FOLLOW else None)
     out = [Done(name=prefix, done=True) for prefix in stopped]
-    rows = [job for status in (JobStatus.DONE, JobStatus.ERROR) for job in store.with_status(status)]
-    ours = {str(job.job_name) for job in rows if job.route is Route.STS_FOLLOW and job.job_name is not None}
-    if ours:
-        out += [_call(job.name, project.delete_job, dry_run=False) for job in project.transfer_jobs() if job.name in ours]
-    return out
+    stem = f"{JOB_NAME_STEM}{store.control().migration}-"
+    ours = [job for job in project.transfer_jobs() if job.name.startswith(stem)]
+    listening = {job.name for job in ours if job.event_queue}
+    repairs = {job.name for job in ours if repaired_job(job.name) is not None}
+    return out + [_call(name, project.delete_job, dry_run=False) for name in sorted(listening) + sorted(repairs)]
 
 
 def _no_longer_following(job: PrefixJob, at: datetime) -> PrefixJob:
-    return replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=at, not_before=None)
+    behind = job.error_code == FOLLOWED_FAILURES
+    code, message = (job.error_code, job.error_message) if behind else ("", "")
+    status = JobStatus.ERROR if behind else JobStatus.DONE
+    return replace(
+        job, status=status, error_code=code, error_message=message, paused_by=PausedBy.NOBODY, ended_at=at, not_before=None
+    )
 
 
 def set_route(store: JobStore, wanted: Sequence[Prefix], route: Route | None, at: datetime) -> list[Done]:
@@ -245,7 +278,10 @@ def cancel(store: JobStore, wanted: Sequence[Prefix], end: Callable[[OperationNa
     out = []
     for prefix in wanted:
         job = store.job(prefix)
-        if job is None or job.operation_name is None or job.status not in LIVE:
+        if job is not None and job.route is Route.STS_FOLLOW and job.status in LIVE:
+            why = "it is followed, and an operation that is cancelled has a successor: `follow --stop` ends that"
+            out.append(Done(name=prefix, done=False, why=why))
+        elif job is None or job.operation_name is None or job.status not in LIVE:
             why = "no such prefix in the table" if job is None else f"it is {job.status.value}, with nothing to cancel"
             out.append(Done(name=prefix, done=False, why=why))
         else:
@@ -278,7 +314,13 @@ def _active(store: JobStore, project: TransferProject, *, all_in_project: bool) 
     if all_in_project:
         return list(project.active_operations(None))
     live = store.live()
-    found = list(project.active_operations({str(job.job_name) for job in live if job.job_name is not None}))
+    names = {str(job.job_name) for job in live if job.job_name is not None}
+    if any(job.route is Route.STS_FOLLOW for job in live):
+        # What failed of a followed job is brought by jobs that no row names.
+        every = project.active_operations(None)
+        found = [(name, seen) for name, seen in every if name in names or repaired_job(name) in names]
+    else:
+        found = list(project.active_operations(names))
     known = {seen.name for _, seen in found}
     # Rows taken over from the older tool may not know their job's name yet, but know the operation.
     other: list[OperationName] = [job.operation_name for job in live if job.operation_name and job.operation_name not in known]

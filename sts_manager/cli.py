@@ -27,9 +27,9 @@ from sts_manager.domain.errors import BadInput, Fatal
 from sts_manager.domain.model import Hold, JobStatus, Route, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
 from sts_manager.domain.place import Scheme
+from sts_manager.pass_result import PassResult
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import ROUTES, PrefixFile, read_prefixes
-from sts_manager.reconciler import PassResult
 from sts_manager.settings import Settings, seconds_of, shown
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,12 @@ def run(
     *,
     settings: Settings,
     until_done: Annotated[
-        bool, typer.Option("--until-done", help="End when every prefix has ended: exit 0, or 1 if any ended in error.")
+        bool,
+        typer.Option(
+            "--until-done",
+            help="End when every prefix has ended: exit 0, or 1 if any ended in error. One that is followed has: its bulk is "
+            "done, and the service goes on without the daemon; 1 as well if what failed of it is not at the destination.",
+        ),
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="One pass, then end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan of one pass; write and start nothing.")] = False,
@@ -103,8 +108,13 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.Ow
     daemon, _, _ = wiring.daemon_of(settings, opened, stop, own, until_done=until_done, watch=_progress)
     ending = daemon.run()
     log.info("ended", extra={"fields": {"because": ending.value}})
+    followed = [job for job in opened.live() if job.route is Route.STS_FOLLOW] if until_done else []
+    if followed:
+        told = "the transfer service goes on with that; a daemon without --until-done also brings once more what fails"
+        print(f"{len(followed):,} prefixes are followed: {told}", file=sys.stderr)
     if ending is Ending.ERRORS:
-        print("some prefixes ended in error; `sts-manager status` says which and why", file=sys.stderr)
+        what = "ended in error, or are followed and lack something" if followed else "ended in error"
+        print(f"some prefixes {what}; `sts-manager status` says which and why", file=sys.stderr)
         raise typer.Exit(EXIT_ERRORS)
     if ending is Ending.BLOCKED:
         breaker = opened.control().breaker
@@ -390,7 +400,7 @@ def rerun(
 
 
 @app.command()
-@command(*STORE_FLAGS)
+@command(*STORE_FLAGS, "event_queue")
 def follow(
     *,
     settings: Settings,
@@ -398,16 +408,19 @@ def follow(
     every_prefix: Annotated[bool, typer.Option("--all", help="All prefixes that are done.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Follow no more: delete the transfer job.")] = False,
 ) -> None:
-    """After the bulk: copy what changes at the source, as S3 tells it (`run --event-queue`), until `follow --stop`."""
+    """After the bulk: copy what changes at the source, as S3 tells it (`run --event-queue`), until `follow --stop`.
+
+    With --event-queue, also refused while any other transfer job listens to that queue.
+    """
     if (bool(prefixes) + every_prefix + stop) != 1:
         raise BadInput("name prefixes to follow, or give --all for all that are done, or --stop")
     now = datetime.now(UTC)
-    with opened_store(settings) as opened:
+    with opened_store(settings) as opened, wiring.transfer_project(settings) as project:
         if stop:
-            with wiring.transfer_project(settings) as project:
-                done = chores.stop_following(opened, project, now)
+            done = chores.stop_following(opened, project, now)
         else:
-            done = chores.follow(opened, None if every_prefix else [Prefix(prefix) for prefix in prefixes or ()], now)
+            wanted = None if every_prefix else [Prefix(prefix) for prefix in prefixes or ()]
+            done = chores.follow(opened, project, wanted, now, queue=settings.event_queue)
     report(done, "stopped" if stop else "set to follow", dry_run=False)
     if any(not one.done for one in done):
         raise typer.Exit(EXIT_ERRORS)

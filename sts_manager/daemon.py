@@ -16,9 +16,10 @@ from types import FrameType
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.heartbeat import Tally, Vitals
 from sts_manager.domain.model import JobStatus
+from sts_manager.pass_result import PassResult
 from sts_manager.ports import Clock, Holder, Lease
 from sts_manager.pulse import Pulse
-from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class Ending(Enum):
     """Why the loop ended."""
 
     STOPPED = "stopped"  # a signal
-    DONE = "done"  # --until-done: every prefix is done
-    ERRORS = "errors"  # --until-done: every prefix has ended, some in error
+    DONE = "done"  # --until-done: every prefix is done, or followed
+    ERRORS = "errors"  # --until-done: every prefix has ended or is followed, some in error, or with objects that failed
     BLOCKED = "blocked"  # --until-done: the breaker is open and nothing runs
 
 
@@ -239,8 +240,8 @@ class Daemon:
 
     def _verdict(self, result: PassResult) -> Ending | None:
         if result.ended:
-            return Ending.ERRORS if result.counts[JobStatus.ERROR] else Ending.DONE
-        idle = not result.counts[JobStatus.RUNNING] and not result.counts[JobStatus.PAUSED]
+            return Ending.ERRORS if result.amiss else Ending.DONE
+        idle = result.unended <= result.counts[JobStatus.WAITING]
         # A breaker that an earlier run left open says nothing until this one has tried for itself.
         self._tried = self._tried or result.acted > 0
         if result.plan.breaker is not None and idle and self._tried:

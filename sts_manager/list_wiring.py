@@ -19,16 +19,17 @@ from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
-from sts_manager.domain.errors import BadInput, Permanent, StoreUnavailable, Throttled
+from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
 from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.failure_log.reader import LogReader
+from sts_manager.followed_failures import FollowedFailures, Means, tell_shared
 from sts_manager.keeping import Keeping
 from sts_manager.own_route import OwnRoute
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.sts import StsClient
-from sts_manager.routes.transfer_log import LoggedFailures, read_failures
+from sts_manager.routes.transfer_log import LoggedFailure, LoggedFailures, read_failures
 from sts_manager.routes.url_list import UrlListRoute
 from sts_manager.settings import Settings
 from sts_manager.url_lists.comparison import comparison_of, earlier, hints_of, transfer_job_of
@@ -39,6 +40,8 @@ LAST_S = 1.0
 FAILURES_MAX = 10_000
 """Of one prefix in the job store."""
 TURN_S = 2.0
+A_DAY = timedelta(days=1)
+"""For about that long an operation of a followed job runs."""
 FINDING_MAX, FINDING_WAIT = timedelta(minutes=30), timedelta(seconds=5)
 
 
@@ -171,6 +174,17 @@ class UrlLists(OwnRoute[_Parts]):
     def _read_log(self, project: str, operation: OperationName, since: datetime) -> LoggedFailures:
         return read_failures(project or next(iter(self._clients())), operation, since, FAILURES_MAX)
 
+    def _logged(self, project: str, operation: OperationSnapshot) -> Mapping[str, LoggedFailure]:
+        """What the service has logged by now of an operation of a followed job, by key; nothing where it may not be read."""
+        if not self._settings.sts_log_failures:
+            return {}
+        try:
+            return self._read_log(project, operation.name, operation.started_at or SystemClock().now() - A_DAY).objects
+        except (Retryable, Permanent) as error:
+            effect = "each object is shown with the operation's commonest cause"
+            log.warning("transfer_log_not_read", extra={"fields": {"cause": str(error), "effect": effect}})
+            return {}
+
     def _compared(self, transfer_job: str) -> list[Failure] | None:
         """What was found missing after a transfer job, and is told; None while that is found out."""
         parts, name = self._known(), comparison_of(transfer_job)
@@ -197,6 +211,23 @@ class UrlLists(OwnRoute[_Parts]):
     def carried(self, jobs: Collection[str]) -> Mapping[str, tuple[int, int]]:
         parts = self._known()
         return {} if parts is None else parts.ledger.carried(jobs)
+
+    def followed(self) -> FollowedFailures:
+        """What names the objects that a followed job left behind."""
+
+        def known() -> ListLedger | None:
+            parts = self._known()
+            return None if parts is None else parts.ledger
+
+        means = Means(
+            finds=lambda: self._finds,
+            ledger=lambda: self._made().ledger,
+            known_ledger=known,
+            keep=self._keep,
+            logged=self._logged,
+            open_store=self._open_store,
+        )
+        return FollowedFailures(self._settings, means, SystemClock())
 
     # The route
 
@@ -247,6 +278,11 @@ class UrlLists(OwnRoute[_Parts]):
         """Let the job store know which objects failed. Raises StoreUnavailable."""
         ledger = self._made().ledger
         for job in ledger.untold():
+            ledger.telling(job.name)
+            if ledger.shared(job.name):
+                tell_shared(ledger, job, self._own_store(), SystemClock().now())
+                ledger.told(job.name)
+                continue
             prefix = Prefix(job.prefix)
             known = ledger.failures(job.name, FAILURES_MAX)
             failures = [

@@ -355,11 +355,12 @@ class MetricsSink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferJobView:
-    """A transfer job as the service lists it, as far as clean-up needs it."""
+    """A transfer job as the service lists it, as far as commands need it. event_queue: what an event-driven one listens to."""
 
     name: str
     latest_operation: OperationName | None
     one_time: bool
+    event_queue: str = ""
 
 
 class TransferProject(Protocol):

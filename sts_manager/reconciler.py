@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
 from sts_manager.domain.decide import decide
-from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, Throttled
-from sts_manager.domain.heartbeat import Tally, tally
+from sts_manager.domain.errors import Denied, NameDeleted, Permanent, Retryable, Throttled, Unready
+from sts_manager.domain.heartbeat import tally
 from sts_manager.domain.model import (
     LIVE,
     Action,
@@ -37,12 +37,14 @@ from sts_manager.domain.model import (
     PrefixJob,
     Refusal,
     ResumeOperation,
+    Route,
     Severity,
     StartJob,
     StartRefused,
     SteeringFailed,
 )
-from sts_manager.domain.naming import OperationName, Prefix, chunks
+from sts_manager.domain.naming import JobName, OperationName, Prefix, chunks
+from sts_manager.pass_result import PassResult
 from sts_manager.ports import (
     Batch,
     Clock,
@@ -51,7 +53,6 @@ from sts_manager.ports import (
     NoQuotas,
     PassReport,
     Quotas,
-    QuotaUse,
     Routes,
     Sample,
     TransferRoute,
@@ -65,27 +66,6 @@ _Out = TypeVar("_Out")
 SAMPLES_KEPT = 30
 CALLS_AT_ONCE = 8
 NAMES_PER_POLL = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassResult:
-    """What a pass saw and did, for the loop and for `--once`."""
-
-    plan: Plan
-    counts: dict[JobStatus, int]
-    stale: frozenset[Prefix] = frozenset()
-    degraded: str = ""
-    acted: int = 0
-    outcomes: tuple[Outcome, ...] = ()
-    progress: Sample | None = None
-    tally: Tally = field(default_factory=Tally)
-    live_by_route: Mapping[str, int] = field(default_factory=dict)
-    quotas: tuple[QuotaUse, ...] = ()
-
-    @property
-    def ended(self) -> bool:
-        """Whether no prefix is waiting, running or paused any more."""
-        return not any(self.counts[status] for status in (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED))
 
 
 @dataclass(slots=True)
@@ -109,6 +89,7 @@ class Reconciler:
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
     leading    whether this process may still act: it may have been frozen for so long that another one leads
     ended      told of each attempt of a prefix alone that has ended, once that is committed
+    followed   told of the rows of each followed job that is at work, after each look at it, and whether anything may start
     quotas     what is used of the service's
     """
 
@@ -124,9 +105,10 @@ class Reconciler:
         stopping: Callable[[], bool] = lambda: False,
         leading: Callable[[], bool] = lambda: True,
         ended: Callable[[Change], None] = lambda _change: None,
+        followed: Callable[[Sequence[PrefixJob], bool], None] = lambda _rows, _may_start: None,
         quotas: Quotas | None = None,
     ) -> None:
-        self._ended = ended
+        self._ended, self._followed = ended, followed
         self._quotas = quotas or NoQuotas()
         self._store, self._routes, self._policy, self._clock = store, routes, policy, clock
         self._interval_s, self._fence, self._stopping, self._leading = interval_s, fence, stopping, leading
@@ -157,6 +139,8 @@ class Reconciler:
             if over and alone and change.before.prefix not in stale:
                 self._ended(change)
         self._remember(plan, dispatch=dispatch)
+        if poll:
+            self._tend_followed(may_start=control.hold is None)
         actions = [one for action in plan.actions if (one := _without(action, stale)) is not None]
         outcomes = self._act(actions)
         self._seen.outcomes += outcomes
@@ -170,8 +154,17 @@ class Reconciler:
             progress=self._seen.progress,
             tally=tally(change for change in plan.changes if change.before.prefix not in stale),
             live_by_route=self._live_by_route(),
+            followed=tuple(job for job in self._seen.live if job.route is Route.STS_FOLLOW),
+            follows=policy.follows,
             quotas=self._quotas.used(),
         )
+
+    def _tend_followed(self, *, may_start: bool) -> None:
+        by_job: dict[JobName | None, list[PrefixJob]] = {}
+        for job in self._seen.live:
+            if job.route is Route.STS_FOLLOW and job.operation_name is not None:
+                by_job.setdefault(job.job_name, []).append(job)
+        _overlapping(lambda rows: self._followed(rows, may_start), list(by_job.values()))
 
     def _recall(self, control: Control) -> None:
         """Whoever led before used of the day's quotas, too. Asked once for each lease."""
@@ -412,6 +405,8 @@ def _start(route: TransferRoute, action: StartJob) -> Outcome:
         started = route.start(action)
     except Throttled as error:
         return refused(Refusal.THROTTLED, error)
+    except Unready as error:
+        return refused(Refusal.UNREADY, error)
     except Retryable as error:
         return refused(Refusal.UNCERTAIN, error)
     except Denied as error:

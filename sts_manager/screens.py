@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sts_manager.doctor.finding import Finding, Level
+from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
 from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
 from sts_manager.queries import Answer
@@ -35,6 +36,10 @@ ADVICE: Mapping[str, str] = {
     "UNAVAILABLE": "a bucket's service did not answer as it should, several times; `sts-manager retry PREFIX` later",
     "NOT_FOUND": "check the named bucket or object; then `sts-manager retry --errors`",
     "SPEC_DIFFERS": "run with the settings that made the job, or delete that job and `sts-manager retry PREFIX`",
+    FOLLOWED_FAILURES: "`sts-manager failures PREFIX` names them; mend the cause. After `follow --stop`, `retry` brings them",
+    QUEUE_MISSING: "start the daemon with --event-queue; until then these prefixes wait to be followed",
+    "QUEUE_TAKEN": "end the job that the message names, then `sts-manager retry --errors` and `follow` again",
+    NO_OPERATION: "nobody follows any more: `sts-manager follow --stop`, `retry --errors`, then `follow` again",
     "CANCELLED": "somebody cancelled it; `sts-manager retry PREFIX` when it should run again",
     "RESOURCE_EXHAUSTED": "a quota of the service; the daemon waits, no attempt is lost",
     "INVALID_ARGUMENT": "the service refuses a name or a setting: see `sts-manager history PREFIX`",

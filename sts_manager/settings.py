@@ -394,7 +394,9 @@ def _check_places(settings: Settings, named: Any) -> None:
 def _check_s3(settings: Settings, named: Any) -> None:
     if settings.event_queue and not _SQS_ARN.fullmatch(settings.event_queue):
         raise BadInput(f"{named('event_queue')}: {settings.event_queue!r} is not like arn:aws:sqs:REGION:123456789012:NAME")
-    if settings.event_queue and settings.source.scheme is not Scheme.S3:
+    # `follow` is told the queue alone: which source it belongs to is looked at by whoever makes the job.
+    chosen = settings.source_bucket != Settings.model_fields["source_bucket"].default
+    if settings.event_queue and chosen and settings.source.scheme is not Scheme.S3:
         raise BadInput(f"{named('event_queue')} is for an S3 source, but {named('source_bucket')} is {settings.source}")
     _check_classes(settings, named)
     of_s3 = [key for key in Settings.model_fields if key.startswith("s3_")]

@@ -25,18 +25,19 @@ from sts_manager.domain.choice import Choice, choose
 from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
+from sts_manager.follow_wiring import Mending, follow_route
 from sts_manager.list_wiring import UrlLists, list_ledger_path
 from sts_manager.metrics.alerts import Alert, alerts
 from sts_manager.metrics.log import LogSink
 from sts_manager.own_operations import Beside, OwnOperations
+from sts_manager.pass_result import PassResult
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.pool.operations import PoolOperations
 from sts_manager.pool_wiring import Pool, ledger_path
 from sts_manager.ports import JobStore, Routes, TransferProject, TransferRoute
 from sts_manager.pulse import Pulse
 from sts_manager.queries import Asked
-from sts_manager.reconciler import PassResult, Reconciler
-from sts_manager.routes.follow import FollowRoute
+from sts_manager.reconciler import Reconciler
 from sts_manager.routes.none import NoRoute
 from sts_manager.routes.quotas import ServiceQuotas
 from sts_manager.routes.sts import StsClient, StsProject, StsRoute, connect
@@ -291,7 +292,7 @@ def routes_of(settings: Settings, own: OwnRoutes) -> Routes:
     try:
         for_all = transfer_settings(settings)
         route = StsRoute(own.clients(), for_all, own.lists)
-        follow = FollowRoute(own.clients(), for_all, settings.event_queue)
+        follow = follow_route(settings, for_all, own.clients(), own.lists.followed(), partial(store_of, settings))
     except (BadInput, Fatal) as error:
         if route_of(settings) is not Route.CDN:
             raise
@@ -313,6 +314,7 @@ def policy_of(settings: Settings, migration: str) -> Policy:
         ignore_stalled=settings.allow_new_jobs_when_stalled,
         stalled_after=timedelta(seconds=settings.metrics_interval),
         retry_delay=timedelta(seconds=settings.retry_delay),
+        follows=bool(settings.event_queue),
     )
 
 
@@ -338,9 +340,10 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
 
     # A dry run writes nothing, so it does not bind the store to these buckets either.
     migration = store.control().migration if lease is None else bound_migration(settings, store)
+    routes = routes_of(settings, own)
     return Reconciler(
         store,
-        routes_of(settings, own),
+        routes,
         policy_of(settings, migration),
         CLOCK,
         interval_s=settings.metrics_interval,
@@ -348,6 +351,7 @@ def reconciler_of(settings: Settings, store: JobStore, lease: StoreLease | None,
         stopping=stop,
         leading=own.leads,
         ended=own.lists.ended,
+        followed=Mending(routes[Route.STS_FOLLOW]),
         quotas=ServiceQuotas(lambda: own.known_clients, CLOCK),
     )
 

@@ -21,6 +21,7 @@ GROWTH = "tests/unit/test_pool_growth.py"
 DELIVERIES = "tests/unit/test_deliveries.py"
 QUEUES = "tests/conformance/test_work_queues.py"
 APPETITE = "tests/unit/test_appetite.py"
+FOLLOW = "tests/integration/test_follow_days.py"
 FOUND = "tests/unit/test_found_by_simulation.py"
 
 
@@ -358,6 +359,34 @@ DEFECTS = (
         "                self._tell(spec, cause.code, cause.why)",
         "                pass",
         (SCENES,),
+    ),
+    Defect(
+        "K what is followed is done when the day's operation ends",
+        "sts_manager/domain/settle.py",
+        "    if snapshot.following is not None:\n",
+        "    if False:\n",
+        (FOLLOW,),
+    ),
+    Defect(
+        "L prefixes that wait to be followed come to be in a job each, on one queue",
+        "sts_manager/domain/settle.py",
+        "    if job.route is Route.STS_FOLLOW:\n        # One",
+        "    if False:\n        # One",
+        (FOLLOW,),
+    ),
+    Defect(
+        "M a second transfer job may listen to the queue",
+        "sts_manager/chores.py",
+        "    _refuse_a_second(store, project, queue)\n    rows",
+        "    rows",
+        (FOLLOW,),
+    ),
+    Defect(
+        "N what failed in a day is said to be at the destination when nobody has looked yet",
+        "sts_manager/routes/repairs.py",
+        "return self._known.get(days.outstanding[-1].name) if days.outstanding else Known()",
+        "return self._known.get(days.outstanding[-1].name, Known()) if days.outstanding else Known()",
+        (FOLLOW,),
     ),
 )
 

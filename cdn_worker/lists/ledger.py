@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from cdn_worker.contract import Failure, JobSpec, ListTask
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.url_list import Naming
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
-from cdn_worker.lists.jobs import CANCELLED, COUNTS, Hints, Job, Kind, Moved, Part, Row, State, spec_text
+from cdn_worker.lists.comparisons import Comparisons
+from cdn_worker.lists.jobs import CANCELLED, COUNTS, Job, Kind, Moved, Part, Row, State, spec_text
 from cdn_worker.queues.sqlite_file import SqliteFile
 
 SCHEMA = 1
@@ -59,16 +60,20 @@ CREATE TABLE IF NOT EXISTS object (
 CREATE TABLE IF NOT EXISTS failure (
   job TEXT, key TEXT, size INTEGER, etag TEXT, verdict TEXT, error TEXT, details TEXT, PRIMARY KEY (job, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS job_prefix (
+  job TEXT, prefix TEXT, under TEXT NOT NULL, told INTEGER NOT NULL, PRIMARY KEY (job, prefix)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS job_of_prefix ON job_prefix (prefix);
 """
 
 
-class ListLedger:
+class ListLedger(Comparisons):
     """Safe to use from several threads and processes. unavailable: makes the error of a file that cannot be had at the moment."""
 
     def __init__(self, path: Path, unavailable: Callable[[str], Exception]) -> None:
         self.path = path
         self._file = SqliteFile(path, "the ledger of URL lists", unavailable)
-        self._write, self._read = self._file.transaction, self._file.read
+        super().__init__(self._file)
         version = self._read("PRAGMA user_version")[0][0]
         if version > SCHEMA:
             self.close()
@@ -92,73 +97,6 @@ class ListLedger:
         assert found is not None
         return found
 
-    def compare(self, spec: JobSpec, prefix: str, at: datetime, hints: Hints, *, operation: str = "", project: str = "") -> None:
-        """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten.
-
-        operation, project   of that transfer
-        """
-        with self._write() as connection:
-            self._forget(connection, prefix, told=1)
-            connection.execute(
-                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at, hints, operation, project) "
-                "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
-                (
-                    spec.job,
-                    Kind.COMPARISON,
-                    prefix,
-                    spec_text(spec),
-                    State.LISTING,
-                    at.isoformat(),
-                    hints.text(),
-                    operation,
-                    project,
-                ),
-            )
-
-    def forget(self, prefix: str) -> None:
-        """The prefix is there: nobody needs what a comparison found, and nothing of it has failed any more."""
-        with self._write() as connection:
-            self._forget(connection, prefix, told=0)
-
-    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int) -> None:
-        where = "prefix = ? AND kind = ? AND NOT forgotten"
-        connection.execute(f"DELETE FROM failure WHERE job IN (SELECT name FROM job WHERE {where})", (prefix, Kind.COMPARISON))
-        connection.execute(
-            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, ?) WHERE {where}",
-            (told, State.OVER, State.MOVING, prefix, Kind.COMPARISON),
-        )
-
-    def ready(self, job: str, manifest: str) -> None:
-        """A comparison is done: what it found has failed, for the reasons that the service gave."""
-        with self._write() as connection:
-            found = connection.execute("SELECT hints, state FROM job WHERE name = ?", (job,)).fetchone()
-            if found["state"] != State.LISTING:
-                return
-            hints = Hints.of(found["hints"])
-            rows = connection.execute("SELECT key, size, etag FROM object WHERE job = ?", (job,)).fetchall()
-            connection.executemany(
-                "INSERT OR IGNORE INTO failure VALUES (?, ?, ?, ?, 'failed', ?, ?)",
-                [(job, row["key"], row["size"], row["etag"], *hints.cause(row["key"])) for row in rows],
-            )
-            connection.execute("DELETE FROM object WHERE job = ?", (job,))
-            connection.execute("UPDATE job SET state = ?, manifest = ? WHERE name = ?", (State.READY, manifest, job))
-
-    def use(self, comparison: str, by: str) -> str:
-        """The manifest of a comparison, for the transfer job that is to move just that; empty where there is none."""
-        with self._write() as connection:
-            connection.execute(
-                "UPDATE job SET used_by = ? WHERE name = ? AND state = ? AND manifest <> ''", (by, comparison, State.READY)
-            )
-            found = connection.execute("SELECT manifest FROM job WHERE name = ? AND used_by = ?", (comparison, by)).fetchone()
-        return "" if found is None else str(found["manifest"])
-
-    def carried(self, transfer_jobs: Collection[str]) -> dict[str, tuple[int, int]]:
-        """(objects, bytes) that were there already, of transfer jobs that move just what a manifest names."""
-        marks = ",".join("?" * len(transfer_jobs))
-        there = "skipped + moved AS objects, skipped_bytes + moved_bytes AS bytes"  # moved: by the comparison, as no manifest may
-        rows = self._read(f"SELECT used_by, {there} FROM job WHERE used_by IN ({marks})", tuple(transfer_jobs))
-        return {row["used_by"]: (row["objects"], row["bytes"]) for row in rows}
-
     def job(self, name: str) -> Job | None:
         return next(iter(self._jobs("name = ?", (name,))), None)
 
@@ -172,7 +110,7 @@ class ListLedger:
 
     def busy(self) -> bool:
         """Whether there is anything to do, or to tell."""
-        return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told = 0 LIMIT 1", (State.OVER, State.READY)))
+        return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told <> 1 LIMIT 1", (State.OVER, State.READY)))
 
     def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
         return [_job(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
@@ -378,12 +316,18 @@ class ListLedger:
     def untold(self) -> list[Job]:
         """Jobs whose failed objects the store does not know yet: lists that are over, comparisons that are ready or forgotten."""
         return self._jobs(
-            "told = 0 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
+            "told <> 1 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
         )
 
-    def told(self, job: str) -> None:
+    def telling(self, job: str) -> None:
+        """What is known of a job is about to be read, and told."""
         with self._write() as connection:
-            connection.execute("UPDATE job SET told = 1 WHERE name = ?", (job,))
+            connection.execute("UPDATE job SET told = 2 WHERE name = ?", (job,))
+
+    def told(self, job: str) -> None:
+        """It was told; unless something came to be otherwise since it was read: then it is told again."""
+        with self._write() as connection:
+            connection.execute("UPDATE job SET told = 1 WHERE name = ? AND told = 2", (job,))
 
     def failures(self, job: str, most: int) -> list[Failure]:
         rows = self._read("SELECT * FROM failure WHERE job = ? ORDER BY key LIMIT ?", (job, most))

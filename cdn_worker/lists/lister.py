@@ -87,6 +87,7 @@ class Lister:
         self._player = Player(engine, renew=self._renew)
         self._use()
         self._planner: Planner | None = None
+        self._to_list: list[str] = []
         self._over = False
         self.waits = False  # it ended for something that may pass
 
@@ -100,8 +101,9 @@ class Lister:
                 self._fail(*fault)
             case State.LISTING:
                 self._ledger.list_anew(self.job.name, self._base)
-                self._planner = Planner(self._player, self._ground(), deliver=self._deliver, full=lambda: False, lanes=4)
-                self._planner.begin()
+                shared = self._ledger.shared(self.job.name)
+                self._to_list = [self.job.spec.source_root + prefix for prefix in shared] or [self.job.spec.prefix]
+                self._list_next()
             case State.LOOKING:
                 self._play(self._looked())
             case State.MOVING:
@@ -114,6 +116,8 @@ class Lister:
             self._planner = None
             if planner.error is not None:
                 self._fail(planner.error.code, str(planner.error))
+            elif self._to_list:
+                self._list_next()
             else:
                 self._play(self._written() if self.job.kind is Kind.URLS else self._compared())
         return self._over
@@ -202,14 +206,19 @@ class Lister:
             fault = host_fault(self._base, {str(one[4][0]) for one in found})
         return None if fault is None else (UNFIT, f"--cdn-url {self._base} will not do for a URL list: {fault}")
 
-    def _ground(self) -> Ground:
+    def _list_next(self) -> None:
+        ground = self._ground(self._to_list.pop(0))
+        self._planner = Planner(self._player, ground, deliver=self._deliver, full=lambda: False, lanes=4)
+        self._planner.begin()
+
+    def _ground(self, prefix: str) -> Ground:
         spec = self.job.spec
         return Ground(
             source=self._bucket,
             bucket=self._bucket,
             sink=self._sink,
             mapping=self._mapping,
-            prefix=spec.prefix,
+            prefix=prefix,
             filter=Filter(
                 storage_classes=spec.storage_classes,
                 since=datetime.fromisoformat(spec.since) if spec.since else None,

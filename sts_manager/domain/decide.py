@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
+from sts_manager.domain.following import QUEUE_MISSING
 from sts_manager.domain.model import (
     Action,
     Breaker,
@@ -137,7 +138,9 @@ def steer(
     """
     after = row.after
     action: Action | None = None
-    if after.status is JobStatus.RUNNING and after.operation_name is None:
+    if after.status is JobStatus.RUNNING and after.operation_name is None and _left_alone(after, policy):
+        pass
+    elif after.status is JobStatus.RUNNING and after.operation_name is None:
         # An intent whose start was never answered (a crash, a lost answer): ask again under the same name. It may start
         # a transfer only when starting is allowed; else what it left behind is only looked for.
         if is_due(after.not_before, now) and after.job_name is not None and _asks(after, shared):
@@ -149,6 +152,11 @@ def steer(
     if after == row.before:
         return None, action  # no news: the history tells what changed, not how often somebody looked
     return changed(row.before, after, now, row.results), action
+
+
+def _left_alone(job: PrefixJob, policy: Policy) -> bool:
+    """Whether an intent waits for a daemon that knows the event queue: this one has looked for what it left behind, once."""
+    return job.error_code == QUEUE_MISSING and not policy.follows
 
 
 def _asks(job: PrefixJob, shared: Shared) -> bool:
@@ -297,6 +305,9 @@ def _ready(observed: Observed, now: datetime) -> Iterator[PrefixJob]:
     # Fewest attempts first: a prefix that keeps failing must not hold up the healthy ones.
     live = {job.prefix for job in observed.live}
     for job in sorted(observed.startable, key=lambda job: (job.attempt, job.prefix)):
+        if job.route is Route.STS_FOLLOW:
+            # Left behind by an older version: as after `retry`, it is a transfer like any other. `follow` alone makes it follow.
+            job = replace(job, route=None)  # noqa: PLW2901
         if job.status is JobStatus.WAITING and is_due(job.not_before, now) and job.prefix not in live:
             yield job
 

@@ -31,6 +31,10 @@ class Throttled(Retryable):
         super().__init__(message, code=code, after=after)
 
 
+class Unready(Retryable):
+    """This daemon was not told what the call takes; certainly not applied, and another daemon's to do."""
+
+
 class Permanent(StsManagerError):
     """This unit of work fails for good; the daemon lives."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from sts_manager.domain.following import Following
 from sts_manager.domain.naming import JobName, OperationName, Prefix
 
 
@@ -115,6 +116,8 @@ class OperationSnapshot:
 
     permanent   it failed for causes that another attempt would only meet again
     trouble     (code, message) while nothing of it goes on, for a cause that other operations meet as well
+    following   of a transfer job with an event stream: counters are the sums over all of its operations, and an operation that
+                is told of under another one's name succeeds that one
     """
 
     name: OperationName
@@ -126,6 +129,9 @@ class OperationSnapshot:
     results: str = ""
     permanent: bool = False
     trouble: tuple[str, str] | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    following: Following | None = None
 
     @property
     def active(self) -> bool:
@@ -338,6 +344,7 @@ class Refusal(StrEnum):
     DENIED = "denied"  # project-wide: open the breaker, no attempt burned
     UNCERTAIN = "uncertain"  # perhaps applied: ask again under the same name
     NAME_DELETED = "name deleted"  # go on with the next attempt's name
+    UNREADY = "unready"  # this daemon lacks what it takes: the intent stays, for one that has it
     PERMANENT = "permanent"  # the prefix ends in error
 
 
@@ -421,6 +428,11 @@ class Policy:
     """The operator's settings, as far as decisions depend on them.
 
     dispatch          this pass may start and resume
+    follows           this daemon was told the event queue
+    successor_polls, successor_for   how often, and for how long, a followed job without an operation is looked at before it
+                      is given up. An operation ends each day and the next one begins, at once or after minutes: nobody tells the
+                      longest gap, so it is generous. The polls (an hour of them at the default interval) are not told by a
+                      clock that somebody sets.
     projects          which share the work of the transfer service; the first is meant where a row names none
     prefixes_per_job  in one transfer job, at most
     uncertain_asks, uncertain_for   so many answers over so long a time may leave open whether a start was applied
@@ -445,6 +457,9 @@ class Policy:
     missing_for: timedelta = timedelta(minutes=10)
     uncertain_asks: int = 20
     uncertain_for: timedelta = timedelta(minutes=60)
+    follows: bool = True
+    successor_polls: int = 12
+    successor_for: timedelta = timedelta(hours=1)
 
     def __post_init__(self) -> None:
         if self.running_max < 1 or self.cdn_running_max < 1 or self.attempts_max < 1:

@@ -19,6 +19,7 @@ PREFIX_BYTES_MAX = 1024
 JOB_NAME_STEM = "transferJobs/stsm-"
 """Every transfer job that this program makes is called so; the utility commands touch no other."""
 
+_REPAIR = re.compile(r"(?P<job>.+)-r[0-9a-f]{12}-\d+")
 _JOB_NAME = re.compile(r"(?=.{1,128}$)transferJobs/(?!OPI)[A-Za-z0-9\-._~]*[A-Za-z0-9]")
 
 
@@ -61,6 +62,19 @@ def job_name(migration: str, prefix: Prefix, attempt: int) -> JobName:
         raise ValueError(f"attempts are numbered from 1, not {attempt}")
     digest = hashlib.sha256(f"{migration}\0{prefix}".encode()).hexdigest()[:32]
     return JobName(f"{JOB_NAME_STEM}{migration}-{digest}-a{attempt}")
+
+
+def repair_name(job: JobName, operation: OperationName, number: int) -> JobName:
+    """The one name of a followed job's try `number` to bring what failed in one of its operations."""
+    if number < 1:
+        raise ValueError(f"tries are numbered from 1, not {number}")
+    return JobName(f"{job}-r{hashlib.sha256(operation.encode()).hexdigest()[:12]}-{number}")
+
+
+def repaired_job(name: str) -> JobName | None:
+    """The followed job that a transfer job repairs; None for any other name."""
+    found = _REPAIR.fullmatch(name)
+    return None if found is None or not is_ours(name) else JobName(found["job"])
 
 
 def prefix_fault(text: str) -> str | None:

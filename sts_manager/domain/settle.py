@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, Following, Problem
 from sts_manager.domain.model import (
     Breaker,
+    Counters,
     JobStarted,
     JobStatus,
     Limit,
@@ -157,6 +159,9 @@ def _withdrawn(job: PrefixJob, policy: Policy, not_before: datetime | None, *, m
 def _with_nothing_started(settled: Settled, policy: Policy, *, made: bool) -> Settled:
     """A look under the intent's name found that it was never carried out."""
     job = settled.after
+    if job.route is Route.STS_FOLLOW:
+        # One by one these prefixes would come to be in several jobs, on one queue: the intent of all of them stays.
+        return settled
     after = _withdrawn(job, policy, None, made=made)
     note = Note(event="intent_withdrawn", prefix=job.prefix, fields={"job": str(job.job_name), "attempt": job.attempt})
     return replace(settled, after=after, notes=(*settled.notes, note))
@@ -168,7 +173,15 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
     note = Note(event="start_refused", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
     wait = max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), refused.after or policy.retry_delay / 2)
     wait = min(wait, WAIT_MAX)  # what is longer is taken for the writing of a clock that was fast
+    follows = job.route is Route.STS_FOLLOW
     match refused.refusal:
+        case Refusal.UNREADY:
+            # Left as it is, for a daemon that has what this one lacks; told once, however many prefixes wait for it.
+            told = refused.code == settled.after.error_code or job.prefix != refused.prefix
+            return replace(settled, after=job, notes=settled.notes if told else (*settled.notes, note))
+        case Refusal.THROTTLED | Refusal.DENIED if follows:
+            # These rows are started together or not at all.
+            return replace(settled, after=replace(job, not_before=now + wait), notes=(*settled.notes, note))
         case Refusal.THROTTLED | Refusal.DENIED if refused.again and not refused.made:
             # This call did nothing; one before it may have begun the transfer. So the intent stays, and is asked about.
             denied = (refused.code, refused.message) if refused.refusal is Refusal.DENIED else None
@@ -184,7 +197,7 @@ def _with_refusal(settled: Settled, refused: StartRefused, policy: Policy, now: 
             return _with_open_start(again, refused, policy, now)
         case Refusal.NAME_DELETED:
             return _try_again_or_end(replace(settled, after=job), policy, now)
-        case Refusal.PERMANENT if refused.others and job.route is not Route.STS_FOLLOW:
+        case Refusal.PERMANENT if refused.others and not follows:
             # Perhaps one of those that share the job is unfit: they are tried again in smaller parts.
             return _try_again_or_end(replace(settled, after=job), policy, now)
         case Refusal.PERMANENT:
@@ -232,6 +245,7 @@ def _with_snapshot(
         missing_count=0,
         missing_since=None,
     )
+    before = settled.after
     settled = replace(
         settled,
         after=job,
@@ -240,6 +254,13 @@ def _with_snapshot(
         healthy=snapshot.counters.any_success and snapshot.trouble is None,
         denied=snapshot.trouble if snapshot.state is OperationState.IN_PROGRESS else settled.denied,
     )
+    if snapshot.following is not None:
+        return _with_following(settled, before, snapshot, snapshot.following, policy, now)
+    return _with_state(settled, snapshot, policy, now)
+
+
+def _with_state(settled: Settled, snapshot: OperationSnapshot, policy: Policy, now: datetime) -> Settled:
+    job = settled.after
     match snapshot.state:
         case OperationState.SUCCESS if snapshot.counters.objects_failed == 0:
             after = replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None)
@@ -264,6 +285,72 @@ def _with_snapshot(
             spent = was.status is JobStatus.PAUSED and (job.lead is not None or advanced(was.counters, snapshot.counters))
             after = replace(job, status=JobStatus.RUNNING, paused_by=PausedBy.NOBODY if spent else job.paused_by)
             return replace(settled, after=after)
+
+
+def _with_following(
+    settled: Settled, before: PrefixJob, snapshot: OperationSnapshot, following: Following, policy: Policy, now: datetime
+) -> Settled:
+    """Of a transfer job with an event stream. Its operations come and go; the row goes on for as long as the job is enabled.
+
+    before   the row, as the outcomes of the last pass left it
+    """
+    job = settled.after
+    counters = job.counters
+    if job.lead is None:
+        counters = _never_less(before.counters, snapshot.counters, failed_is_known=following.standing is not None)
+    job = replace(job, counters=counters, operation_name=snapshot.name)
+    if snapshot.name != before.operation_name and job.lead is None:
+        fields: Fields = {"job": str(job.job_name), "operation": snapshot.name, "was": str(before.operation_name)}
+        settled = replace(
+            settled, notes=(*settled.notes, Note(event="followed_operation_began", prefix=job.prefix, fields=fields))
+        )
+    settled = _with_standing(replace(settled, after=job), following.standing)
+    if following.over:
+        standing = f"; besides, {settled.after.error_message}" if settled.after.error_code else ""
+        return _ended_in_error(settled, "CANCELLED", f"{following.over}{standing}", now)
+    if following.between:
+        return _between(settled, before, following.cause, policy, now)
+    return _with_state(settled, snapshot, policy, now)
+
+
+def _never_less(before: Counters, seen: Counters, *, failed_is_known: bool) -> Counters:
+    """The sums over a job's operations, of which the service forgets the oldest in time. What has failed may be mended since."""
+    names = [name for name in Counters.__slots__ if not (failed_is_known and name.endswith("_failed"))]
+    return replace(seen, **{name: max(getattr(before, name), getattr(seen, name)) for name in names})
+
+
+def _with_standing(settled: Settled, standing: Mapping[Prefix, str] | None) -> Settled:
+    """Name what has failed and is not at the destination, or that it is there by now."""
+    job = settled.after
+    named = job.error_message if job.error_code == FOLLOWED_FAILURES else ""
+    told = named if standing is None else standing.get(job.prefix, "")
+    after = replace(job, error_code=FOLLOWED_FAILURES if told else "", error_message=told)
+    shared = bool(told and standing and job.lead is not None and standing.get(job.lead) == told)  # its lead says so
+    if told == named or shared:
+        return replace(settled, after=after)
+    event, severity = ("followed_objects_failed", Severity.WARNING) if told else ("followed_objects_repaired", Severity.INFO)
+    note = Note(event=event, severity=severity, prefix=job.prefix, fields={"cause" if told else "was": told or named})
+    return replace(settled, after=after, notes=(*settled.notes, note))
+
+
+def _between(settled: Settled, before: PrefixJob, cause: Problem | None, policy: Policy, now: datetime) -> Settled:
+    """No operation is at work. The next one is waited for; what the last one ended with is named meanwhile, if that was bad."""
+    job = settled.after
+    since = min(before.missing_since or now, now)
+    job = replace(job, status=JobStatus.RUNNING, missing_count=before.missing_count + 1, missing_since=since)
+    if cause is not None and not job.error_code:
+        job = replace(
+            job, error_code=cause.code, error_message=f"{cause.message}; its job is enabled, and its next one is waited for"
+        )
+    settled = replace(settled, after=job, state=None)
+    if job.missing_count < policy.successor_polls or now - since < policy.successor_for:
+        return settled
+    known = f"{cause.message}; " if cause is not None else ""
+    message = (
+        f"{known}{job.job_name} is enabled, and has had no operation since {since:%Y-%m-%d %H:%M} UTC: nobody follows this "
+        "prefix any more. `follow --stop`, then `retry` catches up, then `follow` it again"
+    )
+    return _ended_in_error(settled, cause.code if cause is not None else NO_OPERATION, message, now)
 
 
 def _with_failure(settled: Settled, snapshot: OperationSnapshot, policy: Policy, now: datetime) -> Settled:
@@ -310,7 +397,7 @@ def _with_missing(settled: Settled, policy: Policy, now: datetime) -> Settled:
 
 def _try_again_or_end(settled: Settled, policy: Policy, now: datetime) -> Settled:
     job = settled.after
-    if not policy.retry:
+    if not policy.retry or job.route is Route.STS_FOLLOW:  # to follow again is for a person to begin: one queue serves one job
         return _ended_in_error(settled, job.error_code, job.error_message, now)
     if job.tries >= policy.attempts_max:
         limit = f"gave up after {policy.attempts_max} attempts: {job.error_message}"

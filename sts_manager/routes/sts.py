@@ -360,6 +360,7 @@ class StsProject:
                     name=job.name,
                     latest_operation=OperationName(latest) if latest else None,
                     one_time=is_one_time(job),
+                    event_queue=job.event_stream.name,
                 )
 
     def active_operations(self, job_names: Collection[str] | None) -> Iterator[tuple[str, OperationSnapshot]]:
@@ -443,6 +444,8 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
         ),
         errors=tuple(_breakdown(summary) for summary in operation.error_breakdowns),
         results=_results(operation),
+        started_at=operation.start_time,
+        ended_at=operation.end_time,
     )
 
 

@@ -32,16 +32,22 @@ def earlier(name: JobName, attempt: int) -> str:
 
 def hints_of(job: PrefixJob, results: str, bucket: str) -> Hints:
     """Causes as the service gave them: samples name at most five objects for each code, the commonest stands for all others."""
+    by_key = samples_of(results, bucket, otherwise=job.error_code)
+    told = "not at the sink after the transfer; the service gives reasons for a few objects only, and the commonest is this one"
+    return Hints(otherwise=(job.error_code.lower(), told), by_key=by_key)
+
+
+def samples_of(results: str, bucket: str, otherwise: str = "failed") -> dict[str, tuple[str, str]]:
+    """(error in lower case, details) by key, of the objects of a bucket that the service named. otherwise: for want of a code."""
     stem = f"s3://{bucket}/"
     by_key: dict[str, tuple[str, str]] = {}
     for summary in _breakdowns(results):
         for entry in summary.get("errorLogEntries", ()):
             url = str(entry.get("url", ""))
             if url.startswith(stem):
-                code = _word(str(summary.get("errorCode", job.error_code)))
+                code = _word(str(summary.get("errorCode", otherwise)))
                 by_key[url[len(stem) :]] = (code, "; ".join(map(str, entry.get("errorDetails", ()))))
-    told = "not at the sink after the transfer; the service gives reasons for a few objects only, and the commonest is this one"
-    return Hints(otherwise=(job.error_code.lower(), told), by_key=by_key)
+    return by_key
 
 
 def _word(code: str) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
+from sts_manager.domain.days import Days
 from sts_manager.domain.errors import NameDeleted, NameTaken, NotFound, Permanent, Retryable
-from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot, OperationState, StartJob
+from sts_manager.domain.following import Following
+from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot, OperationState, Route, StartJob
 from sts_manager.domain.naming import JobName, OperationName, Prefix
 from sts_manager.ports import Started
+from tests.fakes.clock import START
 
 
 @dataclass
@@ -17,6 +21,8 @@ class FakeJob:
     prefix: Prefix
     others: tuple[Prefix, ...] = ()
     project: str = ""
+    event_queue: str = ""
+    follows: bool = False
     deleted: bool = False
     operation: OperationName | None = None
     runs: int = 0
@@ -44,6 +50,7 @@ class FakeTransferService:
             if order.adopt_only:
                 return Started(operation_name=None)
             job = self.jobs[order.job_name] = FakeJob(order.job_name, order.prefix, order.others, order.project)
+            job.follows = order.route is Route.STS_FOLLOW
         if job.deleted:
             raise NameDeleted(f"{order.job_name} was deleted")
         if not {order.prefix, *order.others} <= {job.prefix, *job.others}:
@@ -56,7 +63,20 @@ class FakeTransferService:
         self.polls += 1
         if self.fail_poll is not None:
             raise self.fail_poll
-        return {name: self.states[name] for name in names if name in self.states}
+        return {name: self._told(name) for name in names if name in self.states}
+
+    def _told(self, name: OperationName) -> OperationSnapshot:
+        """Of a job with an event stream: its present operation, with the sums over all of them."""
+        seen = self.states[name]
+        job = self.jobs.get(seen.job_name) if seen.job_name is not None else None
+        if job is None or not job.follows:
+            return seen
+        days = Days.of(job.name, self.states.values())
+        assert days.present is not None
+        at_work = days.present.active
+        over = f"{job.name} was deleted" if job.deleted and not at_work else ""
+        following = Following(between=not at_work and not over, cause=days.cause, over=over)
+        return replace(days.present, counters=days.counters(), following=following)
 
     def pause(self, name: OperationName) -> None:
         self._expect(name, OperationState.IN_PROGRESS, OperationState.QUEUED)
@@ -77,6 +97,13 @@ class FakeTransferService:
         if state is OperationState.FAILED and not errors:
             errors = (ErrorBreakdown(code="INTERNAL", count=1),)
         self.states[name] = replace(known, state=state, raw_state=state.value, counters=counters, errors=errors)
+
+    def next_day(self, name: JobName) -> OperationName:
+        """The present operation of a job with an event stream ends, if it has not, and the next one begins."""
+        job = self.jobs[name]
+        if job.operation is not None and self.states[job.operation].active:
+            self.set(job.operation, OperationState.SUCCESS)
+        return self._run(job)
 
     def deny(self, name: OperationName) -> None:
         """The operation fails as a whole for want of a permission."""
@@ -104,6 +131,7 @@ class FakeTransferService:
             raw_state="IN_PROGRESS",
             job_name=job.name,
             results='{"status":"IN_PROGRESS"}',
+            started_at=START + timedelta(days=job.runs),
         )
         self.prefix_of[job.operation] = job.prefix
         return job.operation

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING, Following
 from sts_manager.domain.model import (
     Breaker,
     Counters,
@@ -124,6 +125,8 @@ def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
     if outcome.attempt != job.attempt or job.operation_name is not None:
         return  # of an attempt that is history
     if isinstance(outcome, JobStarted):
+        if outcome.operation_name is None and job.route is Route.STS_FOLLOW:
+            return
         if outcome.operation_name is None:
             withdraw(row, policy, None, outcome.adopted)
         else:
@@ -133,7 +136,12 @@ def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
     row.job = job = replace(job, error_code=outcome.code)
     at_least = outcome.after if outcome.after is not None else policy.retry_delay / 2
     later = now + min(max(backoff(job.prefix, 1, policy.retry_delay, policy.retry_delay_max), at_least), DAY_AND_AN_HOUR)
-    if outcome.refusal in (Refusal.THROTTLED, Refusal.DENIED) and outcome.again and not outcome.made:
+    follows = job.route is Route.STS_FOLLOW
+    if outcome.refusal is Refusal.UNREADY:
+        return
+    if follows and outcome.refusal in (Refusal.THROTTLED, Refusal.DENIED):
+        row.job = replace(job, not_before=later)  # the intent to follow is one for all its prefixes: it stays
+    elif outcome.refusal in (Refusal.THROTTLED, Refusal.DENIED) and outcome.again and not outcome.made:
         row.job = replace(job, not_before=later)
         row.denied = outcome.code if outcome.refusal is Refusal.DENIED else ""
     elif outcome.refusal is Refusal.THROTTLED:
@@ -176,6 +184,7 @@ RESTING = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKN
 def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy: Policy, now: datetime) -> None:
     job, counters = row.job, seen.counters
     alone = job.lead is None
+    old = job
     rests = seen.state in RESTING and known is not seen.state
     wakes = known in RESTING and known is not seen.state
     moved = alone and (counters != job.counters or rests or wakes)
@@ -193,6 +202,9 @@ def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy
     row.healthy = (counters.objects_copied > 0 or counters.objects_skipped > 0) and seen.trouble is None
     if seen.state is OperationState.IN_PROGRESS and seen.trouble is not None:
         row.denied = seen.trouble[0]
+    if seen.following is not None and not goes_on(row, old, seen, seen.following, policy, now):
+        return
+    job = row.job
     if seen.state is OperationState.SUCCESS and not counters.objects_failed:
         row.job = replace(job, status=DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None)
         row.healthy = True
@@ -206,6 +218,37 @@ def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy
     elif seen.state is not OperationState.UNKNOWN:
         runs_again = row.before.status is PAUSED and (not alone or total(counters) > total(before))
         row.job = replace(job, status=RUNNING, paused_by=PausedBy.NOBODY if runs_again else job.paused_by)
+
+
+def goes_on(row: Row, old: PrefixJob, seen: OperationSnapshot, following: Following, policy: Policy, now: datetime) -> bool:
+    """Of a followed job: whether the present operation is at work, and says how it goes on."""
+    job = replace(row.job, operation_name=seen.name)
+    if job.lead is None:
+        for name in Counters.__slots__:
+            mended = name in ("objects_failed", "bytes_failed") and following.standing is not None
+            if not mended and getattr(old.counters, name) > getattr(seen.counters, name):
+                job = replace(job, counters=replace(job.counters, **{name: getattr(old.counters, name)}))
+    if following.standing is not None:
+        job = replace(job, error_code=FOLLOWED_FAILURES if following.standing.get(job.prefix) else "")
+    elif job.error_code != FOLLOWED_FAILURES:
+        job = replace(job, error_code="")
+    row.job = job
+    if following.over:
+        row.job = replace(job, error_code="CANCELLED")
+        end(row, now)
+        return False
+    if not following.between:
+        return True
+    since = old.missing_since
+    since = now if since is None or since > now else since
+    cause = "" if following.cause is None else following.cause.code
+    row.job = replace(job, status=RUNNING, missing_count=old.missing_count + 1, missing_since=since)
+    row.job = replace(row.job, error_code=row.job.error_code or cause)
+    row.state = None
+    if row.job.missing_count >= policy.successor_polls and now - since >= policy.successor_for:
+        row.job = replace(row.job, error_code=cause or NO_OPERATION)
+        end(row, now)
+    return False
 
 
 def total(counters: Counters) -> int:
@@ -250,7 +293,7 @@ def missing(row: Row, policy: Policy, now: datetime) -> None:
 def again_or_end(row: Row, policy: Policy, now: datetime) -> None:
     job = row.job
     tries = max(0, job.attempt - job.attempt_base - job.forgiven)
-    if not policy.retry or tries >= policy.attempts_max:
+    if not policy.retry or tries >= policy.attempts_max or job.route is Route.STS_FOLLOW:
         end(row, now)
         return
     row.job = replace(
@@ -302,7 +345,9 @@ def record(
 ) -> None:
     job = row.job
     group = [one.before for one in rows if one.before.job_name == job.job_name]
-    if job.status is RUNNING and job.operation_name is None:
+    if job.status is RUNNING and job.operation_name is None and job.error_code == QUEUE_MISSING and not policy.follows:
+        pass  # for a daemon that knows the queue
+    elif job.status is RUNNING and job.operation_name is None:
         may_start = observed.hold is None and not stopped(breaker, limit_of(job, policy))
         unasked = [one.prefix for one in group if one.operation_name is None]
         asks = len(group) == 1 or min(unasked, default=None) == job.prefix
@@ -372,6 +417,7 @@ def starts(limit: Limit, room: int, done: int, observed: Observed, policy: Polic
         allowed = min(allowed, 1)
     live = {job.prefix for job in observed.live}
     ready = [job for job in observed.startable if job.status is WAITING and due(job.not_before, now) and job.prefix not in live]
+    ready = [replace(job, route=None) if job.route is Route.STS_FOLLOW else job for job in ready]
     ready = [job for job in ready if limit_of(job, policy) is limit]
     ready.sort(key=lambda job: (job.attempt, job.prefix))
     load = dict.fromkeys(policy.projects, 0)

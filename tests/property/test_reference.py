@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sts_manager.domain.decide import decide
+from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING, Following, Problem
 from sts_manager.domain.model import (
     Action,
     Breaker,
@@ -59,12 +60,18 @@ def world(draw: random.Random) -> tuple[Observed, Policy]:
         ignore_stalled=draw.random() < 0.5,
         dispatch=draw.random() < 0.8,
         uncertain_asks=pick([2, 20]),
+        follows=draw.random() < 0.5,
     )
     live: list[PrefixJob] = []
     for index in range(draw.randint(0, 5)):
         live += group(draw, index)
     named = [job.operation_name for job in live if job.operation_name is not None]
-    seen = {name: snapshot(draw, name) for name in set(named) if draw.random() < 0.7}
+    follows = {job.operation_name for job in live if job.route is Route.STS_FOLLOW}
+    seen = {
+        name: followed(draw, snapshot(draw, name), live) if name in follows and draw.random() < 0.8 else snapshot(draw, name)
+        for name in sorted(set(named))
+        if draw.random() < 0.7
+    }
     breaker = Breaker(
         code="X",
         message="",
@@ -118,12 +125,13 @@ def group(draw: random.Random, index: int) -> list[PrefixJob]:
             not_before=pick(TIMES),
             paused_by=pick(list(PausedBy)),
             counters=counters(draw),
-            error_code=pick(["", "OLD"]),
-            missing_count=draw.randint(0, 4),
+            error_code=code,
+            error_message=code and "2 objects",
+            missing_count=pick([0, 1, 2, 3, 4, 11, 11, 12]),
             missing_since=pick(TIMES),
             progress_at=pick(TIMES),
         )
-        for prefix in prefixes
+        for prefix, code in ((one, pick(["", "OLD", FOLLOWED_FAILURES, QUEUE_MISSING])) for one in prefixes)
     ]
     rows = [row if row.operation_name is not None else replace(row, status=JobStatus.RUNNING) for row in rows]
     return rows[1:] if size > 1 and draw.random() < 0.1 else rows
@@ -134,7 +142,7 @@ def waiting(draw: random.Random, index: int) -> PrefixJob:
     attempt = draw.choice([0, 0, 1, 3])
     return PrefixJob(
         prefix=Prefix(f"wait-{index}/"),
-        route=pick([None, None, Route.CDN, Route.STS_S3, Route.STS_URL_LIST]),
+        route=pick([None, None, Route.CDN, Route.STS_S3, Route.STS_URL_LIST, Route.STS_FOLLOW]),
         source=pick(["", "", "s3://other/"]),
         attempt=attempt,
         attempt_base=draw.randint(0, attempt),
@@ -163,6 +171,19 @@ def snapshot(draw: random.Random, name: OperationName) -> OperationSnapshot:
         results="{}",
         trouble=("UNREACHABLE", "it does not resolve") if draw.random() < 0.2 else None,
     )
+
+
+def followed(draw: random.Random, seen: OperationSnapshot, live: list[PrefixJob]) -> OperationSnapshot:
+    """The same of a job with an event stream: another operation may have succeeded the one that was asked about."""
+    pick = draw.choice
+    following = Following(
+        between=draw.random() < 0.4,
+        cause=pick([None, Problem(code="INTERNAL", message="x"), Problem(code="CANCELLED", message="y")]),
+        over=pick(["", "", "", "the job was deleted"]),
+        standing=pick([None, {}, {job.prefix: "3 objects" for job in live if draw.random() < 0.5}]),
+    )
+    name = OperationName(f"{seen.name}-next") if draw.random() < 0.3 else seen.name
+    return replace(seen, name=name, following=following)
 
 
 def outcome(draw: random.Random, job: PrefixJob, live: list[PrefixJob]) -> Outcome | None:
@@ -233,6 +254,10 @@ def test_the_worlds_are_of_every_kind() -> None:
         kinds |= {f"{change.before.status}>{change.after.status}" for change in plan.changes}
         kinds |= {change.after.error_code for change in plan.changes}
         kinds |= {f"shared {isinstance(one, StartJob) and bool(one.others)}" for one in plan.actions}
+        kinds |= {note.event for note in plan.notes}
+        kinds |= {
+            f"follows {one.after.status} {one.after.error_code}" for one in plan.changes if one.after.route is Route.STS_FOLLOW
+        }
         kinds |= {f"breaker {observed.breaker is not None}>{plan.breaker is not None}"}
     statuses = {
         f"{before}>{after}" for before in ("running", "paused") for after in ("running", "paused", "done", "error", "waiting")
@@ -246,3 +271,5 @@ def test_the_worlds_are_of_every_kind() -> None:
         "shared True",
     }
     assert kinds >= {"breaker False>True", "breaker True>False", "breaker True>True"}
+    assert kinds >= {"followed_operation_began", "followed_objects_failed", "followed_objects_repaired"}
+    assert kinds >= {f"follows {one}" for one in (f"running {FOLLOWED_FAILURES}", f"error {NO_OPERATION}", "error CANCELLED")}

@@ -13,11 +13,12 @@ from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import place
+from sts_manager.pass_result import PassResult
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.leading import take_over
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Routes
-from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.reconciler import Reconciler
 from sts_manager.routes.cdn import CdnRoute, PoolSettings
 from sts_manager.routes.pacer import Pacer
 from sts_manager.routes.quotas import ServiceQuotas

@@ -15,9 +15,9 @@ from tests.simulation.timeline import Timeline
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Refused
 from tools.emulators.sigv4 import Keys
-from tools.emulators.sts.copier import Status, Work
+from tools.emulators.sts.copier import ACTIVE, Status, Work
 from tools.emulators.sts.server import StsAnswers
-from tools.emulators.sts.service import ACTIVE, Operation, Places, TransferService
+from tools.emulators.sts.service import Operation, Places, TransferService
 
 PROJECT = "stage-project"
 STALE_S = 120.0

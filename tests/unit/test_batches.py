@@ -23,8 +23,9 @@ from sts_manager.domain.model import (
     Route,
 )
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
+from sts_manager.pass_result import PassResult
 from sts_manager.ports import Batch, NoQuotas
-from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService

@@ -11,7 +11,8 @@ from sts_manager.domain.errors import Denied, NameTaken, Throttled
 from sts_manager.domain.model import Hold, JobStatus, Limit, OperationState, Policy, Route
 from sts_manager.domain.naming import checked_prefixes
 from sts_manager.domain.ramp import WAIT_MAX, backoff, jitter, ramp_room
-from sts_manager.reconciler import PassResult, Reconciler
+from sts_manager.pass_result import PassResult
+from sts_manager.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService

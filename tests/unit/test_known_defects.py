@@ -169,7 +169,12 @@ class Project:
         self.deleted: list[str] = []
 
     def transfer_jobs(self) -> list[TransferJobView]:
-        ours = [TransferJobView(name=j.name, latest_operation=j.operation, one_time=True) for j in self._service.jobs.values()]
+        ours = [
+            TransferJobView(
+                name=job.name, latest_operation=job.operation, one_time=not job.event_queue, event_queue=job.event_queue
+            )
+            for job in self._service.jobs.values()
+        ]
         return [*ours, *self._others]
 
     def active_operations(self, _names: object) -> list[tuple[str, OperationSnapshot]]:

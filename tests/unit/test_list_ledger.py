@@ -196,6 +196,8 @@ def test_failures_are_told_once(ledger: ListLedger) -> None:
     assert ledger.busy()
     ledger.end(JOB, NOW)
     assert [one.name for one in ledger.untold()] == [JOB]
+    ledger.telling(JOB)
+    assert [one.name for one in ledger.untold()] == [JOB], "whoever was to tell it may have died"
     ledger.told(JOB)
     assert ledger.untold() == []
     assert not ledger.busy()

@@ -63,6 +63,8 @@ def test_an_outcome_survives_a_row_that_changed_meanwhile(scene: Scene) -> None:
 def test_to_follow_no_longer_is_not_half_done_when_the_daemon_changes_the_row_in_that_moment(scene: Scene, changes: int) -> None:
     scene.passes()
     real, left = scene.store.record, changes
+    scene.store._control = replace(scene.store._control, migration="m1")
+    next(iter(scene.service.jobs.values())).event_queue = "arn:aws:sqs:us-east-1:123456789012:changes"
 
     def touched() -> None:
         job = replace(scene.row(), route=Route.STS_FOLLOW, job_name=next(iter(scene.service.jobs)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sts_manager.domain.decide import decide
+from sts_manager.domain.following import FOLLOWED_FAILURES, QUEUE_MISSING, Following, Problem
 from sts_manager.domain.heartbeat import METRICS, Tally, Vitals, points
 from sts_manager.domain.model import (
     Breaker,
@@ -118,6 +119,37 @@ def scenes() -> Iterator[tuple[str, Observed, Policy]]:
     yield "not polled", Observed(live=(live(),), startable=(waiting,), unseen=frozenset({OPERATION})), POLICY
     stalled = live(progress_at=NOW - timedelta(hours=1))
     yield "stalled", Observed(live=(stalled,), operations=seen(OperationState.IN_PROGRESS)), POLICY
+    yield from followed()
+
+
+def followed() -> Iterator[tuple[str, Observed, Policy]]:
+    def scene(state: OperationState, following: Following, *, name: OperationName = OPERATION, **row: Any) -> Observed:
+        shown = replace(seen(state, counters=MOVED)[OPERATION], name=name, following=following)
+        return Observed(live=(live(route=Route.STS_FOLLOW, **row),), operations={OPERATION: shown})
+
+    running, over = OperationState.IN_PROGRESS, OperationState.SUCCESS
+    following = Following()
+    yield "a followed job has its next operation", scene(running, following, name=OperationName(f"{OPERATION}2")), POLICY
+    missing = {PREFIX: "3 objects of 2026-11-19 are not at the destination: they are being found"}
+    yield "objects of a day are missing", scene(running, replace(following, standing=missing)), POLICY
+    named: dict[str, Any] = {"error_code": FOLLOWED_FAILURES, "error_message": missing[PREFIX]}
+    yield "still missing", scene(running, replace(following, standing=missing), **named), POLICY
+    yield "nobody knows yet whether they are", scene(running, following, **named), POLICY
+    yield "they are there", scene(running, replace(following, standing={}), **named), POLICY
+    between = replace(following, between=True)
+    yield "between two operations", scene(over, between), POLICY
+    cause = Problem(code="PERMISSION_DENIED", message=f"{OPERATION} failed: PERMISSION_DENIED: the queue cannot be read")
+    yield "between two operations, of which one failed", scene(OperationState.FAILED, replace(between, cause=cause)), POLICY
+    long: dict[str, Any] = {"missing_count": 11, "missing_since": NOW - timedelta(hours=1)}
+    yield "no next operation came", scene(over, between, **long), POLICY
+    yield "no next operation came after one that failed", scene(over, replace(between, cause=cause), **long), POLICY
+    yield "the followed job was deleted", scene(over, Following(over="it was deleted outside this program")), POLICY
+    yield "and objects were missing", scene(over, Following(over="it was deleted outside this program"), **named), POLICY
+    waits = intent(route=Route.STS_FOLLOW)
+    lacks = StartRefused(prefix=PREFIX, attempt=2, refusal=Refusal.UNREADY, code=QUEUE_MISSING, message="no queue")
+    yield "no queue is given", Observed(live=(waits,), outcomes=(lacks,)), POLICY
+    yield "nor yet", Observed(live=(replace(waits, error_code=QUEUE_MISSING),), outcomes=(lacks,)), POLICY
+    yield "its name is spent", Observed(live=(waits,), outcomes=(refused(Refusal.NAME_DELETED),)), POLICY
 
 
 def told() -> Iterator[str]:

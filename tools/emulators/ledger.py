@@ -24,6 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "sts.pauses_per_minute": 900,  # pause, resume and cancel of operations
     "projects.others": [],  # projects beside those the suite was started with; each has resources and quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
+    "sts.follow_operation_seconds": 86_400,  # how long an operation of a job with an event stream takes events
+    "sts.follow_gap_seconds": 0,  # from then until the next one begins
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.gcs_bucket_code": "FAILED_PRECONDITION",  # of a bucket that is missing or forbidden; or PERMISSION_DENIED, NOT_FOUND

@@ -30,6 +30,7 @@ class Status(IntEnum):
     SUSPENDING = 7
 
 
+ACTIVE = (Status.IN_PROGRESS, Status.PAUSED, Status.QUEUED, Status.SUSPENDING)
 SAMPLES_MAX = 5
 WALK_FROM = 10
 OBJECT_BYTES_MAX = 5 * 1024**4
@@ -63,6 +64,7 @@ class Work:
     suspend_until: float = 0.0
     logged: Callable[[str | None, str, str], None] | None = None  # writes (key, None for the listing; code, message) to the log
     events: Callable[[], str | None] | None = None  # the next key that changed, for an operation that follows
+    closing: bool = False  # of one that follows: it takes no more events, and ends
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -158,14 +160,14 @@ class Copier:
                 for end in work.ends:
                     end.check()
                 work.todo = iter(list(_listing(work, work.ends[0]))) if work.events is None else None
-            listed = next(work.todo or iter(()), None) if work.events is None else _told(work, work.ends[0], work.events)
+            listed = next(work.todo or iter(()), None) if work.events is None else _told(work, work.ends[0])
         except EndError as error:
             work.fail(error.code, error.url or work.source_path, error.details)
             if work.logged is not None:
                 work.logged(None, error.code, error.details)
             self._end(work, Status.FAILED)
             return False
-        if listed is None and work.events is not None:
+        if listed is None and work.events is not None and not work.closing:
             time.sleep(0.02)
             return True
         if listed is None:
@@ -248,9 +250,9 @@ def _left_out(work: Work, listed: Listed) -> bool:
     return False
 
 
-def _told(work: Work, source: Source, events: Callable[[], str | None]) -> Listed | None:
-    """The object of the next event, if it is still there and one of the wanted."""
-    key = events()
+def _told(work: Work, source: Source) -> Listed | None:
+    """The object of the next event, if it is still there and one of the wanted; none for one that ends."""
+    key = work.events() if work.events is not None and not work.closing else None
     if key is None:
         return None
     return next((one for one in _listing(work, source) if one.key == key), None)

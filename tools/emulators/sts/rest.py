@@ -16,7 +16,8 @@ from google.protobuf import json_format
 
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import APIS, Refused, disabled, invalid
-from tools.emulators.sts.service import ACTIVE, TransferService, described
+from tools.emulators.sts.copier import ACTIVE
+from tools.emulators.sts.service import TransferService, described
 from tools.emulators.web import Request, Response, pause_for
 
 CODES = {

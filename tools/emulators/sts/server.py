@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent import futures
 
 import grpc
@@ -12,9 +13,11 @@ from google.protobuf import any_pb2, empty_pb2
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Rpc, handlers, invalid, page
 from tools.emulators.sts.bucket_access import agent_of
+from tools.emulators.sts.copier import ACTIVE
 from tools.emulators.sts.rules import JOB_FIELDS, OPERATION_FIELDS, filter_of, page_size
-from tools.emulators.sts.service import ACTIVE, Operation, TransferService, described
+from tools.emulators.sts.service import Operation, TransferService, described
 
+TICK_S = 0.02
 SERVICE = "google.storagetransfer.v1.StorageTransferService"
 OPERATIONS = "google.longrunning.Operations"
 
@@ -90,6 +93,8 @@ class StsServer:
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
         self._server.add_generic_rpc_handlers(self._handlers())
         self._port = self._server.add_insecure_port("127.0.0.1:0")
+        self._stopping = threading.Event()
+        self._ticking = threading.Thread(target=self._tick, daemon=True)
 
     @property
     def address(self) -> str:
@@ -97,10 +102,17 @@ class StsServer:
 
     def start(self) -> StsServer:
         self._service.copier.start()
+        self._ticking.start()
         self._server.start()
         return self
 
+    def _tick(self) -> None:
+        while not self._stopping.wait(TICK_S):
+            self._service.tend()
+
     def stop(self) -> None:
+        self._stopping.set()
+        self._ticking.join(timeout=5)
         self._server.stop(grace=0.2).wait(timeout=5)
         self._service.copier.stop()
 

@@ -7,7 +7,7 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,14 +22,14 @@ from tools.emulators.rpc import Refused, invalid
 from tools.emulators.sigv4 import Keys
 from tools.emulators.sts.activity_log import ActivityLog
 from tools.emulators.sts.bucket_access import BucketAccess
-from tools.emulators.sts.copier import Copier, Status, Work
+from tools.emulators.sts.copier import ACTIVE, Copier, Status, Work
 from tools.emulators.sts.defaults import fill_defaults
 from tools.emulators.sts.ends import S3_LOCATION, EndError, GcsSink, GcsSource, S3Source, Source
 from tools.emulators.sts.http_list import HttpSource
 from tools.emulators.sts.manifest import ManifestSource
 from tools.emulators.sts.rules import Filter, check_job, check_spec
+from tools.emulators.sts.streams import EventStreams
 
-ACTIVE = (Status.IN_PROGRESS, Status.PAUSED, Status.QUEUED, Status.SUSPENDING)
 JobState = sts.TransferJob.Status
 
 
@@ -66,9 +66,11 @@ class TransferService:
     storage_classes: dict[str, frozenset[str]] = field(default_factory=dict)  # of jobs that include some, which only REST can say
     lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1_000_000_000_000))
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:
         self.copier = Copier(self.ledger, self._ended)
+        self.streams = EventStreams(self.ledger, self._operation_of, self._admit, self.now)
 
     def reset(self) -> None:
         with self.lock:
@@ -79,6 +81,14 @@ class TransferService:
             self.operations.clear()
             self.by_job.clear()
             self.storage_classes.clear()
+            self.streams.reset()
+
+    def tend(self) -> None:
+        """What the service does by itself, as time goes by: called again and again."""
+        with self.lock:
+            for job in list(self.jobs.values()):
+                if "event_stream" in job and job.status != JobState.DELETED:
+                    self.streams.tend(job, self._operations_of(job.name))
 
     # Jobs
 
@@ -103,18 +113,8 @@ class TransferService:
             self.jobs[stored.name] = stored
             self.storage_classes[stored.name] = storage_classes
             if "event_stream" in stored:
-                self._listen(stored)
+                self.streams.begin(stored)
             return _shown(stored)
-
-    def _listen(self, job: sts.TransferJob) -> None:
-        """A job with an event stream is begun by the service itself, and goes on until it is deleted or disabled."""
-        operation = self._operation_of(job)
-        operation.work.events = functools.partial(self.ledger.event, job.event_stream.name)
-        if job.event_stream.name not in self.ledger.setting("sqs.queues"):
-            operation.work.fail("PERMISSION_DENIED", job.event_stream.name, "the queue cannot be read")
-            operation.work.status = Status.FAILED
-            operation.ended = datetime.now(UTC)
-        self._admit()
 
     def get(self, name: str, project: str) -> sts.TransferJob:
         self._reads(project)
@@ -181,7 +181,7 @@ class TransferService:
         operation = Operation(
             name=f"transferOperations/{job.name.replace('/', '-')}-{next(self.numbers)}",
             job=job.name,
-            started=datetime.now(UTC),
+            started=self.now(),
             work=Work(
                 name=job.name,
                 spec=spec,
@@ -287,7 +287,7 @@ class TransferService:
         with self.lock:
             for operation in self._operations_of(work.name):
                 if operation.work is work:
-                    operation.ended = datetime.now(UTC)
+                    operation.ended = self.now()
             self._admit()
 
     def _abort(self, operation: Operation) -> None:
@@ -295,7 +295,7 @@ class TransferService:
         operation.work.status = Status.ABORTED
         if idle:
             self.copier.add(operation.work)  # so that a copying thread hangs up on its ends
-        operation.ended = datetime.now(UTC)
+        operation.ended = self.now()
         self._admit()
 
     def _job(self, name: str, project: str, *, deleted_too: bool = False) -> sts.TransferJob:

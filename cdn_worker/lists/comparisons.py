@@ -1,0 +1,148 @@
+"""The part of the ledger about comparisons: which objects a transfer did not bring, and where their names are written down.
+
+Of one prefix, or of several that share something (a followed transfer job): then `prefix` of the job is what they share, and
+the table job_prefix has the prefixes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from types import MappingProxyType
+
+from cdn_worker.contract import JobSpec
+from cdn_worker.lists.jobs import Hints, Kind, State, spec_text
+from cdn_worker.queues.sqlite_file import SqliteFile
+
+
+class Comparisons:
+    """A mixin of the ledger."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._write, self._read = file.transaction, file.read
+
+    def compare(
+        self,
+        spec: JobSpec,
+        prefix: str,
+        at: datetime,
+        hints: Hints,
+        *,
+        operation: str = "",
+        project: str = "",
+        shared: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten.
+
+        operation, project   of that transfer
+        shared               the prefixes of one that several share, each with the number of its failed objects that the job store
+                             has been told of
+        """
+        with self._write() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO job_prefix VALUES (?, ?, ?, ?)",
+                [(spec.job, one, spec.source_root + one, told) for one, told in shared.items()],
+            )
+            self._forget(connection, prefix, told=1)
+            connection.execute(
+                "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at, hints, operation, project) "
+                "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
+                (
+                    spec.job,
+                    Kind.COMPARISON,
+                    prefix,
+                    spec_text(spec),
+                    State.LISTING,
+                    at.isoformat(),
+                    hints.text(),
+                    operation,
+                    project,
+                ),
+            )
+
+    def forget(self, prefix: str) -> None:
+        """The prefix is there: nobody needs what a comparison found, and nothing of it has failed any more."""
+        with self._write() as connection:
+            self._forget(connection, prefix, told=0)
+            for job, under in connection.execute("SELECT job, under FROM job_prefix WHERE prefix = ?", (prefix,)).fetchall():
+                gone = connection.execute(
+                    "DELETE FROM failure WHERE job = ? AND key >= ? AND substr(key, 1, length(?)) = ?", (job, under, under, under)
+                )
+                if gone.rowcount:
+                    connection.execute("UPDATE job SET told = 0 WHERE name = ?", (job,))
+
+    def mend(self, shared_by: str) -> bool:
+        """What was named of prefixes that share something is there; what cannot travel is named on.
+
+        Returns whether there ever was a comparison of them here.
+        """
+        with self._write() as connection:
+            self._forget(connection, shared_by, told=0, also="AND verdict = 'failed'")
+            return connection.execute("SELECT 1 FROM job WHERE prefix = ? LIMIT 1", (shared_by,)).fetchone() is not None
+
+    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int, also: str = "") -> None:
+        where = "prefix = ? AND kind = ? AND NOT forgotten"
+        named = f"SELECT name FROM job WHERE {where}"
+        connection.execute(f"DELETE FROM failure WHERE job IN ({named}) {also}", (prefix, Kind.COMPARISON))
+        connection.execute(
+            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, ?) WHERE {where}",
+            (told, State.OVER, State.MOVING, prefix, Kind.COMPARISON),
+        )
+
+    def ready(self, job: str, manifest: str) -> None:
+        """A comparison is done: what it found has failed, for the reasons that the service gave."""
+        with self._write() as connection:
+            found = connection.execute("SELECT hints, state FROM job WHERE name = ?", (job,)).fetchone()
+            if found["state"] != State.LISTING:
+                return
+            hints = Hints.of(found["hints"])
+            rows = connection.execute("SELECT key, size, etag FROM object WHERE job = ?", (job,)).fetchall()
+            connection.executemany(
+                "INSERT OR IGNORE INTO failure VALUES (?, ?, ?, ?, 'failed', ?, ?)",
+                [(job, row["key"], row["size"], row["etag"], *hints.cause(row["key"])) for row in rows],
+            )
+            connection.execute("DELETE FROM object WHERE job = ?", (job,))
+            connection.execute("UPDATE job SET state = ?, manifest = ? WHERE name = ?", (State.READY, manifest, job))
+
+    def use(self, comparison: str, by: str) -> str:
+        """The manifest of a comparison, for the transfer job that is to move just that; empty where there is none."""
+        with self._write() as connection:
+            connection.execute(
+                "UPDATE job SET used_by = ? WHERE name = ? AND state = ? AND manifest <> ''", (by, comparison, State.READY)
+            )
+            found = connection.execute("SELECT manifest FROM job WHERE name = ? AND used_by = ?", (comparison, by)).fetchone()
+        return "" if found is None else str(found["manifest"])
+
+    def carried(self, transfer_jobs: Collection[str]) -> dict[str, tuple[int, int]]:
+        """(objects, bytes) that were there already, of transfer jobs that move just what a manifest names."""
+        marks = ",".join("?" * len(transfer_jobs))
+        there = "skipped + moved AS objects, skipped_bytes + moved_bytes AS bytes"  # moved: by the comparison, as no manifest may
+        rows = self._read(f"SELECT used_by, {there} FROM job WHERE used_by IN ({marks})", tuple(transfer_jobs))
+        return {row["used_by"]: (row["objects"], row["bytes"]) for row in rows}
+
+    # Of several prefixes
+
+    def shared(self, job: str) -> dict[str, int]:
+        """The prefixes that share a comparison: how many failed objects of each the job store was told of. One alone has none."""
+        rows = self._read("SELECT prefix, told FROM job_prefix WHERE job = ? ORDER BY prefix", (job,))
+        return {row["prefix"]: row["told"] for row in rows}
+
+    def told_of(self, job: str, prefix: str, number: int) -> None:
+        with self._write() as connection:
+            connection.execute("UPDATE job_prefix SET told = ? WHERE job = ? AND prefix = ?", (number, job, prefix))
+
+    def behind(self, job: str, under: str) -> tuple[int, str, str]:
+        """Of the keys under a prefix: (how many might have travelled and have not, one of them, its details)."""
+        found = self._read(
+            "SELECT count(*) AS number, min(key) AS key, details FROM failure WHERE job = ? AND key >= ? AND key < ? "
+            "AND verdict = 'failed' AND error <> 'exists'",
+            (job, under, _after_all(under)),
+        )[0]
+        return found["number"], found["key"] or "", found["details"] or ""
+
+
+def _after_all(prefix: str) -> str:
+    """The first text, in the order of UTF-8, after all that begins with a prefix (whose last character is not the last one)."""
+    last = ord(prefix[-1]) + 1
+    return prefix[:-1] + chr(0xE000 if last == 0xD800 else last)
