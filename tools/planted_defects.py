@@ -272,8 +272,8 @@ DEFECTS = (
     Defect(
         "M7 earlier attempts stay for ever",
         "sts_manager/pool/tidying.py",
-        "    for row in rows:\n        if delete_some",
-        "    for row in rows[:0]:\n        if delete_some",
+        "WHERE superseded = 1 AND {over}",
+        "WHERE superseded = 2 AND {over}",
         (GROWTH,),
     ),
     Defect(
