@@ -13,6 +13,7 @@ import pytest
 from cdn_worker.codec import decoded_report, encoded
 from cdn_worker.contract import ROOT, CopyReport, CopyTask, Item, JobSpec, ListFailed, ListReport, ListTask, Report, Trouble
 from cdn_worker.domain.http import Answer, Fault, Request
+from cdn_worker.domain.outage import FORGET_S
 from cdn_worker.ports import JobState, QueueUnavailable
 from cdn_worker.worker import Pool
 from tests.simulation.buckets import CDN, GCS, S3, SINK, SOURCE, Buckets, etag_of
@@ -212,10 +213,10 @@ def test_huge_objects_alone_show_that_their_host_is_back() -> None:
         task = CopyTask(spec=SPEC, shard=ROOT, run="r", sequence=0, items=(Item("p/huge", len(body), etag_of(body)),))
         scene.queues.huge.publish([encoded(task)])
         scene.start_worker()
-        scene.pass_time(10 * LEASE_S)
-        assert troubles(scene.reports())
+        scene.until(lambda: bool(troubles(scene.reports())))
+        scene.until(lambda: scene.queues.huge.backlog() == 1)
         scene.meet = lambda _request: None
-        scene.pass_time(HOUR)
+        scene.pass_time(FORGET_S / 2)
         (report,) = copies(scene.reports())
         assert report.counts.objects == {"done": 1}
 
