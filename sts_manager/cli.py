@@ -30,6 +30,7 @@ from sts_manager.domain.place import Scheme
 from sts_manager.pass_result import PassResult
 from sts_manager.ports import JobStore
 from sts_manager.prefix_file import ROUTES, PrefixFile, read_prefixes
+from sts_manager.probe_options import ProbeOptions
 from sts_manager.settings import Settings, seconds_of, shown
 
 log = logging.getLogger(__name__)
@@ -449,11 +450,39 @@ def doctor(
     prefix: Annotated[list[str] | None, typer.Option(help="Also look through this prefix's listing. May be repeated.")] = None,
     scan_max: Annotated[int, typer.Option(min=1, help="Objects of a prefix that are listed, at most.")] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Settle by experiment how the real services behave, instead of only looking: after a question it writes a few "
+            "small objects, runs a few small transfers, and removes all of it (docs/probe.md). Exit 1 if anything contradicts "
+            "what this program relies on.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --probe: agree beforehand to what it makes, deletes and costs.")
+    ] = False,
+    probe_report: Annotated[
+        Path | None, typer.Option(help="With --probe: the report, JSON without secrets. [default: sts-manager-probe-ID.json]")
+    ] = None,
+    probe_source_write: Annotated[
+        bool, typer.Option("--probe-source-write", help="With --probe: also write six small objects to the S3 source.")
+    ] = False,
+    probe_kms_key: Annotated[str, typer.Option(help="With --probe: encrypt one object with it: projects/…/cryptoKeys/K.")] = "",
 ) -> None:
     """Find trouble before it costs money: give it the flags of `run`. Nothing is changed; exit 1 if anything would fail."""
+    given = [yes, probe_report is not None, probe_source_write, bool(probe_kms_key)]
+    if probe:
+        if prefix:
+            raise BadInput("--prefix looks through a listing, and --probe makes experiments: give one of the two")
+        _probe(settings, ProbeOptions(yes, probe_report, probe_source_write, probe_kms_key, as_json))
+        return
+    if any(given):
+        flags = ("--yes", "--probe-report", "--probe-source-write", "--probe-kms-key")
+        raise BadInput(f"{flags[given.index(True)]} goes with --probe")
     from sts_manager.doctor.examine import examine  # noqa: PLC0415 - half a second, which no other command needs
 
-    patient = wiring.patient_of(settings, frozenset({wiring.route_of(settings).value}))
+    patient = wiring.patient_of(settings, frozenset({wiring.route_of(settings).value}), wiring.answers_of(settings))
     if prefix and patient.source.scheme is not Scheme.S3:
         raise BadInput(f"--prefix is for an S3 source, and --source-bucket is {patient.source}")
     found = []
@@ -466,6 +495,13 @@ def doctor(
     else:
         out.print(screens.findings_sum(found), markup=False)
     if any(one.level is Level.FAIL for one in found):
+        raise typer.Exit(EXIT_ERRORS)
+
+
+def _probe(settings: Settings, options: ProbeOptions) -> None:
+    from sts_manager.probe_wiring import probe  # noqa: PLC0415 - half a second, which no other command needs
+
+    if not probe(settings, options, out):
         raise typer.Exit(EXIT_ERRORS)
 
 

@@ -109,11 +109,12 @@ def _end_now() -> None:
 class Daemon:
     """Holds the lease and runs passes until told to stop, or until done.
 
-    watch     called after each pass, for a progress screen
-    pulse     where the heartbeat of each turn goes
-    healthy   called each turn, waiting for the lease included: this process is not stuck
-    duty      entered while this daemon leads, and left when it does not any more
-    news      whether something came up between the turns that a pass should look at now
+    watch        called after each pass, for a progress screen
+    pulse        where the heartbeat of each turn goes
+    healthy      called each turn, waiting for the lease included: this process is not stuck
+    duty         entered while this daemon leads, and left when it does not any more
+    unfinished   whether something is still to be found out when every prefix has ended: --until-done waits for it
+    news         whether something came up between the turns that a pass should look at now
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Daemon:
         healthy: Callable[[], None] = lambda: None,
         duty: AbstractContextManager[object] | None = None,
         news: Callable[[], bool] | None = None,
+        unfinished: Callable[[], bool] = lambda: False,
     ) -> None:
         self._reconciler, self._lease, self._clock = reconciler, lease, clock
         self._intervals, self._stop = intervals, stop
@@ -140,6 +142,7 @@ class Daemon:
         self._pulse, self._healthy = pulse, healthy
         self._duty = duty if duty is not None else nullcontext()
         self._news = news
+        self._unfinished, self._awaiting = unfinished, False
         self._vitals = Vitals()
         self._passed = clock.monotonic()
 
@@ -212,7 +215,7 @@ class Daemon:
         """One turn: a pass if one is due. Outcomes of the last pass, or a fault that may be over, make it due at once."""
         now = self._clock.monotonic()
         dispatch = now >= self._job_due
-        soon = self._reconciler.pending or self._degraded
+        soon = self._reconciler.pending or self._degraded or self._awaiting
         if not dispatch and now < self._metrics_due and not soon:
             return None
         result = self._reconciler.run_pass(dispatch=dispatch)
@@ -239,6 +242,9 @@ class Daemon:
             self._pulse.beat(self._current())
 
     def _verdict(self, result: PassResult) -> Ending | None:
+        self._awaiting = result.ended and self._unfinished()
+        if self._awaiting:
+            return None
         if result.ended:
             return Ending.ERRORS if result.amiss else Ending.DONE
         idle = result.unended <= result.counts[JobStatus.WAITING]

@@ -14,25 +14,33 @@ from typing import Self
 
 from cdn_worker.contract import Failure, JobSpec
 from cdn_worker.domain.replace import Replace
-from cdn_worker.lists.jobs import State
+from cdn_worker.lists.jobs import Job, Kind, State
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
-from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, Route, StartJob
+from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import OperationName, Prefix
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.failure_log.reader import LogReader
 from sts_manager.followed_failures import FollowedFailures, Means, tell_shared
 from sts_manager.keeping import Keeping
 from sts_manager.own_route import OwnRoute
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import spec_of
-from sts_manager.routes.sts import StsClient
+from sts_manager.routes.sts import StsClient, client_in
 from sts_manager.routes.transfer_log import LoggedFailure, LoggedFailures, read_failures
 from sts_manager.routes.url_list import UrlListRoute
 from sts_manager.settings import Settings
-from sts_manager.url_lists.comparison import comparison_of, earlier, hints_of, transfer_job_of
+from sts_manager.url_lists.comparison import (
+    LEFT_WITHOUT_REASON,
+    comparison_of,
+    earlier,
+    hints_of,
+    left_behind_of,
+    transfer_job_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,8 @@ TURN_S = 2.0
 A_DAY = timedelta(days=1)
 """For about that long an operation of a followed job runs."""
 FINDING_MAX, FINDING_WAIT = timedelta(minutes=30), timedelta(seconds=5)
+COMPARING_S_MAX = 600.0
+"""How long whoever wants to end waits for comparisons that list nothing more."""
 
 
 def list_ledger_path(settings: Settings) -> Path:
@@ -77,6 +87,9 @@ class UrlLists(OwnRoute[_Parts]):
     ) -> None:
         super().__init__(list_ledger_path(settings), open_store)
         self._settings, self._clients = settings, clients
+        self._comparing_seen: tuple[tuple[int, int], float] = ((0, 0), 0.0)
+        self._uncounted = False
+        self.answers: ServiceAnswers | None = None  # what a probe observed of the services
         path = beside_store(settings, "failure_log")
         self._log = LogReader(path, self._read_log, self._compared, open_store, SystemClock(), most=FAILURES_MAX)
 
@@ -110,6 +123,8 @@ class UrlLists(OwnRoute[_Parts]):
                 return
             if job.status is JobStatus.DONE:
                 self._forget(change)
+                if job.route is Route.STS_S3:
+                    self._look_behind(job)
                 return
             if job.counters.objects_failed and job.route is Route.STS_S3 and self._finds:
                 self._compare(change)
@@ -118,6 +133,15 @@ class UrlLists(OwnRoute[_Parts]):
         except (BadInput, StoreUnavailable, Permanent) as error:
             # It costs a longer retry, and names nobody knows; nothing else.
             log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
+
+    def _look_behind(self, job: PrefixJob) -> None:
+        """The transfer succeeded: have it found out what it passed over, or at least how much."""
+        if not self._settings.compare:
+            return
+        if self._compares:
+            self._compare_left(job)
+        elif job.lead is None and not self._uncounted:
+            self._count_left(job)
 
     def _forget(self, change: Change) -> None:
         job, parts = change.after, self._known()
@@ -137,21 +161,58 @@ class UrlLists(OwnRoute[_Parts]):
         """Whether listings can be compared here; asked for, and told, once."""
         if not self._settings.sts_find_failures:
             return False
+        if self._blind:
+            fields = {"cause": self._blind, "effect": "each retry moves its whole prefix"}
+            log.warning("failed_objects_not_found", extra={"fields": fields})
+        return not self._blind
+
+    @cached_property
+    def _compares(self) -> bool:
+        """Whether it can be found out here what a successful transfer passed over; asked for, and told, once."""
+        if self._blind:
+            fields = {
+                "cause": self._blind,
+                "effect": "what the service passes over is told by its own counters alone, without names",
+            }
+            log.warning("prefixes_not_compared", extra={"fields": fields})
+        return not self._blind
+
+    @cached_property
+    def _blind(self) -> str:
+        """Why listings cannot be compared on this machine; empty when they can."""
         import boto3  # noqa: PLC0415 - costs a sixth of a second, and only this asks it
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
         try:
             there = boto3.Session().get_credentials() is not None
-            cause = "" if there else "no AWS credentials on this machine, which comparing the listings needs"
         except BotoCoreError as error:
-            cause = f"AWS credentials: {error}"
-        if cause:
-            fields = {"cause": cause, "effect": "each retry moves its whole prefix"}
-            log.warning("failed_objects_not_found", extra={"fields": fields})
-        return not cause
+            return f"AWS credentials: {error}"
+        return "" if there else "no AWS credentials on this machine, which comparing the listings needs"
 
     def _compare(self, change: Change) -> None:
         job = change.after
+        spec = self._spec_compared(job)
+        # Whatever differs is missing: the service would have put it there, unless it was told never to overwrite.
+        never = self._settings.overwrite_when == "NEVER"
+        spec = replace(spec, job=comparison_of(spec.job), replace=Replace.NEVER if never else Replace.DIFFERENT)
+        self._keep()
+        hints = hints_of(job, change.results, spec.source_bucket)
+        self._made().ledger.compare(
+            spec, job.prefix, SystemClock().now(), hints, operation=str(job.operation_name or ""), project=job.project
+        )
+
+    def _compare_left(self, job: PrefixJob) -> None:
+        """Only what was there before the transfer began: it did not see what came since."""
+        spec = self._spec_compared(job)
+        ends = [one for one in (self._settings.modified_before, job.started_at) if one is not None]
+        before = min(ends).isoformat() if ends else ""
+        spec = replace(spec, job=left_behind_of(spec.job, job.prefix), replace=Replace.DIFFERENT, before=before)
+        self._keep()
+        self._made().ledger.compare(
+            spec, job.prefix, SystemClock().now(), LEFT_WITHOUT_REASON, project=job.project, kind=Kind.LEFT_BEHIND
+        )
+
+    def _spec_compared(self, job: PrefixJob) -> JobSpec:
         assert job.job_name is not None
         order = StartJob(
             prefix=job.prefix,
@@ -161,15 +222,48 @@ class UrlLists(OwnRoute[_Parts]):
             source=job.source,
             destination=job.destination,
         )
-        spec = spec_of(order, pool_settings(self._settings, order, Route.STS_S3))
-        # Whatever differs is missing: the service would have put it there, unless it was told never to overwrite.
-        never = self._settings.overwrite_when == "NEVER"
-        spec = replace(spec, job=comparison_of(job.job_name), replace=Replace.NEVER if never else Replace.DIFFERENT)
-        self._keep()
-        hints = hints_of(job, change.results, spec.source_bucket)
-        self._made().ledger.compare(
-            spec, job.prefix, SystemClock().now(), hints, operation=str(job.operation_name or ""), project=job.project
+        return spec_of(order, pool_settings(self._settings, order, Route.STS_S3))
+
+    def _count_left(self, job: PrefixJob) -> None:
+        """Nothing can be compared here: what the service counted itself is all that is known, and names are not."""
+        if job.operation_name is None:
+            return
+        try:
+            passed = client_in(self._clients(), job.project).passed_over(job.operation_name)
+        except (Retryable, Permanent) as error:
+            self._uncounted = True  # once is enough: each prefix would wait for it
+            log.warning("prefixes_not_compared", extra={"fields": {"cause": str(error), "effect": "nor are they counted"}})
+            return
+        number = passed.glacier + passed.deep_archive
+        if not number:
+            if job.attempt > 1:
+                self._put(job.prefix, [])
+            return
+        told = (
+            f"the service passed over {passed.glacier:,} GLACIER and {passed.deep_archive:,} DEEP_ARCHIVE objects, by its own "
+            "count; their names can be found where AWS credentials are"
         )
+        log.warning("objects_left_behind", extra={"fields": {"prefix": job.prefix, "objects": number, "cause": told}})
+        found = FailedObject(
+            prefix=job.prefix,
+            key=str(job.prefix),
+            size=0,
+            etag="",
+            verdict="unmappable",
+            error="archived",
+            details=told,
+            job_name=str(job.job_name),
+        )
+        self._put(job.prefix, [found])
+
+    def comparing(self) -> bool:
+        """Whether successful transfers are still being compared, and that gets on. Raises StoreUnavailable."""
+        parts = self._known()
+        state = (0, 0) if parts is None else parts.ledger.comparing()
+        now = SystemClock().monotonic()
+        if state != self._comparing_seen[0]:
+            self._comparing_seen = state, now
+        return bool(state[0]) and now - self._comparing_seen[1] < COMPARING_S_MAX
 
     def _read_log(self, project: str, operation: OperationName, since: datetime) -> LoggedFailures:
         return read_failures(project or next(iter(self._clients())), operation, since, FAILURES_MAX)
@@ -252,6 +346,12 @@ class UrlLists(OwnRoute[_Parts]):
                 f"route sts-url-list reads through a CDN: --cdn-url is missing, so {order.prefix!r} has no URLs",
                 code="ROUTE_UNFIT",
             )
+        if self.answers is not None and self.answers.names_unusable:
+            raise Permanent(
+                f"probe {self.answers.probe} found that the service calls objects of a URL list in a way that cannot be undone: "
+                f"give {order.prefix!r} route cdn or sts-s3; should that have changed, `doctor --probe` tells",
+                code="ROUTE_UNFIT",
+            )
         return spec_of(order, pool_settings(self._settings, order, "sts-url-list"))
 
     def _make(self) -> _Parts:
@@ -279,25 +379,35 @@ class UrlLists(OwnRoute[_Parts]):
         ledger = self._made().ledger
         for job in ledger.untold():
             ledger.telling(job.name)
-            if ledger.shared(job.name):
+            if job.kind is not Kind.URLS and job.error_code and not job.forgotten:
+                fields = {"prefix": job.prefix, "code": job.error_code, "cause": job.error_message}
+                log.warning("prefix_not_compared", extra={"fields": {**fields, "effect": "what is missing is not known by name"}})
+            elif ledger.shared(job.name):
                 tell_shared(ledger, job, self._own_store(), SystemClock().now())
-                ledger.told(job.name)
-                continue
-            prefix = Prefix(job.prefix)
-            known = ledger.failures(job.name, FAILURES_MAX)
-            failures = [
-                FailedObject(
-                    prefix=prefix,
-                    key=one.key,
-                    size=one.size,
-                    etag=one.etag,
-                    verdict=one.verdict,
-                    error=one.error,
-                    details=one.details,
-                    job_name=transfer_job_of(job.name),
-                )
-                for one in known
-            ]
-            self._own_store().put_failures(prefix, failures, SystemClock().now())
+            else:
+                self._tell_failures(job)
             ledger.told(job.name)
         return False
+
+    def _tell_failures(self, job: Job) -> None:
+        prefix, ledger = Prefix(job.prefix), self._made().ledger
+        known = ledger.failures(job.name, FAILURES_MAX)
+        failures = [
+            FailedObject(
+                prefix=prefix,
+                key=one.key,
+                size=one.size,
+                etag=one.etag,
+                verdict=one.verdict,
+                error=one.error,
+                details=one.details,
+                job_name=transfer_job_of(job.name),
+            )
+            for one in known
+        ]
+        self._own_store().put_failures(prefix, failures, SystemClock().now())
+        if job.kind is Kind.LEFT_BEHIND and known:
+            kinds = ", ".join(f"{error}: {number:,}" for error, number, *_ in ledger.error_counts(job.name))
+            fields = {"prefix": job.prefix, "objects": job.objects["failed"], "bytes": job.bytes["failed"], "named": kinds}
+            effect = f"they are not at the destination; `sts-manager failures {job.prefix}` names them, and says what to do"
+            log.warning("objects_left_behind", extra={"fields": {**fields, "effect": effect}})

@@ -27,6 +27,7 @@ from sts_manager.domain.model import (
     StartJob,
 )
 from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.service_answers import ServiceAnswers
 
 
 class Clock(Protocol):
@@ -54,6 +55,15 @@ class ErrorGroup:
     prefixes: int
     example: Prefix
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """A prefix that is done, and objects of it that are known not to be at the destination. bytes: their sizes as listed."""
+
+    prefix: Prefix
+    objects: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,7 @@ class Control:
     migration   the store's own id; it is part of every transfer job's name
     source, sink   the buckets this store was first run with; empty before
     ledger      the id of the pool's ledger whose daemon led last; empty before one did
+    answers     what a probe observed of the services; None when nobody ever probed
     """
 
     migration: str
@@ -128,6 +139,7 @@ class Control:
     breaker: Breaker | None = None
     report: PassReport | None = None
     ledger: str = ""
+    answers: ServiceAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +189,10 @@ class JobStore(Protocol):
     def set_hold(self, hold: Hold | None) -> None: ...
     def note_ledger(self, ledger: str, fence: int | None) -> None:
         """Write down whose ledger of the pool is told from now on. Raises LeaseLost, and writes nothing, with an old fence."""
+        ...
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        """Replace what is stored of a probe's observations."""
         ...
 
     def bind(self, source: str, sink: str) -> Control:
@@ -230,6 +246,10 @@ class JobStore(Protocol):
         ...
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]: ...
+    def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
+        """Prefixes that are done and have failed objects all the same, most objects first: the first `limit` of them."""
+        ...
+
     def totals(self) -> Counters:
         """Sums over the whole table: a question for `status`, not for each pass."""
         ...

@@ -136,7 +136,7 @@ class Reconciler:
         for change in plan.changes:
             over = change.before.status in LIVE and change.after.status not in LIVE
             alone = change.before.lead is None and change.before.prefix not in leads
-            if over and alone and change.before.prefix not in stale:
+            if over and (alone or change.after.status is JobStatus.DONE) and change.before.prefix not in stale:
                 self._ended(change)
         self._remember(plan, dispatch=dispatch)
         if poll:

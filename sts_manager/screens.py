@@ -18,7 +18,7 @@ from rich.text import Text
 from sts_manager.doctor.finding import Finding, Level
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
 from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
-from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, Sample
+from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, LeftBehind, Sample
 from sts_manager.queries import Answer
 from sts_manager.stores.lease import record_of
 
@@ -48,7 +48,8 @@ ADVICE: Mapping[str, str] = {
     "OPERATION_NOT_FOUND": "the operation is gone; the next attempt makes a new one",
 }
 OBJECT_ADVICE: Mapping[str, str] = {
-    "archived": "restore the object in S3 (or leave it out with a filter), then `sts-manager retry PREFIX`",
+    "archived": "restore the object in S3 (its details say how; or leave it out with a filter), then `sts-manager retry PREFIX`; "
+    "`rerun PREFIX` where that is done. The transfer service takes GLACIER only with --include-storage-classes: else route cdn",
     "exists": "another object has its name: delete that, or run with --overwrite-when DIFFERENT, then `sts-manager retry PREFIX`",
     "forbidden": "may the CDN (or the AWS key) read the object? Then `sts-manager retry PREFIX`",
     "sink_forbidden": "grant the workers roles/storage.objectUser on the destination",
@@ -61,6 +62,7 @@ OBJECT_ADVICE: Mapping[str, str] = {
     "name": "no such name in Cloud Storage, or by this route: see its details; rename it at the source, or give another route",
     "mismatch": "the service brought something else than was listed: did it change? Then `sts-manager retry PREFIX`",
     "permission_denied": "may the transfer service (or the CDN) read the object? Then `sts-manager retry PREFIX`",
+    "not_at_destination": "it was passed over, or deleted at the destination since; `sts-manager rerun PREFIX` goes once more",
     "not_transferred": "the service gave no reason; `sts-manager retry PREFIX` tries just the failed objects",
     "failed_precondition": "it changed while it was copied; `sts-manager retry PREFIX` tries just the failed objects",
     "unavailable": "source or sink did not answer; `sts-manager retry PREFIX` tries just the failed objects",
@@ -72,6 +74,8 @@ OBJECT_ADVICE: Mapping[str, str] = {
 }
 OTHERWISE = "see `sts-manager history PREFIX`"
 RETRY_FAILED = "see its details; `sts-manager retry PREFIX` tries just the failed objects"
+LEFT_BEHIND_SHOWN, NAMED_MAX = 10, 10_000
+"""Prefixes that `status` names for what they left behind; objects of one that the store keeps, at most."""
 DAY_S = 86_400.0
 RATE_OVER = timedelta(minutes=10)
 
@@ -88,6 +92,7 @@ class Status:
     released: bool
     errors: tuple[ErrorGroup, ...]
     stalled: int
+    left_behind: tuple[LeftBehind, ...] = ()
 
 
 def gather(store: JobStore, now: datetime) -> Status:
@@ -102,6 +107,7 @@ def gather(store: JobStore, now: datetime) -> Status:
         holder=None if record is None else record.holder(),
         released=record is not None and record.released,
         errors=store.error_groups(10),
+        left_behind=store.left_behind(LEFT_BEHIND_SHOWN),
         stalled=0 if control.report is None else control.report.stalled,
     )
 
@@ -197,6 +203,7 @@ def as_json(status: Status) -> str:
             "next_probe": control.breaker.probe_at.isoformat(),
         },
         "quotas": [] if report is None else [asdict(one) for one in report.quotas],
+        "left_behind": [asdict(one) for one in status.left_behind],
         "errors": [
             {
                 "status": group.status.value,
@@ -256,9 +263,20 @@ def screen(status: Status) -> RenderableType:
     lines += [table, moved]
     lines.append(Text(pace(status)))
     lines += [Text(told, "yellow" if full else "") for told, full in quota_lines(status)]
+    lines += [Text(told, "yellow") for told in left_behind_lines(status)]
     if status.errors:
         lines.append(error_table(status.errors))
     return Group(*lines)
+
+
+def left_behind_lines(status: Status) -> Iterator[str]:
+    """A line for each prefix that is done and has objects that are not at the destination."""
+    for one in status.left_behind:
+        number = f"{one.objects:,}{' or more' if one.objects >= NAMED_MAX else ''}"
+        known = f"{number} objects ({human_bytes(one.bytes)}) are not at the destination"
+        yield f"{one.prefix} is done, but {known}: `sts-manager failures {one.prefix}` names them, and says what to do"
+    if len(status.left_behind) == LEFT_BEHIND_SHOWN:
+        yield "and perhaps more prefixes: `sts-manager failures` names all such objects"
 
 
 def error_table(groups: Iterable[ErrorGroup]) -> Table:

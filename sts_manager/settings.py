@@ -159,6 +159,11 @@ class Settings(BaseModel):
         description="After a transfer from S3 that left objects behind, compare the listings to name them, and retry just those. "
         "Needs AWS credentials on this machine.",
     )
+    compare: bool = Field(
+        True,
+        description="After a transfer by route sts-s3 that succeeded, compare the listings for what the service passed over "
+        "without a word (archived objects). Needs AWS credentials on this machine; it costs the listings.",
+    )
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
 
     @property

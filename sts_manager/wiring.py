@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -22,9 +22,10 @@ from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.doctor.finding import Patient
 from sts_manager.domain.choice import Choice, choose
-from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable
+from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable, StsManagerError
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import Scheme
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.follow_wiring import Mending, follow_route
 from sts_manager.list_wiring import UrlLists, list_ledger_path
 from sts_manager.metrics.alerts import Alert, alerts
@@ -368,7 +369,16 @@ def lease_of(settings: Settings, store: JobStore) -> StoreLease:
     return StoreLease(store, CLOCK, lock_path=path, lease_s=max(60.0, 3 * settings.sleep_timeout))
 
 
-def patient_of(settings: Settings, routes: frozenset[str]) -> Patient:
+def answers_of(settings: Settings) -> ServiceAnswers | None:
+    """What a probe observed; None where nobody probed, and where the job table cannot be opened."""
+    try:
+        with closing(store_of(settings)) as store:
+            return store.control().answers
+    except StsManagerError:
+        return None
+
+
+def patient_of(settings: Settings, routes: frozenset[str], answers: ServiceAnswers | None = None) -> Patient:
     """What `doctor` looks at. routes: those that prefixes may take."""
     return Patient(
         settings=settings,
@@ -378,6 +388,7 @@ def patient_of(settings: Settings, routes: frozenset[str]) -> Patient:
         routes=routes,
         now_s=lambda: CLOCK.now().timestamp(),
         loopback=STS_EMULATOR in os.environ,
+        answers=answers,
     )
 
 
@@ -410,14 +421,20 @@ def pulse_of(settings: Settings, store: JobStore) -> Pulse:
         return Pulse(LogSink(), CLOCK, last_after_s=0.0)
     from sts_manager.metrics.cloud_monitoring import CloudMonitoring, Origin  # noqa: PLC0415 - see above
 
-    named = settings.bigquery
+    named, control = settings.bigquery, store.control()
+    location, answers = series_location(settings), control.answers
     origin = Origin(
         project=monitoring_project(settings),
-        location=_region(settings.dataset_location) if named is not None else "global",
+        location=location if answers is None else answers.location(location),
         namespace=named[1] if named is not None else "sql",
-        task_id=store.control().migration,
+        task_id=control.migration,
     )
     return Pulse(CloudMonitoring(origin, os.environ.get(MONITORING_EMULATOR)), CLOCK)
+
+
+def series_location(settings: Settings) -> str:
+    """Where the daemon's series are, as long as no probe found that Cloud Monitoring refuses it."""
+    return "global" if settings.bigquery is None else _region(settings.dataset_location)
 
 
 def _region(location: str) -> str:
@@ -474,6 +491,7 @@ def daemon_of(
 ) -> tuple[Daemon, Reconciler, StoreLease]:
     lease = lease_of(settings, store)
     own.under(lease)
+    own.lists.answers = store.control().answers
     reconciler = reconciler_of(settings, store, lease, stop, own)
     pulse = pulse_of(settings, store)
     intervals = Intervals(job_s=settings.job_interval, metrics_s=settings.metrics_interval, sleep_s=settings.sleep_timeout)
@@ -490,5 +508,6 @@ def daemon_of(
         healthy=healthy,
         duty=own,
         news=own.pool.has_news,
+        unfinished=own.lists.comparing,
     )
     return daemon, reconciler, lease

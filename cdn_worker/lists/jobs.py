@@ -15,6 +15,8 @@ from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.url_list import STAGE, Naming
 
 CANCELLED = "CANCELLED"
+NAMES_MAX = 10_000
+"""Of objects that a successful transfer left behind: the others are counted."""
 COUNTS = ("listed", "skipped", "todo", "moved", "failed")
 """Objects of a listing: already there, to be transferred, under their own names; not to be had."""
 
@@ -35,7 +37,8 @@ class Kind(StrEnum):
     """What a job is for."""
 
     URLS = "urls"
-    COMPARISON = "comparison"
+    COMPARISON = "comparison"  # after a transfer that failed in part: what it did not bring, for another attempt
+    LEFT_BEHIND = "left_behind"  # after one that succeeded: what it passed over without a word
 
 
 class Row(NamedTuple):
@@ -136,6 +139,7 @@ class Job:
     state: State
     paused: bool
     cancelled: bool
+    forgotten: bool
     began_at: datetime
     ended_at: datetime | None
     base: str

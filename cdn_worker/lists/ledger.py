@@ -3,6 +3,7 @@
 A job of URL lists goes through states, and each has one of the two at work: `listing` (the lister), `canary` (the manager),
 `looking` (the lister), `sending` (the manager), `moving` (the lister), `over`. A comparison, which finds the objects that a
 transfer did not bring, goes from `listing` to `ready`; when nobody needs its manifest any more, it is cleared away by `moving`.
+One after a transfer that succeeded has no manifest.
 Everything that a state has done is committed before the next one begins, and each can be begun anew: a process may die anywhere.
 """
 
@@ -15,19 +16,17 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cdn_worker.codec import decoded_task
-from cdn_worker.contract import Failure, JobSpec, ListTask
+from cdn_worker.contract import Failure, JobSpec
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.url_list import Naming
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
-from cdn_worker.lists.comparisons import Comparisons
 from cdn_worker.lists.jobs import CANCELLED, COUNTS, Job, Kind, Moved, Part, Row, State, spec_text
+from cdn_worker.lists.ledger_comparisons import Comparisons
+from cdn_worker.lists.ledger_rows import CLASHING, IS_MD5, ROW, job_of, part_of, row_of
 from cdn_worker.queues.sqlite_file import SqliteFile
 
-SCHEMA = 1
+SCHEMA = 2
 ROWS_AT_ONCE = 5000
-CLASHING = -1
-"""The part of an object whose path is another one's, too: it is none."""
 
 
 THE_LISTERS = (State.LISTING, State.LOOKING, State.MOVING)
@@ -97,6 +96,20 @@ class ListLedger(Comparisons):
         assert found is not None
         return found
 
+    def sort_out(self, job: str, bad: Sequence[KeyVerdict], gone: Sequence[str]) -> None:
+        """Of what a comparison missed: objects that have a verdict of their own, and keys that are not missed any more."""
+        missed = [one.key for one in bad] + list(gone)
+        changed: Counter[str] = Counter()
+        with self._write() as connection:
+            for key in missed:
+                row = connection.execute("DELETE FROM object WHERE job = ? AND url = ? RETURNING size", (job, key)).fetchone()
+                if row is not None:
+                    _count(changed, -row["size"], "todo", by=-1)
+            self._fail(connection, job, bad)
+            for one in bad:
+                _count(changed, one.size, "failed")
+            self._add(connection, job, changed)
+
     def job(self, name: str) -> Job | None:
         return next(iter(self._jobs("name = ?", (name,))), None)
 
@@ -113,7 +126,7 @@ class ListLedger(Comparisons):
         return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told <> 1 LIMIT 1", (State.OVER, State.READY)))
 
     def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
-        return [_job(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
+        return [job_of(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
 
     def enter(self, job: str, state: State, *, was: State, code: str = "", message: str = "") -> None:
         """Go on with the next state, if the job is still in the one that it was; an error that is there already stays."""
@@ -184,8 +197,8 @@ class ListLedger(Comparisons):
                 connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
             connection.execute(f"UPDATE job SET base = ?, {sums} WHERE name = ?", (base, job))
 
-    def found(self, job: str, rows: Sequence[Row], verdicts: Sequence[KeyVerdict]) -> None:
-        """Objects of the listing: to be transferred, or with a verdict at once."""
+    def found(self, job: str, rows: Sequence[Row], verdicts: Sequence[KeyVerdict], nameless: Sequence[KeyVerdict] = ()) -> None:
+        """Objects of the listing: to be transferred, or with a verdict at once; `nameless` ones are counted and not kept."""
         added: Counter[str] = Counter()
         with self._write() as connection:
             for row in rows:
@@ -196,11 +209,14 @@ class ListLedger(Comparisons):
                     _count(added, one.size, "failed")
                     _count(added, -one.size, "todo", by=-1)
             self._fail(connection, job, [one for one in verdicts if one.verdict not in GOOD])
-            for verdict in verdicts:
+            for verdict in (*verdicts, *nameless):
                 _count(added, verdict.size, "listed", "skipped" if verdict.verdict in GOOD else "failed")
-            sums = ", ".join(f"{name} = {name} + :{name}" for name in added)
-            if sums:
-                connection.execute(f"UPDATE job SET {sums} WHERE name = :job", {**added, "job": job})
+            self._add(connection, job, added)
+
+    def _add(self, connection: sqlite3.Connection, job: str, counts: Counter[str]) -> None:
+        sums = ", ".join(f"{name} = {name} + :{name}" for name in counts)
+        if sums:
+            connection.execute(f"UPDATE job SET {sums} WHERE name = :job", {**counts, "job": job})
 
     def _clash(self, connection: sqlite3.Connection, job: str, row: Row) -> list[KeyVerdict]:
         """Add a row; or say of which keys the CDN has one and the same path: neither is transferred."""
@@ -239,14 +255,14 @@ class ListLedger(Comparisons):
         where there is such an object: nobody could verify that the service takes such rows.
         """
         best = "instr(url, '%') = 0, size = 0, size, url"
-        named = self._read(f"{_ROW} AND job = ? ORDER BY {best} LIMIT 1", (job,))
-        plain = self._read(f"{_ROW} AND job = ? AND NOT ({_IS_MD5}) ORDER BY {best} LIMIT 1", (job,))
-        return sorted({_row(one) for one in (*named, *plain)}, key=lambda row: row.url.encode())
+        named = self._read(f"{ROW} AND job = ? ORDER BY {best} LIMIT 1", (job,))
+        plain = self._read(f"{ROW} AND job = ? AND NOT ({IS_MD5}) ORDER BY {best} LIMIT 1", (job,))
+        return sorted({row_of(one) for one in (*named, *plain)}, key=lambda row: row.url.encode())
 
     def rows(self, job: str, after: str = "") -> Iterator[Row]:
         """All objects that are to be transferred, in the order of their URLs."""
-        while found := self._read(f"{_ROW} AND job = ? AND url > ? ORDER BY url LIMIT {ROWS_AT_ONCE}", (job, after)):
-            yield from map(_row, found)
+        while found := self._read(f"{ROW} AND job = ? AND url > ? ORDER BY url LIMIT {ROWS_AT_ONCE}", (job, after)):
+            yield from map(row_of, found)
             after = found[-1]["url"]
 
     def add_part(self, job: str, number: int, rows: Sequence[str], size: int, location: str) -> None:
@@ -261,7 +277,7 @@ class ListLedger(Comparisons):
     # The transfer of its parts
 
     def parts(self, job: str) -> list[Part]:
-        return [_part(row) for row in self._read("SELECT * FROM part WHERE job = ? ORDER BY number", (job,))]
+        return [part_of(row) for row in self._read("SELECT * FROM part WHERE job = ? ORDER BY number", (job,))]
 
     def started(self, part: Part, operation: str) -> None:
         self._change(part, state="started", operation=operation, paused=0, missing=0, missing_since=None)
@@ -296,7 +312,7 @@ class ListLedger(Comparisons):
 
     def row(self, job: str, url: str) -> Row | None:
         """The object of a URL, while it is to be transferred."""
-        return next((_row(one) for one in self._read(f"{_ROW} AND job = ? AND url IN (?, ?)", (job, url, f"{url}?"))), None)
+        return next((row_of(one) for one in self._read(f"{ROW} AND job = ? AND url IN (?, ?)", (job, url, f"{url}?"))), None)
 
     def settle(self, job: str, moved: Sequence[Moved], bad: Sequence[tuple[Row, KeyVerdict]]) -> None:
         """Objects that are under their own names, and objects that will not be."""
@@ -314,10 +330,8 @@ class ListLedger(Comparisons):
     # Telling
 
     def untold(self) -> list[Job]:
-        """Jobs whose failed objects the store does not know yet: lists that are over, comparisons that are ready or forgotten."""
-        return self._jobs(
-            "told <> 1 AND ((state = ? AND kind = ?) OR state = ? OR forgotten)", (State.OVER, Kind.URLS, State.READY)
-        )
+        """Jobs of which the store does not know yet: what is over, comparisons that are ready or forgotten."""
+        return self._jobs("told <> 1 AND (state IN (?, ?) OR forgotten)", (State.OVER, State.READY))
 
     def telling(self, job: str) -> None:
         """What is known of a job is about to be read, and told."""
@@ -357,57 +371,3 @@ def _count(added: Counter[str], size: int, *names: str, by: int = 1) -> None:
     for name in names:
         added[name] += by
         added[f"{name}_bytes"] += size
-
-
-_IS_MD5 = "length(etag) = 32 AND etag NOT GLOB '*[^0-9a-f]*'"
-_ROW = f"SELECT url, key, size, etag, modified, generation FROM object WHERE part IS NOT {CLASHING}"
-
-
-def _row(row: sqlite3.Row) -> Row:
-    return Row(*row)
-
-
-def _job(row: sqlite3.Row) -> Job:
-    task = decoded_task(row["spec"].encode())
-    assert isinstance(task, ListTask)
-    return Job(
-        name=row["name"],
-        kind=Kind(row["kind"]),
-        prefix=row["prefix"],
-        spec=task.spec,
-        manifest=row["manifest"],
-        project=row["project"],
-        operation=row["operation"],
-        full_metadata=bool(row["full_metadata"]),
-        state=State(row["state"]),
-        paused=bool(row["paused"]),
-        cancelled=bool(row["cancelled"]),
-        began_at=datetime.fromisoformat(row["began_at"]),
-        ended_at=None if row["ended_at"] is None else datetime.fromisoformat(row["ended_at"]),
-        base=row["base"],
-        naming=Naming(row["naming"]) if row["naming"] else None,
-        error_code=row["error_code"],
-        error_message=row["error_message"],
-        objects={one: row[one] for one in COUNTS},
-        bytes={one: row[f"{one}_bytes"] for one in COUNTS},
-        verified={"md5": row["by_md5"], "size": row["by_size"]},
-    )
-
-
-def _part(row: sqlite3.Row) -> Part:
-    return Part(
-        job=row["job"],
-        number=row["number"],
-        rows=row["rows"],
-        bytes=row["bytes"],
-        location=row["location"],
-        operation=row["operation"],
-        state=row["state"],
-        paused=bool(row["paused"]),
-        resumable=bool(row["resumable"]),
-        copied=row["copied"],
-        copied_bytes=row["copied_bytes"],
-        missing=row["missing"],
-        missing_since=None if row["missing_since"] is None else datetime.fromisoformat(row["missing_since"]),
-        errors=tuple((code, count, details) for code, count, details in json.loads(row["errors"])),
-    )

@@ -16,30 +16,30 @@ from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
-from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, Way, patient
+from cdn_worker.copying.steps import Command, Ended, Outcome, Tries, Wait, Way, patient
+from cdn_worker.domain import archive
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
-from cdn_worker.domain.integrity import Stored, Verified, alike, etag_of, goog_hash
+from cdn_worker.domain.integrity import Verified, alike, etag_of, goog_hash
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
 from cdn_worker.domain.pages import Filter
 from cdn_worker.domain.url_list import (
     LIST_BYTES_MAX,
-    Naming,
     UrlList,
     UrlListFault,
     host_fault,
-    landing,
-    landing_fault,
     naming_by,
     url_of,
 )
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
+from cdn_worker.lists.comparison import ArchiveCheck, Comparison
 from cdn_worker.lists.folders import copy_folders
-from cdn_worker.lists.jobs import Job, Kind, Moved, Row, State
+from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.lists.manifest import write_manifest
+from cdn_worker.lists.proofs import failed, misnamed, proved, unfit
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject
@@ -76,7 +76,9 @@ class Lister:
     def __init__(self, job: Job, ledger: ListLedger, reach: Reach, engine: Engine, sizes: Sizes) -> None:
         self.job, self._ledger, self._sizes = job, ledger, sizes
         spec = job.spec
-        mapping = KeyMapping(source_root=spec.source_root, sink_root=spec.sink_root, substitutions=reach.substitutions)
+        # What a comparison is about travelled by no CDN: its keys have no paths that could collide.
+        substitutions = reach.substitutions if job.kind is Kind.URLS else ()
+        mapping = KeyMapping(source_root=spec.source_root, sink_root=spec.sink_root, substitutions=substitutions)
         setup = reach.setup(spec.source_bucket, spec.sink_bucket, mapping, storage_class=spec.storage_class, kms_key=spec.kms_key)
         self._mapping, self._base, self._backoff_s = mapping, setup.cdn_url, setup.backoff_s
         self._bucket, self._sink, self._source = s3_of(setup), sink_of(setup), source_of(setup)
@@ -87,6 +89,8 @@ class Lister:
         self._player = Player(engine, renew=self._renew)
         self._use()
         self._planner: Planner | None = None
+        compared = job.kind is not Kind.URLS
+        self._comparison = Comparison(job, ledger, self._bucket, self._backoff_s) if compared else None
         self._to_list: list[str] = []
         self._over = False
         self.waits = False  # it ended for something that may pass
@@ -225,10 +229,14 @@ class Lister:
                 before=datetime.fromisoformat(spec.before) if spec.before else None,
             ),
             replace=spec.replace,
+            unreadable=archive.unreadable if self._comparison is None else self._comparison.unreadable,
             backoff_s=self._backoff_s,
         )
 
     def _deliver(self, planned: list[Planned]) -> None:
+        if self._comparison is not None:
+            self._comparison.deliver(planned)
+            return
         rows: list[Row] = []
         verdicts: list[KeyVerdict] = []
         mark = "?" if self._access.signed else ""
@@ -236,21 +244,22 @@ class Lister:
             if isinstance(one, KeyVerdict):
                 verdicts.append(one)
                 continue
-            if self.job.kind is Kind.COMPARISON:
-                rows.append(Row(one.key, one.key, one.size, one.etag, one.modified, one.generation))
-                continue
             url = self._base + self._mapping.path(one.key)
-            fault = _unfit(one, url, self.job.landing)
+            fault = unfit(one, url, self.job.landing)
             if fault is None:
                 rows.append(Row(url + mark, one.key, one.size, one.etag, one.modified, one.generation))
             else:
-                verdicts.append(_failed(one, *fault))
+                verdicts.append(failed(one, *fault))
         self._ledger.found(self.job.name, rows, verdicts)
 
     def _written(self) -> Walk:
         """The lists, as objects in the destination bucket: first one of an object or two, the canaries."""
         name = self.job.name
         canaries = self._ledger.canaries(name)
+        if canaries and (yield from self._set_apart(canaries)):
+            # In an archive tier, which no listing tells: so may the others be, and one of them is not to be taken for a denial.
+            yield from self._set_apart(islice(self._ledger.rows(name), NAMES_MAX))
+            canaries = self._ledger.canaries(name)
         if not canaries:
             self._ledger.enter(name, State.MOVING, was=State.LISTING)  # there is nothing to transfer; an end all the same
             return
@@ -273,8 +282,15 @@ class Lister:
     def _compared(self) -> Walk:
         """The manifest of what is to be moved once more: names relative to the source's path, one a line (CSV).
 
-        What it may not name is moved here. Where that fails there is no manifest: the next attempt goes over all of the prefix.
+        After a successful transfer there is none. What it may not name is moved here. Where that fails there is no manifest:
+        the next attempt goes over all of the prefix.
         """
+        assert self._comparison is not None
+        yield from self._all(self._comparison.looks())
+        self._comparison.sort_out()
+        if self.job.kind is Kind.LEFT_BEHIND:
+            self._ledger.ready(self.job.name, "")
+            return
         rows, settle = self._ledger.rows(self.job.name), partial(self._ledger.settle, self.job.name)
         complete = yield from copy_folders(rows, self._way, self._all, settle)
         job = self._ledger.job(self.job.name)
@@ -320,7 +336,7 @@ class Lister:
             names = [one.name.removeprefix(job.landing) for one in page.objects]
             naming = naming_by(names, [row.url for row in rows])
             if naming is None:
-                raise Ended("URL_LIST_NAMES", _misnamed(rows, names))
+                raise Ended("URL_LIST_NAMES", misnamed(rows, names))
             ledger.name_by(job.name, naming)
             self.job = job = replace(job, naming=naming)
         yield from self._page_moved(page.objects)
@@ -333,6 +349,9 @@ class Lister:
         if self.job.naming is not None:
             yield from self._paged(self.job.landing, self._page_moved)
             yield from self._recognised()
+            denied = [one for part in self._ledger.parts(self.job.name) for one in part.errors if one[0] == "PERMISSION_DENIED"]
+            if denied:
+                yield from self._set_apart(islice(self._ledger.rows(self.job.name), NAMES_MAX))
         yield from self._paged(self.job.stage, self._cleared)
         self._ledger.end(self.job.name, datetime.now(UTC))
 
@@ -365,7 +384,7 @@ class Lister:
         except Ended as end:
             if end.code != REFUSED_ALONE:
                 raise
-            bad.append((row, _failed(row, "sink", end.details)))
+            bad.append((row, failed(row, "sink", end.details)))
 
     def _given_its_name(self, one: SinkObject, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
         stored = one.stored
@@ -373,10 +392,10 @@ class Lister:
             # The listing of what a KMS key encrypts tells no hashes; a get does.
             answer = yield from self._asked(lambda: self._sink.stat(one.name), (404,))
             stored = (self._sink.stored(answer) if answer.status == 200 else None) or stored
-        verified = _proved(stored, row)
+        verified = proved(stored, row)
         if verified is None:
             told = f"the service brought other bytes ({stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
-            bad.append((row, _failed(row, "mismatch", told)))
+            bad.append((row, failed(row, "mismatch", told)))
             return
         attributes = yield from self._attributes(row)
         if isinstance(attributes, KeyVerdict):
@@ -396,7 +415,7 @@ class Lister:
             moved.append(Moved(row, there))
         else:
             told = f"another object came to be at its name meanwhile: {self._sink.refusal(answer)}"
-            bad.append((row, _failed(row, "exists", told)))
+            bad.append((row, failed(row, "exists", told)))
 
     def _carried(self, name: str, row: Row, staged: int) -> Generator[Command, Outcome, Answer]:
         """Move it; where the service has no move, copy it and delete what was copied."""
@@ -425,13 +444,13 @@ class Lister:
         tries = Tries(self._backoff_s)
         head = yield from patient(partial(self._source.head, row.key), tries, self._source.explained, of="listing", also=(404,))
         if head.status == 404:
-            return _failed(row, "vanished", "it is gone from the source since it was listed", Verdict.VANISHED)
+            return failed(row, "vanished", "it is gone from the source since it was listed", Verdict.VANISHED)
         if head.headers.get("etag") != f'"{row.etag}"':
-            return _failed(row, "source_changing", "it changed at the source since it was listed")
+            return failed(row, "source_changing", "it changed at the source since it was listed")
         try:
             return kept(head.headers, etag=row.etag, modified=row.modified, uri=uri)
         except MetadataTooLarge as error:
-            return _failed(row, "metadata_too_large", str(error), Verdict.UNMAPPABLE)
+            return failed(row, "metadata_too_large", str(error), Verdict.UNMAPPABLE)
 
     def _at_its_name(self, row: Row) -> Generator[Command, Outcome, Verified | None]:
         """How far what is at an object's own name is proved to be it."""
@@ -439,6 +458,13 @@ class Lister:
         found = yield from self._asked(lambda: self._sink.stat(name), (404,))
         stored = self._sink.stored(found) if found.status == 200 else None
         return None if stored is None else alike(stored, size=row.size, etag=row.etag)
+
+    def _set_apart(self, rows: Iterable[Row]) -> Generator[Command, Outcome, int]:
+        """Of objects that are to be transferred, those that S3 would not let anybody read; how many they are."""
+        check = ArchiveCheck(self._bucket, self._backoff_s)
+        yield from self._all(check.look_at(row) for row in rows)
+        self._ledger.settle(self.job.name, [], check.cold)
+        return len(check.cold)
 
     def _recognised(self) -> Walk:
         """Moves that an earlier run made, and did not live to record."""
@@ -467,42 +493,3 @@ def _caught(walk: Walk, trouble: list[Ended]) -> Walk:
         yield from walk
     except Ended as end:
         trouble.append(end)
-
-
-def _misnamed(rows: Sequence[Row], names: Sequence[str]) -> str:
-    # A name with the query in it holds the signature: it must not stand in a message.
-    shown = ", ".join(name.partition("?")[0] + ("?…" if "?" in name else "") for name in names) or "nothing"
-    urls = ", ".join(row.url.removesuffix("?") for row in rows)
-    expected = ", ".join(landing(row.url, Naming.DECODED) for row in rows)
-    return (
-        f"the transfer service called the objects of {urls}: {shown}; expected was {expected}: objects cannot be given their "
-        "own names then. Nothing else was transferred; send the prefix by route cdn or sts-s3"
-    )
-
-
-def _unfit(task: Task, url: str, stage: str) -> tuple[str, str] | None:
-    fault = landing_fault(stage, url)
-    if fault is not None:
-        return "name", fault
-    segments = task.key.split("/")
-    if ("." in segments or ".." in segments) and etag_of(task.etag).md5 is None:
-        told = (
-            "a '.' or '..' in its path may lead a client to another object, and without an MD5 in the list nobody would notice; "
-            "give the prefix another route"
-        )
-        return "name", told
-    return None
-
-
-def _proved(stored: Stored, row: Row) -> Verified | None:
-    """How far what landed is proved to be the listed object."""
-    md5 = etag_of(row.etag).md5
-    if stored.size != row.size:
-        return None
-    if md5 is not None and stored.md5 is not None:
-        return Verified.MD5 if md5 == stored.md5 else None
-    return Verified.SIZE
-
-
-def _failed(of: Task | Row, error: str, details: str, verdict: Verdict = Verdict.FAILED) -> KeyVerdict:
-    return KeyVerdict(key=of.key, size=of.size, etag=of.etag, verdict=verdict, error=error, details=details, tries=0)

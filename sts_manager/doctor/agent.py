@@ -67,7 +67,23 @@ class AgentSide:
             inherited = sorted(one for one in on_project if ROLES.get(one, frozenset()) & needed)
             yield passed(name, ", ".join([*sorted(on_bucket), *(f"{one} (on its project)" for one in inherited)]))
             return
+        shown = missing & self._shown_by_probe(place)
+        if shown == missing:
+            told = (
+                f"no policy that can be seen gives storage.{', storage.'.join(sorted(missing))}; a probe's transfer shows that it"
+            )
+            yield passed(name, f"{told} is granted (repeat `doctor --probe` should grants have changed since)")
+            return
+        missing -= shown
         yield warned(name, _told(missing, on_bucket | on_project, seen), _grants(place.bucket, member, missing, role))
+
+    def _shown_by_probe(self, place: Place) -> frozenset[str]:
+        """What a probe's transfer did there: roles may be granted on a folder or to a group, where no policy shows them."""
+        answers = self._patient.answers
+        if answers is None or place != self._patient.sink or not answers.transfer_succeeded(self._patient.project, place.bucket):
+            return frozenset()
+        everything = AT_SINK | _FOLDERS
+        return everything if answers.transfer_replaced else everything - {"objects.delete"}
 
     def _resource(self, bucket: str) -> Any:
         """The bucket's own resource; None where it may not be looked at, which its own check says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cdn_worker.domain.archive import FOR_GOOD, TIERING, unreadable
+from cdn_worker.domain.pages import RESTORED, RESTORING, STANDARD, Listed
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
 from sts_manager.doctor.regions import region_fault
 from sts_manager.domain.model import Route
@@ -19,6 +21,10 @@ from sts_manager.domain.model import Route
 VENDORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
 SKEW_WARN_S, SKEW_FAIL_S = 60.0, 300.0
 """S3 refuses a signature that is 15 minutes off; CloudFront's policies and Google's tokens have no such room."""
+TRIED_MAX = 8
+"""Objects that are read, one after the other, until one can be: of an archive tier no listing tells."""
+OPTIONAL = ("RestoreStatus",)
+"""What a listing is asked for besides."""
 OWN_ROUTES = frozenset({Route.CDN.value, Route.STS_URL_LIST.value})
 GET_POLICY = "give its policy s3:GetObject on arn:aws:s3:::{bucket}/*"
 LIST_POLICY = "give its policy s3:ListBucket and s3:GetBucketLocation on arn:aws:s3:::{bucket}"
@@ -134,32 +140,43 @@ class AwsSide:
                 yield skipped(listing, f"{told}; the service has its own. Failed objects cannot be found without them")
             return
         try:
-            page = self.client().list_objects_v2(Bucket=self._bucket, Prefix=self._patient.source.path, MaxKeys=25)
+            page = self.client().list_objects_v2(
+                Bucket=self._bucket, Prefix=self._patient.source.path, MaxKeys=25, OptionalObjectAttributes=list(OPTIONAL)
+            )
         except ClientError as error:
             yield failed(listing, *_refused(error, self._bucket))
             return
         yield from self._skew(page["ResponseMetadata"]["HTTPHeaders"])
-        contents = [
-            one for one in page.get("Contents", ()) if one.get("StorageClass", "STANDARD") not in ("GLACIER", "DEEP_ARCHIVE")
-        ]
+        contents = [one for one in page.get("Contents", ()) if unreadable(listed_of(one)) is None]
         if not contents:
             yield warned(
                 listing, f"{self._patient.source} has no object that can be read", "is the bucket, and the path in it, right?"
             )
             return
         yield passed(listing, f"s3:ListBucket on {self._bucket}")
-        yield from self._read(next((one for one in contents if one["Size"]), contents[0]), reading)
+        yield from self._read(sorted(contents, key=lambda one: not one["Size"])[:TRIED_MAX], reading)
 
-    def _read(self, found: Mapping[str, Any], name: str) -> Iterator[Finding]:
-        key = found["Key"]
-        wanted = {"Range": "bytes=0-0"} if found["Size"] else {}
-        try:
-            answer = self.client().get_object(Bucket=self._bucket, Key=key, **wanted)
-            answer["Body"].close()
-        except ClientError as error:
-            told, fix = _refused(error, self._bucket, reading=True)
-            yield failed(name, f"{key!r}: {told}", fix)
+    def _read(self, candidates: Sequence[Mapping[str, Any]], name: str) -> Iterator[Finding]:
+        """Read a byte of the first object that is in no archive tier."""
+        for found in candidates:
+            key = found["Key"]
+            wanted = {"Range": "bytes=0-0"} if found["Size"] else {}
+            try:
+                answer = self.client().get_object(Bucket=self._bucket, Key=key, **wanted)
+                answer["Body"].close()
+            except ClientError as error:
+                if _code(error) == "InvalidObjectState":
+                    continue
+                told, fix = _refused(error, self._bucket, reading=True)
+                yield failed(name, f"{key!r}: {told}", fix)
+                return
+            yield from self._told(found, answer, name)
             return
+        told = f"the first {len(candidates)} objects are in an archive tier of {TIERING}, as {candidates[0]['Key']!r}"
+        yield warned(name, told, f"restore what is to travel: {FOR_GOOD}")
+
+    def _told(self, found: Mapping[str, Any], answer: Mapping[str, Any], name: str) -> Iterator[Finding]:
+        key = found["Key"]
         headers = {name.lower(): value for name, value in answer["ResponseMetadata"]["HTTPHeaders"].items()}
         self.sample = Sample(key=key, size=found["Size"], etag=found["ETag"].strip('"'), headers=headers)
         yield passed(name, f"s3:GetObject on {key!r}")
@@ -175,6 +192,14 @@ class AwsSide:
         said = headers.get("date")
         if said:
             yield skew("S3", said, self._patient.now_s())
+
+
+def listed_of(found: Mapping[str, Any]) -> Listed:
+    """An object of boto3's listing as ours has it."""
+    status = found.get("RestoreStatus", {})
+    restore = RESTORING if status.get("IsRestoreInProgress") else RESTORED if "RestoreExpiryDate" in status else ""
+    modified = found["LastModified"].strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return Listed(found["Key"], found["Size"], found["ETag"].strip('"'), modified, found.get("StorageClass", STANDARD), restore)
 
 
 def skew(whose: str, date: str, now_s: float) -> Finding:

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from sts_manager.domain.errors import StsManagerError
 from sts_manager.domain.place import Place
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.settings import Settings
 
 _SECRETS = re.compile(r"(Signature|Policy|X-Amz-[A-Za-z]+|Authorization)[=:]\s*[^&\s]+")
@@ -42,7 +43,12 @@ Check = Callable[[], Iterable[Finding]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patient:
-    """What is examined. now_s: seconds since 1970, by this machine's clock; loopback: a stage on this machine is meant."""
+    """What is examined.
+
+    now_s      seconds since 1970, by this machine's clock
+    loopback   a stage on this machine is meant
+    answers    what a probe observed; None when nobody probed
+    """
 
     settings: Settings
     project: str
@@ -51,6 +57,7 @@ class Patient:
     routes: frozenset[str]
     now_s: Callable[[], float]
     loopback: bool
+    answers: ServiceAnswers | None = None
 
 
 def passed(check: str, says: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -116,12 +116,7 @@ class AlertPolicies:
     def _apply(self, alert: Alert, channels: Sequence[str], *, dry_run: bool) -> Did:
         wanted = _policy(alert, channels)
         with translated("list_alert_policies", self._project):
-            listed = self._alerts.list_alert_policies(
-                request={"name": f"projects/{self._project}", "filter": f'user_labels.{ALERT_LABEL}="{alert.key}"'},
-                retry=ONCE,
-                timeout=DEADLINE_S,
-            )
-            found = next(iter(listed), None)
+            found = next(self._labelled(alert), None)
         if found is None:
             if not dry_run:
                 with translated("create_alert_policy", self._project):
@@ -140,6 +135,25 @@ class AlertPolicies:
             with translated("update_alert_policy", self._project):
                 self._alerts.update_alert_policy(request=request, retry=ONCE, timeout=DEADLINE_S)
         return Did(alert=alert, what=f"updated ({', '.join(changed)})")
+
+    def remove(self, alerts: Sequence[Alert]) -> None:
+        """Delete the policies that carry these alerts' labels; one that is not there is no error."""
+        for alert in alerts:
+            with translated("list_alert_policies", self._project):
+                names = [policy.name for policy in self._labelled(alert)]
+            for name in names:
+                with translated("delete_alert_policy", self._project), suppress(exceptions.NotFound):
+                    self._alerts.delete_alert_policy(name=name, retry=ONCE, timeout=DEADLINE_S)
+
+    def forget(self, metric: Metric) -> None:
+        """Delete a metric's descriptor, and its points with it; one that is not there is no error."""
+        name = f"projects/{self._project}/metricDescriptors/{metric.type}"
+        with translated("delete_metric_descriptor", self._project), suppress(exceptions.NotFound):
+            self._metrics.delete_metric_descriptor(name=name, retry=ONCE, timeout=DEADLINE_S)
+
+    def _labelled(self, alert: Alert) -> Iterator[Any]:
+        request = {"name": f"projects/{self._project}", "filter": f'user_labels.{ALERT_LABEL}="{alert.key}"'}
+        yield from self._alerts.list_alert_policies(request=request, retry=ONCE, timeout=DEADLINE_S)
 
     def _describe(self, metric: Metric) -> None:
         descriptor = metric_pb2.MetricDescriptor(

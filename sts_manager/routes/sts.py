@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -44,6 +44,8 @@ PAGE = 256
 DEADLINE_S = 30.0
 
 
+ARCHIVED = "ARCHIVED"
+"""The code of objects that S3 would not give out before they are restored."""
 _STATES: Any = sts.TransferOperation.Status  # proto-plus types its enums as classes of ints
 STATE_NAMES: Mapping[int, str] = {member.value: member.name for member in _STATES}
 
@@ -423,6 +425,7 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
     name = STATE_NAMES.get(number, str(number))
     known = name in OperationState.__members__
     counted = operation.counters
+    errors = tuple(_breakdown(summary) for summary in operation.error_breakdowns)
     try:
         job_name = JobName(operation.transfer_job_name)
     except ValueError:
@@ -442,8 +445,9 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
             objects_failed=counted.objects_from_source_failed,
             bytes_failed=counted.bytes_from_source_failed,
         ),
-        errors=tuple(_breakdown(summary) for summary in operation.error_breakdowns),
+        errors=errors,
         results=_results(operation),
+        permanent=bool(errors) and all(one.code == ARCHIVED for one in errors),
         started_at=operation.start_time,
         ended_at=operation.end_time,
     )
@@ -460,6 +464,11 @@ def without_queries(text: str) -> str:
 def without_query(url: str) -> str:
     """A web address without its query; any other text as it is."""
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+
+
+def is_archived(details: Iterable[str]) -> bool:
+    """Whether an error is S3's of an object in an archive tier, which the service found out by reading."""
+    return any("InvalidObjectState" in one for one in details)
 
 
 def _results(operation: sts.TransferOperation) -> str:
@@ -479,8 +488,11 @@ def _breakdown(summary: sts.ErrorSummary) -> ErrorBreakdown:
     # A URL of a list may have been signed: what follows the '?' is nobody's business.
     number = int(summary.error_code)
     known = number in code_pb2.Code.values()
+    code = code_pb2.Code.Name(number) if known else f"CODE_{number}"
+    if entry is not None and all(is_archived(one.error_details) for one in summary.error_log_entries):
+        code = ARCHIVED  # whatever code the service has for it: it is no permission that is missing, and no other try helps
     return ErrorBreakdown(
-        code=code_pb2.Code.Name(number) if known else f"CODE_{number}",
+        code=code,
         count=summary.error_count,
         sample_url="" if entry is None else without_query(entry.url),
         sample_details="" if entry is None else without_queries("; ".join(entry.error_details)),

@@ -20,7 +20,8 @@ from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.ramp import WAIT_MAX
-from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.domain.service_answers import ServiceAnswers
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.bigquery_client import ONCE, Parameter, Warehouse
@@ -140,6 +141,10 @@ class BigQueryStore:
             for row in rows
         )
 
+    def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
+        rows = self._warehouse.read(self._say.left_behind, {"number": Parameter("INT64", limit)})
+        return tuple(LeftBehind(prefix=Prefix(row["prefix"]), objects=row["number"], bytes=row["bytes"]) for row in rows)
+
     def totals(self) -> Counters:
         (row,) = self._warehouse.read(self._say.totals)
         return Counters(**{name: int(row[name]) for name in COUNTERS})
@@ -207,6 +212,9 @@ class BigQueryStore:
         written = self._warehouse.write(self._say.merge_state, given)
         if fence is not None and not written.affected:
             self._still_ours(fence)
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        self._put({"answers": None if answers is None else texts.write_answers(answers)})
 
     def bind(self, source: str, sink: str) -> Control:
         stored = self.control()

@@ -142,6 +142,7 @@ class Statements:
     failures: str
     objects: str
     error_groups: str
+    left_behind: str
     totals: str
     control: str
     duplicates: str
@@ -204,6 +205,11 @@ def statements(names: Names) -> Statements:
             f"ANY_VALUE(error_message HAVING MIN prefix) AS message FROM {job} "
             "WHERE status != 'done' AND error_code != '' GROUP BY status, error_code "
             "ORDER BY number DESC, error_code, status LIMIT @number"
+        ),
+        left_behind=(
+            f"SELECT f.prefix, COUNT(*) AS number, COALESCE(SUM(f.size), 0) AS bytes FROM {failure} AS f "
+            f"JOIN {job} AS j ON j.prefix = f.prefix WHERE j.status = 'done' GROUP BY f.prefix "
+            "ORDER BY number DESC, f.prefix LIMIT @number"
         ),
         totals=f"SELECT {', '.join(f'COALESCE(SUM({name}), 0) AS {name}' for name in COUNTERS)} FROM {job}",
         control=f"SELECT key, value FROM {control}",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sts_manager.domain.model import Breaker, Hold, Limit
 from sts_manager.domain.naming import Prefix
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Control, PassReport, QuotaUse, Sample
 
 
@@ -22,6 +23,7 @@ def control_of(found: Mapping[str, str]) -> Control:
         breaker=breaker_of(found["breaker"]) if "breaker" in found else None,
         report=report_of(found["report"]) if "report" in found else None,
         ledger=found.get("ledger", ""),
+        answers=parse_answers(found["answers"]) if "answers" in found else None,
     )
 
 
@@ -32,6 +34,24 @@ def hold_text(hold: Hold) -> str:
 def hold_of(text: str) -> Hold:
     value = json.loads(text)
     return Hold(by=value["by"], at=_time(value["at"]), reason=value["reason"])
+
+
+def write_answers(answers: ServiceAnswers) -> str:
+    return json.dumps(
+        {
+            "probe": answers.probe,
+            "at": answers.at.isoformat(),
+            "project": answers.project,
+            "destination": answers.destination,
+            "answers": dict(answers.answers),
+        }
+    )
+
+
+def parse_answers(text: str) -> ServiceAnswers:
+    value = json.loads(text)
+    names = ("probe", "project", "destination", "answers")
+    return ServiceAnswers(at=_time(value["at"]), **{name: value[name] for name in names})
 
 
 def breaker_text(breaker: Breaker) -> str:

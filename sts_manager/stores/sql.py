@@ -31,7 +31,8 @@ from sts_manager.domain.model import (
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.place import without_password
 from sts_manager.domain.ramp import WAIT_MAX
-from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.domain.service_answers import ServiceAnswers
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.queries import Answer, for_sqlite, for_tables
 from sts_manager.stores import control as texts
 from sts_manager.stores.lease import epoch_of
@@ -180,6 +181,20 @@ class SqlStore:
             )
         return tuple(groups)
 
+    def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
+        job, failure, count = self._job, self._failure, sa.func.count()
+        query = (
+            sa.select(failure.c.prefix, count, sa.func.coalesce(sa.func.sum(failure.c.size), 0))
+            .join(job, job.c.prefix == failure.c.prefix)
+            .where(job.c.status == JobStatus.DONE.value)
+            .group_by(failure.c.prefix)
+            .order_by(count.desc(), failure.c.prefix)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(LeftBehind(prefix=Prefix(prefix), objects=number, bytes=int(size)) for prefix, number, size in rows)
+
     def totals(self) -> Counters:
         sums = [sa.func.coalesce(sa.func.sum(self._job.c[name]), 0) for name in COUNTERS]
         with self._reading() as connection:
@@ -232,6 +247,10 @@ class SqlStore:
             held = self._value(connection, "lease", lock=True)
             if held is None or epoch_of(held) != fence:
                 raise LeaseLost("another daemon took over this store; nothing was written")
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        with self._writing() as connection:
+            self._put(connection, "answers", None if answers is None else texts.write_answers(answers))
 
     def bind(self, source: str, sink: str) -> Control:
         with self._writing() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -12,7 +13,8 @@ from cdn_worker.lists.jobs import Hints
 from sts_manager.domain.model import PrefixJob
 from sts_manager.domain.naming import JobName
 
-MARK = "-x"
+MARK, MARK_BEHIND = "-x", "-l"
+_MARKED = re.compile(rf"(?:{MARK}|{MARK_BEHIND}[0-9a-f]{{12}})$")
 _ATTEMPT = re.compile(r"-a\d+$")
 
 
@@ -20,9 +22,14 @@ def comparison_of(transfer_job: str) -> str:
     return transfer_job + MARK
 
 
+def left_behind_of(transfer_job: str, prefix: str) -> str:
+    """What is looked for after a transfer succeeded, for each of the prefixes that share it."""
+    return f"{transfer_job}{MARK_BEHIND}{hashlib.sha256(prefix.encode()).hexdigest()[:12]}"
+
+
 def transfer_job_of(name: str) -> str:
     """The transfer job whose failures are known under a name of the ledger."""
-    return name.removesuffix(MARK)
+    return _MARKED.sub("", name)
 
 
 def earlier(name: JobName, attempt: int) -> str:
@@ -45,9 +52,18 @@ def samples_of(results: str, bucket: str, otherwise: str = "failed") -> dict[str
         for entry in summary.get("errorLogEntries", ()):
             url = str(entry.get("url", ""))
             if url.startswith(stem):
-                code = _word(str(summary.get("errorCode", otherwise)))
-                by_key[url[len(stem) :]] = (code, "; ".join(map(str, entry.get("errorDetails", ()))))
+                details = "; ".join(map(str, entry.get("errorDetails", ())))
+                code = "archived" if "InvalidObjectState" in details else _word(str(summary.get("errorCode", otherwise)))
+                by_key[url[len(stem) :]] = (code, details)
     return by_key
+
+
+LEFT_WITHOUT_REASON = Hints(
+    otherwise=(
+        "not_at_destination",
+        "the service said that all was transferred, and there is no object by its name at the destination",
+    )
+)
 
 
 def _word(code: str) -> str:

@@ -25,6 +25,7 @@ from sts_manager.domain.model import (
     changed,
 )
 from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes
+from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, JobStore, PassReport, PrefixClash, QuotaUse, Sample
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import FakeClock
@@ -208,6 +209,17 @@ def test_the_failed_objects_of_a_prefix_are_those_of_its_last_attempt(store: Job
     assert len(store.failures(None, 10)) == 1
 
 
+def test_what_done_prefixes_left_behind_is_told_by_prefix(store: JobStore) -> None:
+    load(store, "a/", "b/", "c/", "d/")
+    for text in ("a/", "b/", "d/"):
+        run(store, text, status=JobStatus.DONE)
+    for prefix, number in (("a/", 1), ("b/", 3), ("c/", 2)):
+        store.put_failures(Prefix(prefix), [failed(prefix, f"{prefix}{index}") for index in range(number)], NOW)
+    told = [(one.prefix, one.objects, one.bytes) for one in store.left_behind(10)]
+    assert told == [("b/", 3, 15), ("a/", 1, 5)], "c/ is not done, d/ has all of its objects"
+    assert [one.prefix for one in store.left_behind(1)] == ["b/"]
+
+
 def known(prefix: str, key: str, verdict: str = "done") -> KnownObject:
     return KnownObject(
         prefix=Prefix(prefix),
@@ -341,6 +353,17 @@ def test_hold_breaker_and_report_are_kept(store: JobStore) -> None:
     store.record(Batch(at=NOW, writes_state=True, report=report))
     store.set_hold(None)
     assert (store.control().breaker, store.control().hold) == (None, None)
+
+
+def test_what_a_probe_observed_is_kept(store: JobStore) -> None:
+    assert store.control().answers is None
+    answers = ServiceAnswers(probe="p", at=NOW, project="one", destination="gs://d/x/", answers={"transfer": "succeeded"})
+    store.set_answers(answers)
+    assert store.control().answers == answers
+    store.record(Batch(at=NOW, writes_state=True))
+    assert store.control().answers == answers, "what the daemon records leaves it alone"
+    store.set_answers(None)
+    assert store.control().answers is None
 
 
 def test_the_buckets_are_bound_once_a_prefix_has_begun(store: JobStore) -> None:

@@ -22,7 +22,7 @@ from sts_manager.domain.errors import StoreUnavailable
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_pool import cdn_flags
 from tests.proofs import sized
-from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
+from tests.stages import SINK, SOURCE, archive, at_sink, fill, gcs_client, restore, s3_client, wait_for
 from tools.emulators.gcs.objects import Attributes, Listing
 from tools.emulators.stage import Stage
 
@@ -227,6 +227,39 @@ def test_an_object_that_the_service_cannot_read_is_told_with_its_reason(stage: S
     assert (one["error"], "answered 403" in one["details"]) == ("permission_denied", True)
     assert one["key"] not in at_sink(stage)
     assert len(at_sink(stage)) == len(OBJECTS) - 1
+
+
+def test_objects_in_an_archive_tier_are_named_and_none_of_them_is_the_canary(stage: Stage, tmp_path: Path) -> None:
+    """No listing tells the tier, and the CDN answers 403 as to a stranger; theirs are the names that would be chosen first."""
+    fill(stage, OBJECTS | {"b/1": b"b"})
+    cold = {f"a/100% cold {index}" for index in range(3)}
+    for key in cold:
+        archive(stage, key, "ARCHIVE_ACCESS")
+    lists = Lists(stage, tmp_path, ["a/", "b/"])
+    ended = lists.run("--max-concurrent-jobs", "1")
+    assert ended.code == 1, ended.err
+    told = {one["key"]: one["error"] for one in json.loads(lists.shell.run("failures", "--json").out)}
+    assert told == dict.fromkeys(cold, "archived")
+    assert at_sink(stage) == OBJECTS | {"b/1": b"b"}
+    assert lists.row("status, error_code, attempt") == ("error", "ARCHIVED", 1)
+    assert "BREAKER" not in lists.shell.run("status").out
+    for key in cold:
+        restore(stage, key)
+    assert lists.shell.run("retry", "a/").code == 0
+    again = lists.run()
+    assert again.code == 0, again.err
+    assert at_sink(stage) == OBJECTS | {"b/1": b"b"} | dict.fromkeys(cold, b"cold")
+
+
+def test_an_archived_object_behind_the_canary_is_told_from_a_denied_one(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, OBJECTS)
+    archive(stage, "a/~cold", "DEEP_ARCHIVE_ACCESS", b"cold" * 1000)
+    lists = Lists(stage, tmp_path)
+    assert lists.run().code == 1
+    told = {one["key"]: one["error"] for one in json.loads(lists.shell.run("failures", "--json").out)}
+    assert told == {"a/~cold": "archived"}
+    assert lists.row("status, error_code, attempt") == ("error", "ARCHIVED", 1)
+    assert at_sink(stage) == OBJECTS
 
 
 def test_a_cdn_that_refuses_the_canary_stops_before_anything_is_moved(stage: Stage, tmp_path: Path) -> None:

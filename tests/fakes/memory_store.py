@@ -12,7 +12,8 @@ from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.domain.ramp import is_due
-from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, Loaded, PrefixClash
+from sts_manager.domain.service_answers import ServiceAnswers
+from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of
 
 
@@ -69,6 +70,9 @@ class MemoryStore:
         if fence is not None and (self._lease is None or epoch_of(self._lease) != fence):
             raise LeaseLost("another daemon took over this store")
         self._control = replace(self._control, ledger=ledger)
+
+    def set_answers(self, answers: ServiceAnswers | None) -> None:
+        self._control = replace(self._control, answers=answers)
 
     def bind(self, source: str, sink: str) -> Control:
         if not self._control.source or not any(job.attempt for job in self.rows.values()):
@@ -136,6 +140,14 @@ class MemoryStore:
             ErrorGroup(status=status, code=code, prefixes=len(jobs), example=jobs[0].prefix, message=jobs[0].error_message)
             for (status, code), jobs in ordered[:limit]
         )
+
+    def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
+        found: dict[Prefix, list[int]] = {}
+        for one in self.failed:
+            if one.prefix in self.rows and self.rows[one.prefix].status is JobStatus.DONE:
+                found.setdefault(one.prefix, []).append(one.size)
+        ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        return tuple(LeftBehind(prefix=prefix, objects=len(sizes), bytes=sum(sizes)) for prefix, sizes in ordered[:limit])
 
     def totals(self) -> Counters:
         jobs = self.rows.values()

@@ -18,7 +18,7 @@ from sts_manager.doctor.finding import Finding, Level
 from sts_manager.doctor.regions import DOUBTFUL, PRIVATE_NETWORK, SUPPORTED
 from sts_manager.settings import load_settings
 from tests.end_to_end.test_pool import cdn_flags
-from tests.stages import SINK, SOURCE, environment, fill, s3_client
+from tests.stages import SINK, SOURCE, archive, environment, fill, restore, s3_client
 from tools.emulators.stage import PROJECT, Stage
 
 OBJECTS = {"p/1": b"one" * 500, "p/2": b"two" * 500}
@@ -386,11 +386,61 @@ def test_a_listing_that_cannot_be_copied_is_found(stage: Stage, examined: Examin
     assert any("1 collision of 5" in one.says for one in collided)
 
 
-def listed(stage: Stage, examined: Examined, prefix: str, **flags: Any) -> list[Finding]:
+@pytest.mark.parametrize(
+    ("route", "classes", "number", "fix"),
+    [
+        ("cdn", "", 2, "restore them first"),
+        ("sts-s3", "", 3, "restored or not"),
+        ("sts-s3", "GLACIER,DEEP_ARCHIVE", 2, "restored or not"),
+        ("cdn", "STANDARD", 0, ""),
+    ],
+)
+def test_what_is_archived_is_judged_by_the_route(
+    stage: Stage, examined: Examined, route: str, classes: str, number: int, fix: str
+) -> None:
+    archive(stage, "cold/flexible", "GLACIER")
+    archive(stage, "cold/restored", "GLACIER")
+    archive(stage, "cold/deep", "DEEP_ARCHIVE")
+    archive(stage, "cold/warm", "STANDARD")
+    restore(stage, "cold/restored")
+    found = [one for one in listed(stage, examined, "cold/", route, include_storage_classes=classes) if "archived" in one.says]
+    assert [(one.level, one.says.split()[0]) for one in found] == ([(Level.FAIL, str(number))] if number else [])
+    assert all(fix in one.fix for one in found)
+
+
+def test_archive_tiers_are_looked_for_where_no_listing_tells_them(stage: Stage, examined: Examined) -> None:
+    for index in range(3):
+        archive(stage, f"tiered/{index}", "ARCHIVE_ACCESS")
+    archive(stage, "tiered/3", "INTELLIGENT_TIERING")
+    (one,) = [one for one in listed(stage, examined, "tiered/") if "archive tier" in one.says]
+    assert one.level is Level.WARN
+    assert "3 of 4 looked at in INTELLIGENT_TIERING are in an archive tier" in one.says
+    assert "--restore-request '{}'" in one.fix
+    for index in range(3):
+        restore(stage, f"tiered/{index}")
+    (one,) = [one for one in listed(stage, examined, "tiered/") if "archive tier" in one.says]
+    assert (one.level, "none of 4 looked at" in one.says) == (Level.PASS, True)
+
+
+def test_the_source_is_read_by_an_object_that_can_be_read(stage: Stage, examined: Examined) -> None:
+    """Those that stand before it in the listing are archived, each in its way."""
+    archive(stage, "!1", "GLACIER")
+    for index in range(2, 5):
+        archive(stage, f"!{index}", "ARCHIVE_ACCESS")
+    found = examined()
+    assert found["read the source"].level is Level.PASS
+    assert found["read through the CDN"].level is Level.PASS
+    for index in range(10, 30):
+        archive(stage, f"!{index}", "ARCHIVE_ACCESS")
+    warned = examined()["read the source"]
+    assert (warned.level, "archive tier" in warned.says) == (Level.WARN, True)
+
+
+def listed(stage: Stage, examined: Examined, prefix: str, route: str = "cdn", **flags: Any) -> list[Finding]:
     """All that is found of one prefix, not only the worst."""
     with environment(stage.environment):
         settings = load_settings(cdn_settings(stage) | flags, {}, None)
-        patient = wiring.patient_of(settings, frozenset({"cdn"}))
+        patient = wiring.patient_of(settings, frozenset({route}))
         return [one for one in examine(patient, wiring.means_of(settings), [prefix]) if one.check == f"prefix {prefix!r}"]
 
 

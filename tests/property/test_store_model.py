@@ -182,7 +182,9 @@ class BesideADictionary(RuleBasedStateMachine):
 
     @invariant()
     def alike(self) -> None:
-        self.both(lambda store: (dict(store.counts()), store.live(), store.totals(), store.error_groups(10)))
+        self.both(
+            lambda store: (dict(store.counts()), store.live(), store.totals(), store.error_groups(10), store.left_behind(10))
+        )
         self.both(lambda store: replace(store.control(), migration="any"))
         self.both(lambda store: store.lease_text())
 

@@ -16,6 +16,7 @@ from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
 from tools.emulators.ledger import Ledger, Rule
 from tools.emulators.rawhttp import RawRequest, RawResponse
+from tools.emulators.s3_errors import Failure, error_xml
 from tools.emulators.web import Request as WebRequest
 
 S3, CDN, GCS = "http://s3.invalid", "http://cdn.invalid/", "http://gcs.invalid"
@@ -29,10 +30,14 @@ SINK_FAULTS = ("UNAUTHORIZED", "FORBIDDEN", "REQUEST_TIMEOUT", "TOO_MANY_REQUEST
 
 @dataclass
 class Buckets:
-    """`objects`: of the source, by key. `meet` may answer in place of a service that is away."""
+    """`objects`: of the source, by key; `tiered`: those of them that are in an archive tier, which no listing tells.
+
+    meet   may answer in place of a service that is away
+    """
 
     chance: Chance
     objects: dict[str, bytes] = field(default_factory=dict)
+    tiered: set[str] = field(default_factory=set)
     page_keys: int = PAGE_KEYS
     meet: Callable[[Request], Answer | None] = lambda _request: None
 
@@ -67,9 +72,12 @@ class Buckets:
         fault = self._fault("cdn fault", (*STATUSES, *SOURCE_FAULTS), request)
         if fault in STATUSES:
             return _heard(refusal(*STATUSES[fault], retry_after=fault == "TOO_MANY_REQUESTS"), request)
-        found = self._found(unquote(urlsplit(request.url).path[1:]))
+        key = unquote(urlsplit(request.url).path[1:])
+        found = self._found(key)
         if found is None:
             return _heard(refusal(404, "NoSuchKey"), request)
+        if key in self.tiered:
+            return _heard(_cold(), request)
         asked = RawRequest(request.method, "", _headers(request))
         rule = Rule("cdn", "GET", error=fault) if fault else None
         return _heard(misbehaved(answered(asked, found), found, rule), request)
@@ -83,9 +91,14 @@ class Buckets:
         parts = urlsplit(request.url)
         if parts.query:
             return _heard(self._page(_first_of_each(parts.query)), request)
-        found = self._found(unquote(parts.path).removeprefix(f"/{SOURCE}/"))
+        key = unquote(parts.path).removeprefix(f"/{SOURCE}/")
+        found = self._found(key)
         if found is None:
             return _heard(refusal(404, "NoSuchKey"), request)
+        if key in self.tiered and request.method == "GET":
+            return _heard(_cold(), request)
+        if key in self.tiered:
+            found.headers["x-amz-archive-status"] = "ARCHIVE_ACCESS"
         return _heard(answered(RawRequest(request.method, "", _headers(request)), found), request)
 
     def _found(self, key: str) -> Found | None:
@@ -101,7 +114,7 @@ class Buckets:
         entries = "".join(
             f"<Contents><Key>{quote(key, safe='/')}</Key><LastModified>{MODIFIED}</LastModified>"
             f"<ETag>&quot;{etag_of(self.objects[key])}&quot;</ETag><Size>{len(self.objects[key])}</Size>"
-            "<StorageClass>STANDARD</StorageClass></Contents>"
+            f"<StorageClass>{'INTELLIGENT_TIERING' if key in self.tiered else 'STANDARD'}</StorageClass></Contents>"
             for key in shown
         )
         more = len(keys) > most
@@ -139,6 +152,13 @@ class Buckets:
             return ""
         self.chance.count(name, request.method)
         return self.chance.random.choice(kinds)
+
+
+def _cold() -> RawResponse:
+    told = "The operation is not valid for the object's storage class"
+    elements = {"StorageClass": "INTELLIGENT_TIERING", "AccessTier": "ARCHIVE_ACCESS"}
+    body = error_xml(Failure(403, "InvalidObjectState", told, elements))
+    return RawResponse(403, {"Content-Type": "application/xml"}, [body], len(body))
 
 
 def _first_of_each(query: str) -> dict[str, str]:

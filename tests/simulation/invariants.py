@@ -95,6 +95,8 @@ def _copied(world: World, job: PrefixJob) -> None:
     """Every object of the prefix is at the sink, byte for byte, and was counted once."""
     wanted = {key: body for key, body in world.buckets.objects.items() if key.startswith(job.prefix)}
     there = world.buckets.store.bucket(SINK).objects
+    cold = sorted(world.buckets.tiered & set(wanted))
+    assert not cold, f"{job.prefix!r} is called done, and {cold} cannot be read"
     wrong = [key for key, body in wanted.items() if key not in there or there[key].read() != body]
     assert not wrong, f"{job.prefix!r} is called done, and {wrong} are not there"
     counters = job.counters

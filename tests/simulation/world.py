@@ -104,6 +104,10 @@ class World:
             for index in range(draw.randint(0, 14)):
                 size = draw.randint(*LARGE) if draw.random() < 0.2 else draw.randint(0, 40)
                 self.buckets.objects[f"{prefix}{index:02}"] = draw.randbytes(size)
+        # Chance of its own, so that the course of everything else stays what it was.
+        winter = random.Random(f"archived {self.seed}")
+        if self.buckets.objects and winter.random() < 0.25:
+            self.buckets.tiered = set(winter.choices(sorted(self.buckets.objects), k=winter.randint(1, 3)))
         if self.buckets.objects and draw.random() < 0.3:
             # Somebody else's object has the name of one of ours: nobody may touch it.
             key = draw.choice(sorted(self.buckets.objects))

@@ -13,9 +13,9 @@ import pytest
 
 from cdn_worker.domain.replace import Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.lists.comparisons import _after_all
 from cdn_worker.lists.jobs import Row, State
 from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.lists.ledger_comparisons import _after_all
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Counters, ErrorBreakdown, FailedObject, OperationSnapshot, OperationState, PrefixJob, Route
 from sts_manager.domain.naming import JobName, OperationName, Prefix, repair_name

@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from cdn_worker.domain.integrity import Stored, Verified
+from cdn_worker.lists import proofs
 from cdn_worker.lists.jobs import Row
-from cdn_worker.lists.lister import _proved
 
 BODY = hashlib.md5(b"body", usedforsecurity=False)
 
@@ -26,4 +26,4 @@ BODY = hashlib.md5(b"body", usedforsecurity=False)
 )
 def test_no_more_is_claimed_than_was_compared(etag: str, size: int, md5: bytes | None, proved: Verified | None) -> None:
     stored = Stored(generation=1, size=size, crc32c=b"crc", md5=md5)
-    assert _proved(stored, Row("https://h/k", "k", 4, etag, "", 0)) is proved
+    assert proofs.proved(stored, Row("https://h/k", "k", 4, etag, "", 0)) is proved

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from tools.emulators.ledger import Ledger, Rule
 from tools.emulators.rawhttp import RawRequest, RawResponse, RawServer
-from tools.emulators.s3_archive import error_xml
+from tools.emulators.s3_errors import Failure, error_xml
 from tools.emulators.sigv4 import Keys
 from tools.emulators.web import pause_for
 
@@ -292,7 +292,7 @@ def passed_through(error: ClientError) -> RawResponse:
     if status >= 500:
         return refusal(502, code)
     more = {name: str(error.response[name]) for name in ("StorageClass", "AccessTier") if name in error.response}
-    body = error_xml(code, error.response["Error"].get("Message", ""), more)
+    body = error_xml(Failure(status, code, error.response["Error"].get("Message", ""), more))
     return RawResponse(status, {"Content-Type": "application/xml", "X-Cache": "Error from cloudfront"}, [body], len(body))
 
 

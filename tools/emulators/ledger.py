@@ -38,14 +38,18 @@ DEFAULTS: dict[str, Any] = {
     "sts.role_arns": ["arn:aws:iam::123456789012:role/stage-reader"],
     "sts.url_list_names": "decoded",  # how a URL becomes a name; or "encoded", or "query": with the query string
     "sts.url_list_md5_required": "",  # rows without an MD5: taken; or "row": those fail; or "list": the operation does
+    "sts.deleted_names": "kept",  # or "free": the name of a deleted job may be used again
+    "sts.manifest_missing": "failed",  # or "ignored": what becomes of a manifest's name that is not there
     "logging.delay_seconds": 0.0,  # from when something is logged until it can be read
     "logging.reads_per_minute": 60,
     "s3.verify_signatures": True,
     "s3.restore_seconds": 0,  # how long RestoreObject takes
+    "s3.requester_pays": [],  # buckets whose requester pays, as their configuration says it
     "bigquery.job_seconds": 0,  # how long a job says RUNNING
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
     "bigquery.fail_late": 0,  # how many of the next jobs do their work and then say that they failed
     "bigquery.rows_per_page": 50_000,
+    "bigquery.script_answers": True,  # whether a script's answer has the rows of its last SELECT
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
     "cdn.error_page": "",  # stands in the place of every body of a 403 or 404 (CloudFront, custom error pages)

@@ -23,7 +23,8 @@ from moto.s3.responses import S3Response
 from werkzeug.wrappers import Response as WsgiResponse
 
 from tools.emulators.ledger import Ledger
-from tools.emulators.s3_archive import Archive, Failure, error_xml
+from tools.emulators.s3_archive import Archive
+from tools.emulators.s3_errors import Failure, error_xml
 from tools.emulators.s3_metadata import encode_mail_safe
 from tools.emulators.sigv4 import Keys, scope_of, signature
 from tools.emulators.web import HEADERS, Environ, StartResponse, lost_answer, pause_for
@@ -74,6 +75,8 @@ class S3:
             return _error(environ, start_response, *refused)
         name = (unquote(bucket), unquote(key))
         itself = SUBRESOURCES.isdisjoint(pair.partition("=")[0] for pair in query.split("&"))
+        if method == "GetBucketRequestPayment":
+            return _payer(start_response, pays=name[0] in self._ledger.setting("s3.requester_pays"))
         if method == "RestoreObject":
             done = self.archive.restore(*name, body)
             if isinstance(done, Failure):
@@ -189,6 +192,8 @@ def _method(verb: str, bucket: str, key: str, query: str) -> str:
     if not key:
         if "list-type=2" in query:
             return "ListObjectsV2"
+        if verb == "GET" and "requestPayment" in query:
+            return "GetBucketRequestPayment"
         return {"PUT": "CreateBucket", "GET": "ListObjects", "HEAD": "HeadBucket", "DELETE": "DeleteBucket"}.get(
             verb, "DeleteObjects"
         )
@@ -199,11 +204,19 @@ def _method(verb: str, bucket: str, key: str, query: str) -> str:
     return {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}.get(verb, "PostObject")
 
 
+def _payer(start_response: StartResponse, *, pays: bool) -> list[bytes]:
+    who = "Requester" if pays else "BucketOwner"
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    body = f'<RequestPaymentConfiguration xmlns="{space}"><Payer>{who}</Payer></RequestPaymentConfiguration>'.encode()
+    start_response("200 OK", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
 def _error(environ: Environ, start_response: StartResponse, status: int, code: str, message: str) -> list[bytes]:
-    return _failed(environ, start_response, Failure(status, code, message, {}))
+    return _failed(environ, start_response, Failure(status, code, message))
 
 
 def _failed(environ: Environ, start_response: StartResponse, failure: Failure) -> list[bytes]:
-    body = error_xml(failure.code, failure.message, failure.elements)
+    body = error_xml(failure)
     start_response(f"{failure.status} Error", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus
-from xml.sax.saxutils import escape, unescape
+from xml.sax.saxutils import unescape
 
 from moto.s3.models import s3_backends
 
 from tools.emulators.ledger import Ledger
+from tools.emulators.s3_errors import Failure
 
 ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 TIERING = "INTELLIGENT_TIERING"
@@ -29,17 +30,6 @@ _CONTENTS = re.compile(r"<Contents>.*?</Contents>", re.DOTALL)
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 _DAYS = re.compile(rb"<Days>\s*(\d+)\s*</Days>")
 Name = tuple[str, str]
-Elements = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What S3 answers instead of doing what it was asked for; `elements` stand beside code and message."""
-
-    status: int
-    code: str
-    message: str
-    elements: Elements
 
 
 @dataclass
@@ -126,10 +116,10 @@ class Archive:
                 return Failure(403, "InvalidObjectState", told, {"StorageClass": object_.storage_class})
             if (tier is None) != (days is not None):
                 told = "Days goes with GLACIER and DEEP_ARCHIVE, and not with Intelligent-Tiering"
-                return Failure(400, "MalformedXML", f"The XML you provided was not well-formed: {told}", {})
+                return Failure(400, "MalformedXML", f"The XML you provided was not well-formed: {told}")
             now = self._now()
             if known is not None and known.ready_at > now:
-                return Failure(409, "RestoreAlreadyInProgress", "Object restore is already in progress", {})
+                return Failure(409, "RestoreAlreadyInProgress", "Object restore is already in progress")
             ready_at = now + timedelta(seconds=float(self._ledger.setting("s3.restore_seconds")))
             expires_at = None
             if days is not None:
@@ -181,15 +171,6 @@ class Archive:
             del self._tiers[name], self._restores[name]
             restore = None
         return self._tiers.get(name), restore
-
-
-def error_xml(code: str, message: str, elements: Elements | None = None) -> bytes:
-    """S3's body of an error."""
-    more = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in (elements or {}).items())
-    return (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message>{more}'
-        "<RequestId>STAGE0000000000</RequestId><HostId>stage</HostId></Error>"
-    ).encode()
 
 
 def _object(bucket: str, key: str) -> Any:

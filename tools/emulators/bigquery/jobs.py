@@ -274,6 +274,8 @@ class Jobs:
         if job.error is not None:
             raise job.error
         answer = job.answer
+        if len(job.results) > 1 and not self._ledger.setting("bigquery.script_answers"):
+            answer = Result("")
         billed = sum(result.billed for result in job.results)
         shown |= {"schema": {"fields": answer.fields}, "totalBytesProcessed": str(billed), "cacheHit": False}
         if answer.affected is not None:

@@ -176,6 +176,13 @@ class SeriesStore:
                     )
         return found
 
+    def forget(self, metric: str) -> None:
+        """Delete a descriptor, and its points with it."""
+        self.known(metric)
+        with self._lock:
+            del self.descriptors[metric]
+            self.series = {key: one for key, one in self.series.items() if key[0] != metric}
+
     def known(self, metric: str) -> None:
         if metric not in self.descriptors:
             raise Refused(grpc.StatusCode.NOT_FOUND, f'Cannot find metric that matches type = "{metric}".')

@@ -91,6 +91,13 @@ class MonitoringServer:
                 self._described,
                 "monitoring.metricDescriptors.get",
             ),
+            (
+                "DeleteMetricDescriptor",
+                m.DeleteMetricDescriptorRequest,
+                empty_pb2.Empty,
+                self._forget,
+                "monitoring.metricDescriptors.delete",
+            ),
         ]
 
     def _alerts(self) -> list[Rpc]:
@@ -162,6 +169,10 @@ class MonitoringServer:
         metric = request.name.partition("/metricDescriptors/")[2]
         series.known(metric)
         return series.descriptors[metric]
+
+    def _forget(self, request: monitoring.DeleteMetricDescriptorRequest) -> empty_pb2.Empty:
+        self.series.forget(request.name.partition("/metricDescriptors/")[2])
+        return empty_pb2.Empty()
 
     def _create(self, request: monitoring.CreateAlertPolicyRequest) -> monitoring.AlertPolicy:
         return self._workspace(request.name).policies.create(request.alert_policy)

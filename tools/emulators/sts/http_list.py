@@ -94,8 +94,9 @@ class HttpSource:
 
     def _name(self, url: str) -> str:
         parts = urlsplit(url)
-        path = parts.path if self._naming() == "encoded" else unquote(parts.path)
-        query = f"?{parts.query}" if self._naming() == "query" and parts.query else ""
+        naming = self._naming()
+        path = parts.path if naming == "encoded" else unquote(parts.path)
+        query = f"?{parts.query}" if naming == "query" and parts.query else ""
         return f"{parts.hostname}{path}{query}"
 
     def _list(self) -> bytes:

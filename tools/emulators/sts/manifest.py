@@ -16,16 +16,19 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ManifestSource:
-    """Of another source just what a manifest names. A name that is not there is an object that failed.
+    """Of another source just what a manifest names.
 
+    missing   what becomes of a name that is not there. Assumed: "failed": an object that failed; or "ignored"
     folders   what becomes of a name that ends in '/'. Documented: that it is not supported
               (https://docs.cloud.google.com/storage-transfer/docs/manifest). Assumed: how that shows. "fail": the row fails;
               "refuse": the operation does; "take": it is an object like others
     """
 
-    def __init__(self, source: Source, location: str, path: str, gcs: str, folders: str = "fail") -> None:
+    def __init__(
+        self, source: Source, location: str, path: str, gcs: str, *, missing: str = "failed", folders: str = "fail"
+    ) -> None:
         self._source, self._location, self._path, self._gcs = source, location, path, gcs
-        self._folders = folders
+        self._missing, self._folders = missing, folders
 
     def check(self) -> None:
         self._source.check()
@@ -42,6 +45,8 @@ class ManifestSource:
                 yield Listed(key, 0, FOLDER, EPOCH)
                 continue
             found = next((one for one in self._source.list(key) if one.key == key), None)
+            if found is None and self._missing == "ignored":
+                continue
             # What is not there is found out when its turn comes, and counted then.
             yield found or Listed(key, 0, MISSING, EPOCH)
 

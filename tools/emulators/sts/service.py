@@ -98,15 +98,13 @@ class TransferService:
         self._quota("sts.creates_per_day", 86_400, "create requests per day", job.project_id)
         check_job(job)
         with self.lock:
-            if job.name in self.jobs:
-                raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {job.name}")
+            self._refuse_taken(job.name)
         if self.ledger.setting("sts.buckets_checked_at") == "create":
             self._check_buckets(job)
         with self.lock:
             stored = sts.TransferJob(job)
             stored.name = job.name or f"transferJobs/{next(self.numbers)}"
-            if stored.name in self.jobs:
-                raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {stored.name}")
+            self._refuse_taken(stored.name)
             if self.ledger.setting("sts.fill_defaults"):
                 fill_defaults(stored.transfer_spec)
             stored.creation_time = stored.last_modification_time = datetime.now(UTC)
@@ -115,6 +113,12 @@ class TransferService:
             if "event_stream" in stored:
                 self.streams.begin(stored)
             return _shown(stored)
+
+    def _refuse_taken(self, name: str) -> None:
+        """A job keeps its name, also when it is deleted (for 30 days; setting `sts.deleted_names`)."""
+        known = self.jobs.get(name)
+        if known is not None and (known.status != JobState.DELETED or self.ledger.setting("sts.deleted_names") == "kept"):
+            raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Transfer job already exists: {name}")
 
     def get(self, name: str, project: str) -> sts.TransferJob:
         self._reads(project)
@@ -337,8 +341,8 @@ class TransferService:
         if "transfer_manifest" not in spec:
             return source
         data = spec.aws_s3_data_source if "aws_s3_data_source" in spec else spec.gcs_data_source
-        folders = self.ledger.setting("sts.manifest_folders")
-        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs, folders)
+        ways = {name: self.ledger.setting(f"sts.manifest_{name}") for name in ("missing", "folders")}
+        return ManifestSource(source, spec.transfer_manifest.location, data.path, self.places.gcs, **ways)
 
     def _keys(self, source: sts.AwsS3Data) -> Keys:
         if source.role_arn:

@@ -31,6 +31,7 @@ class Comparisons:
         *,
         operation: str = "",
         project: str = "",
+        kind: Kind = Kind.COMPARISON,
         shared: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Have it found out which objects a transfer did not bring; what earlier comparisons of the prefix found is forgotten.
@@ -50,7 +51,7 @@ class Comparisons:
                 "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
                 (
                     spec.job,
-                    Kind.COMPARISON,
+                    kind,
                     prefix,
                     spec_text(spec),
                     State.LISTING,
@@ -82,12 +83,14 @@ class Comparisons:
             return connection.execute("SELECT 1 FROM job WHERE prefix = ? LIMIT 1", (shared_by,)).fetchone() is not None
 
     def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int, also: str = "") -> None:
-        where = "prefix = ? AND kind = ? AND NOT forgotten"
+        where = "prefix = ? AND kind <> ? AND NOT forgotten"
         named = f"SELECT name FROM job WHERE {where}"
-        connection.execute(f"DELETE FROM failure WHERE job IN ({named}) {also}", (prefix, Kind.COMPARISON))
+        connection.execute(f"DELETE FROM failure WHERE job IN ({named}) {also}", (prefix, Kind.URLS))
+        # What has no manifest has nothing to be cleared away.
+        clear = f"CASE WHEN kind = '{Kind.LEFT_BEHIND}' AND state = '{State.READY}' THEN '{State.OVER}' ELSE '{State.MOVING}' END"
         connection.execute(
-            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, ?) WHERE {where}",
-            (told, State.OVER, State.MOVING, prefix, Kind.COMPARISON),
+            f"UPDATE job SET forgotten = 1, told = ?, state = iif(state = ?, state, {clear}) WHERE {where}",
+            (told, State.OVER, prefix, Kind.URLS),
         )
 
     def ready(self, job: str, manifest: str) -> None:
@@ -103,7 +106,16 @@ class Comparisons:
                 [(job, row["key"], row["size"], row["etag"], *hints.cause(row["key"])) for row in rows],
             )
             connection.execute("DELETE FROM object WHERE job = ?", (job,))
-            connection.execute("UPDATE job SET state = ?, manifest = ? WHERE name = ?", (State.READY, manifest, job))
+            connection.execute(
+                "UPDATE job SET state = ?, manifest = ?, failed = failed + ?, failed_bytes = failed_bytes + ? WHERE name = ?",
+                (State.READY, manifest, len(rows), sum(row["size"] for row in rows), job),
+            )
+
+    def comparing(self) -> tuple[int, int]:
+        """(comparisons after successful transfers that are not told yet, keys that they have listed)."""
+        sums = "count(*) AS number, coalesce(sum(listed), 0) AS keys"
+        row = self._read(f"SELECT {sums} FROM job WHERE kind = ? AND told <> 1 AND NOT forgotten", (Kind.LEFT_BEHIND,))[0]
+        return row["number"], row["keys"]
 
     def use(self, comparison: str, by: str) -> str:
         """The manifest of a comparison, for the transfer job that is to move just that; empty where there is none."""
