@@ -14,6 +14,8 @@ from cdn_worker.contract import (
     ETAG,
     ID,
     KEYS_MAX,
+    KINDS,
+    MARK,
     MESSAGE_BYTES_MAX,
     TOKEN,
     VERSION,
@@ -29,10 +31,12 @@ from cdn_worker.contract import (
     ListFailed,
     ListReport,
     ListTask,
+    Mark,
     Parked,
     Refused,
     Report,
     Task,
+    Trouble,
     fits,
 )
 from cdn_worker.domain.replace import Replace
@@ -82,6 +86,8 @@ def _plain(message: Task | Report) -> dict[str, Any]:
             plain["children"] = [[one.shard, one.after, one.until] for one in message.children]
         case ListFailed():
             return {"v": VERSION, "kind": "list-failed"} | {name: getattr(message, name) for name in message.__slots__}
+        case Trouble():
+            return {"v": VERSION, "kind": "trouble"} | {name: getattr(message, name) for name in message.__slots__}
         case Parked():
             # Its own field of that name would hide what kind of message this is.
             return {
@@ -91,6 +97,8 @@ def _plain(message: Task | Report) -> dict[str, Any]:
                 "task": message.task,
                 "of": message.kind,
                 "body": message.body,
+                "ledger": message.ledger,
+                "spec": message.spec,
             }
     return plain
 
@@ -168,6 +176,15 @@ def _id(plain: Mapping[str, Any], name: str) -> str:
     if type(value) is not str or not ID.fullmatch(value):
         raise ValueError(f"{name} {str(value)[:100]!r} is no name")
     return value
+
+
+def _mark(plain: Mapping[str, Any]) -> Mark:
+    """Whose report it is; one of an earlier release does not say."""
+    for name in ("ledger", "spec"):
+        value = plain.get(name, "")
+        if type(value) is not str or not MARK.fullmatch(value):
+            raise ValueError(f"{name} {str(value)[:100]!r} is no id")
+    return Mark(ledger=plain.get("ledger", ""), spec=plain.get("spec", ""))
 
 
 def _number(name: str, value: object) -> int:
@@ -292,6 +309,7 @@ def _copy_report(plain: Mapping[str, Any]) -> CopyReport:
         counts=_counts_of(plain),
         failures=failures,
         objects=objects,
+        **_mark(plain),
     )
 
 
@@ -313,6 +331,7 @@ def _list_report(plain: Mapping[str, Any]) -> ListReport:
         tasks=_number("tasks", plain["tasks"]),
         counts=_counts_of(plain),
         children=children,
+        **_mark(plain),
     )
 
 
@@ -322,12 +341,23 @@ def _list_failed(plain: Mapping[str, Any]) -> ListFailed:
         shard=_id(plain, "shard"),
         code=_text(plain, "code", 64),
         why=_text(plain, "why"),
+        **_mark(plain),
     )
 
 
+def _trouble(plain: Mapping[str, Any]) -> Trouble:
+    return Trouble(job=_id(plain, "job"), code=_text(plain, "code", 64), why=_text(plain, "why"), **_mark(plain))
+
+
 def _parked(plain: Mapping[str, Any]) -> Parked:
+    if plain["of"] not in KINDS:
+        raise ValueError(f"a task is of one of {', '.join(KINDS)}, not of {str(plain['of'])[:40]!r}")
     return Parked(
-        job=_id(plain, "job"), task=_id(plain, "task"), kind=_text(plain, "of", 10), body=_text(plain, "body", MESSAGE_BYTES_MAX)
+        job=_id(plain, "job"),
+        task=_id(plain, "task"),
+        kind=_text(plain, "of", 10),
+        body=_text(plain, "body", MESSAGE_BYTES_MAX),
+        **_mark(plain),
     )
 
 
@@ -338,4 +368,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Task | Report]] = {
     "listed": _list_report,
     "list-failed": _list_failed,
     "parked": _parked,
+    "trouble": _trouble,
 }

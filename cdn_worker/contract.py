@@ -6,17 +6,23 @@ How a prefix adds up. A *shard* is a range of a prefix's keys. Whoever lists it 
 gives rise to: copy tasks 0 … n-1. The list report names the run and n, and the shards that are left to others. A listing that is
 repeated (its worker died, its message came twice) has another run; the manager believes the first report of a shard and counts
 only the tasks of that run, each once. So nothing counts twice, and nothing is missing.
+
+Who is meant. A task's spec names the ledger that waits for its reports; each report names that ledger, and the spec that its task
+had. A report of another ledger's, or of a task of the same job with another spec, is none of its business.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import NamedTuple, TypedDict
 
+from cdn_worker.domain.budget import is_huge
 from cdn_worker.domain.replace import Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 
@@ -29,6 +35,9 @@ ROOT = "root"
 """The shard that is all of a prefix."""
 ID = re.compile(r"[A-Za-z0-9_.~/-]{1,200}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+KINDS = ("list", "copy", "huge")
+"""Of which queue a task is."""
+MARK = re.compile(r"[a-z0-9]{0,64}")
 TOKEN = re.compile(r"[A-Za-z0-9_./:-]{0,500}")
 ETAG = re.compile(r"[!#-~]{1,200}")
 
@@ -45,11 +54,19 @@ class FromNewer(Refused):
     """A message of a newer version: a newer worker may understand it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark(TypedDict):
+    """What each report carries: for which ledger it is, and the fingerprint of the spec that its task had."""
+
+    ledger: str
+    spec: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """One attempt at one prefix: from where to where, and how. Every task of it carries it.
 
     job                      the name of the attempt, unique for ever
+    ledger                   the id of the ledger that waits for its reports
     prefix                   of the source's keys, under source_root; source_root is replaced by sink_root in names
     since, before            only objects last modified then (ISO 8601 with zone); storage_classes: only of these, any if empty
     """
@@ -67,10 +84,13 @@ class JobSpec:
     before: str = ""
     storage_classes: tuple[str, ...] = ()
     multipart_etags: bool = True
+    ledger: str = ""
 
     def __post_init__(self) -> None:
         if not ID.fullmatch(self.job):
             raise ValueError(f"job {self.job[:200]!r} is no name")
+        if not MARK.fullmatch(self.ledger):
+            raise ValueError(f"ledger {self.ledger[:200]!r} is no id")
         for name in ("source_bucket", "sink_bucket"):
             if not _BUCKET.fullmatch(getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)[:200]!r} is no bucket's name")
@@ -81,6 +101,16 @@ class JobSpec:
                 raise ValueError(f"{name} {getattr(self, name)[:200]!r} will not do")
         if not self.prefix.startswith(self.source_root):
             raise ValueError(f"prefix {self.prefix!r} is not under {self.source_root!r}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same spec, and for no other; also in a release that has more fields, where these say nothing."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(ledger=self.ledger, spec=self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +202,8 @@ class CopyReport:
     counts: Counts
     failures: tuple[Failure, ...] = ()
     objects: tuple[Ledgered, ...] = ()
+    ledger: str = ""
+    spec: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +227,8 @@ class ListReport:
     tasks: int
     counts: Counts = field(default_factory=Counts)
     children: tuple[Child, ...] = ()
+    ledger: str = ""
+    spec: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +239,8 @@ class ListFailed:
     shard: str
     code: str
     why: str
+    ledger: str = ""
+    spec: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,10 +251,26 @@ class Parked:
     task: str
     kind: str
     body: str
+    ledger: str = ""
+    spec: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Nothing of a job goes on at a worker, for a cause that all its tasks share: what does not answer, and why.
+
+    The tasks themselves are given back, as they are; this only tells. `code` is constant, `why` is for a person.
+    """
+
+    job: str
+    code: str
+    why: str
+    ledger: str = ""
+    spec: str = ""
 
 
 Task = ListTask | CopyTask
-Report = CopyReport | ListReport | ListFailed | Parked
+Report = CopyReport | ListReport | ListFailed | Parked | Trouble
 
 
 def child_of(shard: str, run: str, index: int) -> str:
@@ -278,7 +330,20 @@ def undone(task: CopyTask, error: str, details: str) -> CopyReport:
     counts = Counts(
         objects={Verdict.FAILED.value: len(failures)}, bytes={Verdict.FAILED.value: sum(one.size for one in failures)}
     )
-    return CopyReport(job=task.spec.job, shard=task.shard, run=task.run, sequence=task.sequence, counts=counts, failures=failures)
+    return CopyReport(
+        job=task.spec.job,
+        shard=task.shard,
+        run=task.run,
+        sequence=task.sequence,
+        counts=counts,
+        failures=failures,
+        **task.spec.mark,
+    )
+
+
+def has_huge(items: Iterable[Item]) -> bool:
+    """Whether a copy task is one for the queue of the huge ones."""
+    return any(is_huge(one.size) for one in items)
 
 
 def fits(name: str, key: object) -> str:

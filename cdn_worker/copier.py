@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from cdn_worker.copying import copied
 from cdn_worker.copying.steps import Resume, Task, Way
+from cdn_worker.domain.budget import is_huge, need_of, streams_of
 from cdn_worker.domain.pace import Climb, Interval
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine
-from cdn_worker.engine.pump import QUEUE_FULL
 from cdn_worker.player import Player
 from cdn_worker.ports import Access
 
@@ -27,7 +27,8 @@ class Lane:
 
     def add(self, task: Task) -> None:
         """Copy this when there is room."""
-        self._copier.ready.append((task, self))
+        copier = self._copier
+        (copier.ready_huge if is_huge(task.size) else copier.ready).append((task, self))
 
     def use(self, access: Access) -> None:
         """Sign with this from now on; what waits for it goes on."""
@@ -39,7 +40,8 @@ class Lane:
 class Copier:
     """One loop's work. `ended` gets every task with its verdict.
 
-    slots_least, slots_most   objects in flight: it climbs between them
+    slots_least, slots_most   objects in flight, but for the huge ones: it climbs between them
+    streams                   huge objects in flight, at most: they have places of their own, as they keep them for long
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Copier:
         self._engine, self._jitter = engine, jitter
         self._on_end = ended
         self.climb = Climb(slots_least, slots_most)
+        self.streams = streams_of(engine.limits.requests, engine.budget.bytes_max)
         self.ready: deque[tuple[Task, Lane]] = deque()
-        self._active = 0
+        self.ready_huge: deque[tuple[Task, Lane]] = deque()
+        self._active = self._huge = 0
         self._objects = 0
         self._bytes = 0
         self._last = (0, 0, 0.0, 0.0)
@@ -73,15 +77,24 @@ class Copier:
 
     @property
     def idle(self) -> bool:
-        return not self.ready and not self._active
+        return not (self.ready or self.ready_huge or self._active or self._huge)
 
     def let_in(self) -> None:
         """Start what may start."""
         budget = self._engine.budget
+        while self.ready_huge and self._huge < self.streams:
+            task, lane = self.ready_huge[0]
+            need = need_of(task.size, lane.way.buffer_max)
+            if not budget.take_huge(need):
+                break
+            self.ready_huge.popleft()
+            self._huge += 1
+            lane.player.play(copied(task, lane.way), partial(self._huge_ended, task, need))
+        if not self.ready_huge:
+            budget.relax()
         while self.ready and self._active < self.climb.limit:
             task, lane = self.ready[0]
-            # A body is held once as pieces, and a second time joined, for as long as it is sent.
-            need = 2 * task.size if task.size <= lane.way.buffer_max else 2 * QUEUE_FULL
+            need = need_of(task.size, lane.way.buffer_max)
             if not budget.take(need):
                 return
             self.ready.popleft()
@@ -91,6 +104,17 @@ class Copier:
     def drop(self) -> None:
         """Give up what has not begun (a clean shutdown); what is in flight goes on."""
         self.ready.clear()
+        self.ready_huge.clear()
+
+    def withdraw(self, tickets: Collection[int]) -> list[int]:
+        """Give up those of these that have not begun; which."""
+        withdrawn: list[int] = []
+        for ready in (self.ready, self.ready_huge):
+            kept = [one for one in ready if one[0].ticket not in tickets]
+            withdrawn += [task.ticket for task, _ in ready if task.ticket in tickets]
+            ready.clear()
+            ready.extend(kept)
+        return withdrawn
 
     def _ended(self, task: Task, taken: int, verdict: KeyVerdict) -> None:
         self._active -= 1
@@ -98,13 +122,21 @@ class Copier:
         self._objects += 1
         self._bytes += task.size
         self._on_end(task, verdict)
-        if self.ready:
+        if self.ready or self.ready_huge:
+            self.let_in()
+
+    def _huge_ended(self, task: Task, taken: int, verdict: KeyVerdict) -> None:
+        self._huge -= 1
+        self._engine.budget.give_huge(taken)
+        self._on_end(task, verdict)
+        if self.ready or self.ready_huge:
             self.let_in()
 
     def _on_interval(self) -> None:
         engine = self._engine
         objects, moved, busy, idle = self._last
-        self._last = (self._objects, self._bytes + engine.bytes_read, engine.busy_s, engine.idle_s)
+        # Huge objects say nothing here: they would seem to move nothing for hours, and then all of it at once.
+        self._last = (self._objects, self._bytes, engine.busy_s, engine.idle_s)
         seconds = self._last[2] - busy + self._last[3] - idle
         if seconds > INTERVAL_S / 4:
             seen = Interval(seconds, self._last[0] - objects, self._last[1] - moved, (self._last[3] - idle) / seconds)

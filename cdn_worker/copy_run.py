@@ -28,6 +28,8 @@ from cdn_worker.verdict_file import VerdictFile, open_verdicts
 from cdn_worker.wiring import Setup, s3_of, sink_of
 
 QUEUED_MAX = 10_000
+QUEUED_HUGE_MAX = 100_000
+"""Of huge objects more may wait: the listing goes on past them, and finds what need not wait."""
 ALIKE = 20
 HOPELESS = frozenset({"forbidden", "sink_forbidden", "sink_missing", "unreachable", "redirected", "refused", "sink_refused"})
 """What meets every object alike when it meets the first ones: then nothing is gained by trying the others."""
@@ -170,7 +172,7 @@ class CopyRun:
             if processes is not None:
                 processes.tend()
             self._screen.show(self._progress())
-            if self._planner.idle and (processes is None or not (processes.waiting or processes.outstanding)):
+            if self._planner.idle and (processes is None or processes.idle):
                 return
         self._planner.stop()
         self._screen.say(f"stopping: {self._stopped}")
@@ -190,7 +192,8 @@ class CopyRun:
     # Work
 
     def _full(self) -> bool:
-        return self._processes is not None and self._processes.waiting >= QUEUED_MAX
+        processes = self._processes
+        return processes is not None and (processes.waiting >= QUEUED_MAX or processes.waiting_huge >= QUEUED_HUGE_MAX)
 
     def _deliver(self, planned: list[Planned]) -> None:
         verdicts = [one for one in planned if isinstance(one, KeyVerdict)]
@@ -253,7 +256,9 @@ class CopyRun:
 
     def _renew(self, refused: int) -> None:
         # What is newest already is handed out again, so that nobody waits for more; tries are counted by who tries.
-        self._hand_round(self._made_anew(lambda: self._keyring.renewed(refused)))
+        access = self._made_anew(lambda: self._keyring.renewed(refused))
+        if access is not self._access or not self._keyring.awaited:
+            self._hand_round(access)
 
     def _made_anew(self, make: Callable[[], Access | None]) -> Access:
         """A fresh access, or the one that there is: who holds the keys may be away for a while, and is asked again."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
+from cdn_worker.causes import Hope
 from cdn_worker.contract import JobSpec
 from cdn_worker.copying.canary import CANARIES_MAX, Trial, canary
 from cdn_worker.copying.steps import Resume, Task
@@ -25,7 +26,8 @@ from cdn_worker.wiring import s3_of, way_of
 
 
 class Desk:
-    """One job's. `verdicts` gets those of its lane, with their tickets; `noted` how far large objects are, and where they go.
+    """One job's. `verdicts` gets those of its lane, with their tickets; `noted` how far large objects are, and where they go;
+    `withdrawn` the tickets of what was asked back before it had begun.
 
     Raises BadInput when there are no credentials.
     """
@@ -39,8 +41,10 @@ class Desk:
         *,
         verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
         noted: Callable[[str, Task, Resume], None],
+        withdrawn: Callable[[list[int]], None],
         said: Callable[[str], None],
     ) -> None:
+        self.hope = Hope()
         self.spec, self._say = spec, said
         self._engine, self._processes = engine, processes
         self._setup = reach.setup(
@@ -62,6 +66,7 @@ class Desk:
             verdicts=verdicts,
             noted=lambda task, resume: noted(self.place(task.key), task, resume),
             renew=self._renew,
+            withdrawn=withdrawn,
         )
         self.tasks = 0
         self.used_at = time.monotonic()
@@ -129,7 +134,9 @@ class Desk:
         self._processes.close_lane(self.lane)
 
     def _renew(self, refused: int) -> None:
-        self._hand_round(self._made_anew(partial(self._keyring.renewed, refused)))
+        access = self._made_anew(partial(self._keyring.renewed, refused))
+        if access is not self._access or not self._keyring.awaited:
+            self._hand_round(access)
 
     def _made_anew(self, make: Callable[[], Access | None]) -> Access:
         try:

@@ -50,7 +50,7 @@ def answered(path: str, figures: Figures) -> tuple[int, bytes]:
         case "/healthz":
             return (503, b"stuck: the loop does not turn\n") if stuck else (200, b"ok\n")
         case "/readyz":
-            why = "draining" if figures.draining else figures.queue_away or ("stuck" if stuck else "")
+            why = "draining" if figures.draining else figures.queue_away or figures.trouble or ("stuck" if stuck else "")
             return (503, f"{why}\n".encode()) if why else (200, b"ok\n")
         case "/metrics":
             return 200, "".join(lines(figures)).encode()
@@ -71,6 +71,7 @@ def lines(figures: Figures) -> Iterator[str]:
         ("lease_age_seconds", "gauge", "How long the oldest lease has been held.", round(figures.oldest_s, 3)),
         ("process_restarts_total", "counter", "Copying processes that died.", figures.restarts),
         ("queue_up", "gauge", "Whether the queue answers.", int(not figures.queue_away)),
+        ("trouble", "gauge", "Whether nothing goes on, for a cause that all tasks share.", int(bool(figures.trouble))),
     ):
         yield f"# HELP cdn_worker_{name} {says}\n# TYPE cdn_worker_{name} {kind}\ncdn_worker_{name} {value}\n"
 

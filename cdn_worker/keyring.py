@@ -1,4 +1,7 @@
-"""Who holds the keys: AWS credentials, the CDN's private key, Google's token. It makes an `Access`, and makes it anew in time."""
+"""Who holds the keys: AWS credentials, the CDN's private key, Google's token. It makes an `Access`, and makes it anew in time.
+
+Credentials come from the providers of this process (`credentials`), which fetch them in threads of their own: nothing here waits.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ class Keyring:
     aws         the present AWS credentials, and when they end; None where S3 is public or a stage
     signer      the CDN's private key; `base_url` is what is signed, with everything under it
     google      Google's token, and when it ends; None against a stage
+    refused     is told when a side refused what there is: others are fetched then
+    fetching    whether these are on their way
     """
 
     def __init__(
@@ -33,12 +38,15 @@ class Keyring:
         key_pair_id: str = "",
         digest: Digest = Digest.SHA1,
         life: timedelta = LIFE,
+        refused: Callable[[], None] = lambda: None,
+        fetching: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._aws, self._google, self._signer = aws, google, signer
         self._base_url, self._key_pair_id, self._digest, self._life = base_url, key_pair_id, digest, life
-        self._now = now
+        self._now, self._refused, self._fetching = now, refused, fetching
         self._version = 0
+        self._awaited = False
         self._made: datetime | None = None
         self._signed: SignedPrefix | None = None
 
@@ -46,7 +54,7 @@ class Keyring:
         """A fresh one. Raises BadInput when credentials are missing."""
         now = self._now()
         self._version += 1
-        self._made = now
+        self._made, self._awaited = now, False
         ends: list[datetime | None] = []
         keys = bearer = None
         if self._aws is not None:
@@ -72,22 +80,44 @@ class Keyring:
     def due(self, access: Access) -> bool:
         """Whether it should be made anew by now."""
         now = self._now()
+        if self._awaited and not self._fetching():
+            return True
         if self._signed is not None and self._signed.due(now):
             return True
-        return access.until is not None and now >= access.until and self._rested(now)
+        return access.until is not None and now >= access.until and self._rested(now) and self._newer(access)
+
+    def _newer(self, access: Access) -> bool:
+        """Whether the providers have others by now. Raises nothing: what is away is told by who asks for an access."""
+        try:
+            keys = None if self._aws is None else self._aws()[0]
+            bearer = "" if self._google is None else self._google()[0]
+        except BadInput:
+            return False
+        return (keys, bearer) != (access.aws, access.bearer)
 
     def renewed(self, refused: int) -> Access | None:
-        """A fresh one in place of version `refused`; None when that is not the newest any more, or is very new."""
-        return self.access() if refused == self._version and self._rested(self._now()) else None
+        """A fresh one in place of version `refused`; None when that is not the newest any more, is very new, or is `awaited`."""
+        if refused != self._version or not self._rested(self._now()):
+            return None
+        self._refused()
+        if self._fetching():
+            self._awaited = True
+            return None
+        return self.access()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether others are on their way: to try again with those that were refused would be in vain. `due` tells of them."""
+        return self._awaited and self._fetching()
 
     def _rested(self, now: datetime) -> bool:
         return self._made is None or not timedelta(0) <= now - self._made < RENEW_AT_MOST_EVERY
 
 
 def aws_credentials(profile: str | None = None) -> Callable[[], tuple[AwsKeys, datetime | None]]:
-    """AWS's own chain: environment, profile, role of the machine. Raises BadInput when it has none."""
+    """What fetches AWS credentials by AWS's own chain: environment, profile, role of the machine. Raises BadInput for none."""
     import boto3  # noqa: PLC0415 - costs a tenth of a second and 25 MiB
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
         credentials = boto3.Session(profile_name=profile).get_credentials()
@@ -98,20 +128,20 @@ def aws_credentials(profile: str | None = None) -> Callable[[], tuple[AwsKeys, d
             "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role gives them"
         )
 
-    def present() -> tuple[AwsKeys, datetime | None]:
+    def fetch() -> tuple[AwsKeys, datetime | None]:
         try:
             frozen = credentials.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise BadInput(f"AWS credentials: {error}") from error
-        # Temporary ones renew themselves when asked near their end; so they are asked for again every ten minutes.
+        # Temporary ones renew themselves when asked near their end; so they are asked for again every few minutes.
         end = datetime.now(UTC) + timedelta(minutes=15) if frozen.token else None
         return AwsKeys(frozen.access_key, frozen.secret_key, frozen.token or ""), end
 
-    return present
+    return fetch
 
 
 def google_token() -> Callable[[], tuple[str, datetime | None]]:
-    """Google's application default credentials. Raises BadInput when there are none."""
+    """What fetches a token by Google's application default credentials. Raises BadInput when there are none."""
     import google.auth  # noqa: PLC0415 - as above
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
     from google.auth.transport.requests import Request  # noqa: PLC0415
@@ -121,7 +151,7 @@ def google_token() -> Callable[[], tuple[str, datetime | None]]:
     except GoogleAuthError as error:
         raise BadInput(f"Google credentials: {error}") from error
 
-    def present() -> tuple[str, datetime | None]:
+    def fetch() -> tuple[str, datetime | None]:
         try:
             credentials.refresh(Request())  # type: ignore[no-untyped-call]
         except GoogleAuthError as error:
@@ -129,4 +159,4 @@ def google_token() -> Callable[[], tuple[str, datetime | None]]:
         end: datetime | None = credentials.expiry
         return str(credentials.token), None if end is None else end.replace(tzinfo=UTC)
 
-    return present
+    return fetch

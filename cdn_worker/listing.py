@@ -23,13 +23,16 @@ from cdn_worker.contract import (
 )
 from cdn_worker.copying.steps import Task
 from cdn_worker.desk import Desk
+from cdn_worker.domain.budget import is_huge
 from cdn_worker.domain.ranges import KeyRange
 from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
 from cdn_worker.planning import Planned, Planner
 from cdn_worker.post import Claim, Parcel
 
 REPORTED_TOGETHER = 500
-CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND"}
+CODES = {"listing_refused": "PERMISSION_DENIED", "listing_missing": "NOT_FOUND", "listing_busy": "UNAVAILABLE"}
+BUSY_MAX = 5
+"""Deliveries of a list task whose listing nobody answers as it should (each tries ten times, in minutes)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,10 @@ class Sizes:
 
 
 class Listing:
-    """One list task. `send` takes the parcels; the last one acknowledges the claim. ledger: good objects are reported too."""
+    """One list task. `send` takes the parcels; the last one acknowledges the claim. ledger: good objects are reported too.
+
+    spoiled   says whether it came to nothing (with this code) by what meets everything alike here
+    """
 
     def __init__(
         self,
@@ -53,8 +59,10 @@ class Listing:
         *,
         send: Callable[[Parcel], None],
         full: Callable[[], bool],
+        spoiled: Callable[[str], bool],
         ledger: bool,
     ) -> None:
+        self._spoiled = spoiled
         self.claim, self.task, self.desk = claim, task, desk
         self._sizes, self._send, self._ledger = sizes, send, ledger
         self._run = secrets.token_hex(6)
@@ -94,7 +102,11 @@ class Listing:
         for one in planned:
             if isinstance(one, Task):
                 self.desk.try_with(one)
-                self._batch.append(Item(one.key, one.size, one.etag, one.modified, one.generation))
+                item = Item(one.key, one.size, one.etag, one.modified, one.generation)
+                if is_huge(one.size):
+                    self._kept.huge.append(encoded(self._task_of([item])))
+                    continue
+                self._batch.append(item)
                 self._batch_bytes += one.size
                 if len(self._batch) >= self._sizes.keys or self._batch_bytes >= self._sizes.bytes:
                     self._close_batch()
@@ -109,11 +121,11 @@ class Listing:
 
     def _close_batch(self) -> None:
         if self._batch:
-            task = CopyTask(
-                spec=self.task.spec, shard=self.task.shard, run=self._run, sequence=self._numbered(), items=tuple(self._batch)
-            )
-            self._kept.copies.append(encoded(task))
+            self._kept.copies.append(encoded(self._task_of(self._batch)))
             self._batch, self._batch_bytes = [], 0
+
+    def _task_of(self, items: list[Item]) -> CopyTask:
+        return CopyTask(spec=self.task.spec, shard=self.task.shard, run=self._run, sequence=self._numbered(), items=tuple(items))
 
     def _close_settled(self) -> None:
         """Keys that have their verdict already are reported as a task of the run would be."""
@@ -126,6 +138,7 @@ class Listing:
                 counts=counts_of(self._settled),
                 failures=failures_of(self._settled),
                 objects=ledgered(self._settled) if self._ledger else (),
+                **self.task.spec.mark,
             )
             self._kept.reports.append(encoded(report))
             self._settled = []
@@ -135,14 +148,14 @@ class Listing:
         return self._sequence - 1
 
     def _flush(self) -> None:
-        if self._kept.copies or self._kept.reports:
+        if self._kept.copies or self._kept.huge or self._kept.reports:
             kept, self._kept = self._kept, Parcel()
             self._send(kept)
 
     def _close(self) -> bool:
         """Send the last parcel. False: the canary is still out. One that no object of this shard could be is not waited for."""
         self._close_batch()
-        if self._kept.copies and self.desk.trying:
+        if (self._kept.copies or self._kept.huge) and self.desk.trying:
             return False
         if self.desk.wrong is not None:
             self._fail(*self.desk.wrong)
@@ -170,15 +183,20 @@ class Listing:
             tasks=self._sequence,
             counts=counts,
             children=tuple(children),
+            **spec.mark,
         )
         self._send(Parcel(lists=[encoded(one) for one in tasks], reports=[encoded(report)], done=[self.claim]))
         return True
 
     def _fail(self, code: str, why: str) -> None:
-        if code == "listing_busy":
-            # It may pass: the task goes back, and after too many deliveries to the dead letters.
+        if self._spoiled(code):
             self._send(Parcel(given_back=[self.claim]))
             return
+        if code == "listing_busy" and self.claim.lease.attempt < BUSY_MAX:
+            # It may pass: another try, some time later, but not for ever.
+            self._send(Parcel(failed=[self.claim]))
+            return
         named = CODES.get(code, code)
-        failed = ListFailed(job=self.task.spec.job, shard=self.task.shard, code=named, why=why[:4000])
+        spec = self.task.spec
+        failed = ListFailed(job=spec.job, shard=self.task.shard, code=named, why=why[:4000], **spec.mark)
         self._send(Parcel(reports=[encoded(failed)], done=[self.claim]))

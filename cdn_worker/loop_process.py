@@ -20,7 +20,7 @@ from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine
-from cdn_worker.messages import Begin, Close, Open, Report, Stop, Tasks, Use
+from cdn_worker.messages import Begin, Close, Open, Report, Stop, Tasks, Use, Withdraw
 from cdn_worker.wiring import way_of
 
 REPORT_EVERY_S = 0.05
@@ -45,11 +45,13 @@ class LoopProcess:
         self._paces_at = 0.0
         least, most = (min(one, requests) for one in begin.slots)
         self._copier = Copier(self._engine, ended=self._ended, slots_least=least, slots_most=most)
+        self._report.streams = self._copier.streams
         self._engine.watch(channel.fileno(), self._receive)
 
     def run(self) -> None:
         """Until the other end is gone, or what was asked to be stopped has ended."""
         due = 0.0
+        self._send_report()  # it lives
         while not self._channel.closed:
             self._engine.turn(REPORT_EVERY_S)
             now = time.monotonic()
@@ -64,12 +66,16 @@ class LoopProcess:
         report = self._report
         if time.monotonic() >= self._paces_at:
             self._paces_at = time.monotonic() + PACES_EVERY_S
+            report.contacts = self._engine.contacts.known
             report.concurrency = {host.value: int(queue.pace.limit) for host, queue in self._engine.queues.items()}
-        if report.verdicts or report.notes or report.renew or report.concurrency:
-            self._report = Report()
-            self._channel.send(report)
+        if report.verdicts or report.notes or report.renew or report.withdrawn or report.concurrency:
+            self._send_report()
         else:
             self._channel.flush()
+
+    def _send_report(self) -> None:
+        report, self._report = self._report, Report()
+        self._channel.send(report)
 
     def _receive(self) -> None:
         for message in self._channel.received():
@@ -86,6 +92,8 @@ class LoopProcess:
                     self._lanes[message.lane].use(message.access)
                 case Close():
                     del self._lanes[message.lane], self._versions[message.lane]
+                case Withdraw():
+                    self._report.withdrawn += self._copier.withdraw(frozenset(message.tickets))
                 case Stop():
                     self._copier.drop()
                     self._stop_at = time.monotonic() + message.seconds
@@ -133,9 +141,7 @@ def main(fd: int) -> None:
     begin = messages[0]
     assert isinstance(begin, Begin)
     assert len(messages) == 1, "the rest comes after the first report of life"
-    process = LoopProcess(channel, begin)
-    channel.send(Report())
-    process.run()
+    LoopProcess(channel, begin).run()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cdn_worker.copying.steps import Resume, Task
+from cdn_worker.domain.outage import Contact
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Limits
 from cdn_worker.ports import Access
@@ -53,6 +55,13 @@ class Tasks:
 
 
 @dataclass(slots=True)
+class Withdraw:
+    """Give back those of these tickets that have not begun."""
+
+    tickets: list[int]
+
+
+@dataclass(slots=True)
 class Stop:
     """Begin nothing more; what is in flight may end within `seconds`."""
 
@@ -63,10 +72,15 @@ class Stop:
 class Report:
     """Verdicts by ticket, how far large objects are, and which (lane, version of the access) was refused.
 
-    concurrency   how many requests each host is given at once by now; told now and then
+    concurrency   how many requests each host is given at once by now, and contacts: which servers answer; told now and then
+    withdrawn     tickets that had not begun, and will not
+    streams       huge objects that this process takes at once; told once
     """
 
     verdicts: list[tuple[int, KeyVerdict]] = field(default_factory=list)
     notes: list[tuple[Task, Resume]] = field(default_factory=list)
     renew: set[tuple[int, int]] = field(default_factory=set)
     concurrency: dict[str, int] = field(default_factory=dict)
+    contacts: Mapping[str, Contact] = field(default_factory=dict)
+    withdrawn: list[int] = field(default_factory=list)
+    streams: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from cdn_worker.copying.steps import Command, Note, Outcome, Renew, Resume, Stream, Streamed, Task, Wait
@@ -31,7 +32,8 @@ class Player:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._engine, self._noted, self._renew, self._jitter = engine, noted, renew, jitter
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._numbers = count()
 
     def play(self, steps: Generator[Command, Outcome, T], done: Callable[[T], None]) -> None:
         """Run a generator to its end; `done` gets what it returns."""
@@ -39,8 +41,20 @@ class Player:
 
     def go_on(self) -> None:
         """The access is new, or nobody made it anew: what waits for it tries again, and counts its tries."""
-        waiting, self._waiting = self._waiting, []
-        for again in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for again in waiting.values():
+            again()
+
+    def _wait_for_access(self, again: Callable[[], None]) -> None:
+        """Each as long as any other: who came first must not wake those that came after it."""
+        number = next(self._numbers)
+        self._waiting[number] = again
+        self._engine.after(RENEW_WAIT_S, partial(self._try_again, number))
+        self._renew()
+
+    def _try_again(self, number: int) -> None:
+        again = self._waiting.pop(number, None)
+        if again is not None:  # nobody handed out a new access meanwhile
             again()
 
     def _go_on(self, steps: Generator[Command, Outcome, T], done: Callable[[T], None], outcome: Outcome) -> None:
@@ -57,9 +71,7 @@ class Player:
                     seconds = command.seconds if command.exact else command.seconds * (0.5 + self._jitter() / 2)
                     engine.after(seconds, lambda: self._go_on(steps, done, None))
                 elif isinstance(command, Renew):
-                    self._waiting.append(lambda: self._go_on(steps, done, None))
-                    engine.after(RENEW_WAIT_S, self.go_on)
-                    self._renew()
+                    self._wait_for_access(lambda: self._go_on(steps, done, None))
                 else:
                     assert isinstance(command, Note)
                     self._noted(command.task, command.resume)

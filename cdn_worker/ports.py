@@ -142,10 +142,16 @@ class QueueUnavailable(CdnWorkerError):
     """The queue cannot be reached or written at the moment; what was asked for may or may not have been done. Ask again later."""
 
 
+class Superseded(CdnWorkerError):
+    """Another leader with a later lease has written since: what was to be written was not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """A message that is ours until its lease ends. attempt: how often it was delivered, this time included (best effort).
+    """A message that is ours until its lease ends.
 
+    attempt  how often it was taken and nothing came of it, this time included (best effort)
+    again    whether somebody had it before, for whatever reason it comes again
     reason   why it was buried: of dead letters only
     """
 
@@ -153,13 +159,15 @@ class Leased:
     token: str
     attempt: int = 1
     reason: str = ""
+    again: bool = False
 
 
 class WorkQueue(Protocol):
     """Messages, each delivered at least once, in no order. Held by tests/conformance/work_queue.py for every implementation.
 
     A message that is leased is nobody else's until the lease ends, is released, or is acknowledged. One that was delivered
-    `deliveries_max` times in vain goes to the dead letters. Safe to use from several threads. All raise QueueUnavailable.
+    `deliveries_max` times in vain goes to the dead letters: whoever took it died or hung with it. To be given back is not to have
+    been delivered in vain. Safe to use from several threads. All raise QueueUnavailable.
     """
 
     def publish(self, bodies: Sequence[bytes]) -> None:
@@ -170,16 +178,19 @@ class WorkQueue(Protocol):
         """At most `most` messages; waits that long for the first one."""
         ...
 
-    def extend(self, leases: Sequence[Leased]) -> None:
-        """Begin each lease anew, where it is still ours."""
+    def extend(self, leases: Sequence[Leased]) -> list[Leased]:
+        """Begin each lease anew, where it is still ours; those that are not any more, as far as that can be told.
+
+        Their holder lives, so that they ended counts for nothing, where that can be taken back.
+        """
         ...
 
     def ack(self, leases: Sequence[Leased]) -> None:
         """They are done with. A lease that has ended meanwhile is left alone: whoever has the message now answers for it."""
         ...
 
-    def release(self, leases: Sequence[Leased]) -> None:
-        """Give them back at once. That they were delivered may or may not count."""
+    def release(self, leases: Sequence[Leased], *, counted: bool = False) -> None:
+        """Give them back at once. counted: something was tried, and came to nothing: it counts as a delivery in vain."""
         ...
 
     def bury(self, lease: Leased, reason: str) -> None:
@@ -203,8 +214,15 @@ class JobState(StrEnum):
 class Board(Protocol):
     """Where the manager posts what has become of jobs, and workers look. Held by tests/conformance/work_queue.py."""
 
-    def post(self, states: Mapping[str, JobState]) -> None:
-        """Replace what is posted: every job that is paused, or over while messages of it may be about."""
+    def bind(self, migration: str) -> str:
+        """Name the migration that these queues are for, unless they are for one already. Returns which."""
+        ...
+
+    def post(self, states: Mapping[str, JobState], *, epoch: int = 0) -> None:
+        """Replace what is posted: every job that is paused, or over while messages of it may be about.
+
+        epoch: of the writer's lease. Raises Superseded, and changes nothing, where one of a later lease has posted.
+        """
         ...
 
     def read(self) -> Mapping[str, JobState]: ...
@@ -213,8 +231,10 @@ class Board(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queues:
-    """The queues of a pool. dead: messages of any of the others that nobody could deal with.
+    """The queues of a pool.
 
+    copies    copy tasks; huge: those of one huge object each, so that nothing waits behind them
+    dead      messages of any of the others that nobody could deal with
     lease_s   how long a lease lasts unless it is extended
     id        of these queues: others, under the same address (a file that was lost), have another one
     warnings  what is not as it should be, for an operator to read once
@@ -222,6 +242,7 @@ class Queues:
 
     lists: WorkQueue
     copies: WorkQueue
+    huge: WorkQueue
     reports: WorkQueue
     dead: WorkQueue
     board: Board
@@ -230,6 +251,6 @@ class Queues:
     warnings: tuple[str, ...] = ()
 
     def close(self) -> None:
-        for queue in (self.lists, self.copies, self.reports, self.dead):
+        for queue in (self.lists, self.copies, self.huge, self.reports, self.dead):
             queue.close()
         self.board.close()

@@ -1,7 +1,7 @@
 """Speaks with the queues in threads of its own, so that the loop that copies never waits for them.
 
-Two threads claim what is wanted; one sends what is ready, in the order in which it was handed over; one extends the leases and
-looks at the board. Nothing is acknowledged before what follows from it is safely published.
+Three threads claim what is wanted; one sends what is ready, in the order in which it was handed over; one extends the leases, and
+one looks at the board. Nothing is acknowledged before what follows from it is safely published.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from cdn_worker.domain.errors import CdnWorkerError
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, WorkQueue
@@ -22,33 +23,51 @@ WAIT_S = 0.5
 PAUSE_S = 0.02
 DRY_S = 0.1
 """Copies that have been asked for in vain for so long are none."""
+HUGE_PAUSE_S = 0.25
+"""Between claims of huge objects: few at a time, so that workers that start together share them."""
 AWAY_S = 2.0
 BOARD_S = 2.0
 PARCELS_MAX = 200
 
 
+class Kind(StrEnum):
+    """Of which queue a task is."""
+
+    LIST = "list"
+    COPY = "copy"
+    HUGE = "huge"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A leased message; `lists`: of which queue."""
+    """A leased message; `at`: when it was claimed."""
 
     lease: Leased
-    lists: bool
+    kind: Kind
     at: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        return self.kind, self.lease.token
 
 
 @dataclass(slots=True, kw_only=True)
 class Parcel:
     """What is published together, and then acknowledged. buried: claims that go to the dead letters, and why.
 
-    let_go   claims whose leases are not extended any more: another worker may be able to do what this one cannot
+    given_back   claims of which nothing came, through no fault of theirs
+    failed       claims of which nothing came although it was tried: they count as delivered in vain
+    let_go       claims whose leases are not extended any more: another worker may be able to do what this one cannot
     """
 
     lists: list[bytes] = field(default_factory=list)
     copies: list[bytes] = field(default_factory=list)
+    huge: list[bytes] = field(default_factory=list)
     reports: list[bytes] = field(default_factory=list)
     done: list[Claim] = field(default_factory=list)
     buried: list[tuple[Claim, str]] = field(default_factory=list)
     given_back: list[Claim] = field(default_factory=list)
+    failed: list[Claim] = field(default_factory=list)
     let_go: list[Claim] = field(default_factory=list)
 
 
@@ -61,9 +80,9 @@ class Post:
 
     def __init__(self, queues: Queues, *, failed: Callable[[str], None] = lambda _why: None) -> None:
         self._queues, self._failed = queues, failed
-        self._wanted = {True: 0, False: 0}
+        self._wanted = dict.fromkeys(Kind, 0)
         self._claimed: deque[Claim] = deque()
-        self._held: dict[tuple[bool, str], Claim] = {}
+        self._held: dict[tuple[Kind, str], Claim] = {}
         self._outbox: deque[Parcel] = deque()
         self._sending = 0
         self._lock = threading.Lock()
@@ -77,7 +96,7 @@ class Post:
         self.looked = threading.Event()
         self._threads = [
             threading.Thread(target=one, name=f"post{one.__name__}", daemon=True)
-            for one in (self._claims_copies, self._claims_lists, self._sends, self._keeps)
+            for one in (self._claims_copies, self._claims_huge, self._claims_lists, self._sends, self._keeps, self._looks)
         ]
 
     def start(self) -> None:
@@ -86,10 +105,10 @@ class Post:
 
     # For the loop
 
-    def want(self, *, lists: int, copies: int) -> None:
+    def want(self, *, lists: int, copies: int, huge: int = 0) -> None:
         """How many messages may be claimed from now on, beyond those that are claimed."""
         with self._lock:
-            self._wanted = {True: lists, False: copies}
+            self._wanted = {Kind.LIST: lists, Kind.COPY: copies, Kind.HUGE: huge}
 
     def claim_no_more(self) -> None:
         """From now on. A claim that is under way would take what is given back meanwhile: what it gets is given back again."""
@@ -144,35 +163,41 @@ class Post:
 
     # Threads
 
-    def _queue(self, *, lists: bool) -> WorkQueue:
-        return self._queues.lists if lists else self._queues.copies
+    def _queue(self, kind: Kind) -> WorkQueue:
+        queues = self._queues
+        return {Kind.LIST: queues.lists, Kind.COPY: queues.copies, Kind.HUGE: queues.huge}[kind]
 
     def _claims_copies(self) -> None:
         while not self._ended.is_set():
             self._asked_at = time.monotonic()
-            got = self._claim(lists=False)
+            got = self._claim(Kind.COPY)
             self._asked_at = 0.0 if got else self._asked_at
             self._ended.wait(0.0 if got else PAUSE_S)
+
+    def _claims_huge(self) -> None:
+        while not self._ended.is_set():
+            self._claim(Kind.HUGE)
+            self._ended.wait(HUGE_PAUSE_S)
 
     def _claims_lists(self) -> None:
         """A listing makes more work: it waits until there is none left to copy."""
         while not self._ended.is_set():
             dry = self._asked_at and time.monotonic() - self._asked_at > DRY_S
-            if not (dry and self._claim(lists=True)):
+            if not (dry and self._claim(Kind.LIST)):
                 self._ended.wait(PAUSE_S)
 
-    def _claim(self, *, lists: bool) -> int:
+    def _claim(self, kind: Kind) -> int:
         """How many were claimed."""
         with self._lock:
-            most = self._wanted[lists]
+            most = self._wanted[kind]
         if most <= 0:
-            if not lists:
+            if kind is Kind.COPY:
                 self._asked_at = 0.0
             return 0
         try:
-            leases = self._queue(lists=lists).lease(most, WAIT_S)
+            leases = self._queue(kind).lease(most, WAIT_S)
             if self._no_more.is_set():
-                self._queue(lists=lists).release(leases)
+                self._queue(kind).release(leases)
                 return 0
         except QueueUnavailable as error:
             self._is_away("claim", str(error))
@@ -180,10 +205,10 @@ class Post:
             return 0
         self._is_away("claim", "")
         with self._lock:
-            self._wanted[lists] -= len(leases)
+            self._wanted[kind] -= len(leases)
             for lease in leases:
-                claim = Claim(lease=lease, lists=lists)
-                self._held[lists, lease.token] = claim
+                claim = Claim(lease=lease, kind=kind)
+                self._held[claim.key] = claim
                 self._claimed.append(claim)
         return len(leases)
 
@@ -222,17 +247,20 @@ class Post:
     def _send(self, parcel: Parcel) -> None:
         queues = self._queues
         queues.copies.publish(parcel.copies)
+        queues.huge.publish(parcel.huge)
         queues.lists.publish(parcel.lists)
         queues.reports.publish(parcel.reports)
-        for lists in (True, False):
-            queue = self._queue(lists=lists)
-            queue.ack([one.lease for one in parcel.done if one.lists is lists])
-            queue.release([one.lease for one in parcel.given_back if one.lists is lists])
+        for kind in Kind:
+            queue = self._queue(kind)
+            queue.ack([one.lease for one in parcel.done if one.kind is kind])
+            queue.release([one.lease for one in parcel.given_back if one.kind is kind])
+            queue.release([one.lease for one in parcel.failed if one.kind is kind], counted=True)
         for claim, reason in parcel.buried:
-            self._queue(lists=claim.lists).bury(claim.lease, reason)
+            self._queue(claim.kind).bury(claim.lease, reason)
+        over = (*parcel.done, *parcel.given_back, *parcel.failed, *parcel.let_go, *(one for one, _ in parcel.buried))
         with self._lock:
-            for claim in (*parcel.done, *parcel.given_back, *parcel.let_go, *(one for one, _ in parcel.buried)):
-                self._held.pop((claim.lists, claim.lease.token), None)
+            for claim in over:
+                self._held.pop(claim.key, None)
 
     def _keeps(self) -> None:
         while not self._ended.is_set():
@@ -240,19 +268,41 @@ class Post:
             self._ended.wait(min(BOARD_S, self._queues.lease_s / 6))
 
     def _keep(self) -> None:
-        """Extend the leases while they have two thirds of their time left, and look at the board."""
+        """Extend the leases while they have two thirds of their time left."""
+        try:
+            self._extend()
+        except QueueUnavailable as error:
+            self._is_away("extend", str(error))
+        else:
+            self._is_away("extend", "")
+
+    def _looks(self) -> None:
+        """In a thread of its own: a board that hangs must not cost a lease."""
+        while not self._ended.is_set():
+            self._look()
+            self._ended.wait(BOARD_S)
+
+    def _look(self) -> None:
         try:
             self.board = self._queues.board.read()
-            self.looked.set()
-            if time.monotonic() - self._extended_at >= self._queues.lease_s / 3:
-                self._extended_at = time.monotonic()
-                with self._lock:
-                    held = list(self._held.values())
-                for lists in (True, False):
-                    self._queue(lists=lists).extend([one.lease for one in held if one.lists is lists])
-            self._is_away("keep", "")
         except QueueUnavailable as error:
-            self._is_away("keep", str(error))
+            self._is_away("board", str(error))
+        else:
+            self.looked.set()
+            self._is_away("board", "")
+
+    def _extend(self) -> None:
+        if time.monotonic() - self._extended_at < self._queues.lease_s / 3:
+            return
+        began = time.monotonic()
+        with self._lock:
+            held = list(self._held.values())
+        for kind in Kind:
+            lost = self._queue(kind).extend([one.lease for one in held if one.kind is kind])
+            with self._lock:
+                for lease in lost:  # somebody else has it by now: what is at work here goes on, and finds that
+                    self._held.pop((kind, lease.token), None)
+        self._extended_at = began
 
     def _is_away(self, part: str, why: str) -> None:
         """What one thread met; told when it is the first that meets something, or the last that is well again."""
@@ -269,9 +319,11 @@ def _joined(parcels: list[Parcel]) -> Parcel:
     for one in parcels:
         whole.lists += one.lists
         whole.copies += one.copies
+        whole.huge += one.huge
         whole.reports += one.reports
         whole.done += one.done
         whole.buried += one.buried
         whole.given_back += one.given_back
+        whole.failed += one.failed
         whole.let_go += one.let_go
     return whole

@@ -16,7 +16,10 @@ from cdn_worker.wiring import Setup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The callables give keys, and when they end; None where none are needed.
+    """The callables give keys at once, and when they end; None where none are needed.
+
+    refused    is told that keys were refused; fetching: whether others are on their way
+    lacking    says why there are none at the moment; empty when there are
 
     cdn_url         put before a key; `{bucket}` in it stands for the source's bucket; empty: objects are read from S3 itself
     substitutions   (old, new) pairs put in place in the path of the CDN's URL
@@ -37,6 +40,9 @@ class Reach:
     aws: Callable[[], tuple[AwsKeys, datetime | None]] | None = None
     google: Callable[[], tuple[str, datetime | None]] | None = None
     signer: Signer | None = None
+    refused: Callable[[], None] = lambda: None
+    fetching: Callable[[], bool] = lambda: False
+    lacking: Callable[[], str] = lambda: ""
 
     def cdn_of(self, bucket: str) -> str:
         return self.cdn_url.replace("{bucket}", bucket)
@@ -81,4 +87,6 @@ class Reach:
             key_pair_id=self.key_pair_id,
             digest=self.digest,
             life=self.life,
+            refused=self.refused,
+            fetching=self.fetching,
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cdn_worker.credentials import Provider
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.signing import Digest, Signer
+from cdn_worker.domain.sigv4 import AwsKeys
 from cdn_worker.engine.loop import Limits
 from cdn_worker.keypairs import signer_from_file, signer_from_secret
 from cdn_worker.keyring import aws_credentials, google_token
@@ -17,6 +19,8 @@ from cdn_worker.reach import Reach
 
 GCS = "https://storage.googleapis.com"
 LIFE_LEAST = timedelta(minutes=5)
+FIRST_S = 30.0
+"""The first credentials are waited for so long; a worker then goes on without, and claims nothing until it has some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +71,37 @@ def _suffix(region: str) -> str:
 
 
 def keyed(reach: Reach, flags: ReachFlags) -> Reach:
-    """The same with who holds the keys. Raises BadInput when they are not to be had."""
-    google: Callable[[], tuple[str, datetime | None]] | None = None
-    at_google = urlsplit(reach.sink_endpoint).hostname
-    if at_google is not None and at_google.endswith("googleapis.com"):
-        google = google_token()
-    aws = None if flags.no_sign_request else aws_credentials(flags.aws_profile or None)
-    return replace(reach, aws=aws, google=google, signer=_signer(flags))
+    """The same with who holds the keys: they are being fetched from now on. Raises BadInput when they are not to be had."""
+    google: Provider[str] | None = None
+    aws: Provider[AwsKeys] | None = None
+    if takes_token(reach.sink_endpoint):
+        google = Provider("Google credentials", google_token()).start()
+    if not flags.no_sign_request:
+        aws = Provider("AWS credentials", aws_credentials(flags.aws_profile or None)).start()
+    held = [one for one in (aws, google) if one is not None]
+    for one in held:
+        one.wait(FIRST_S)
+
+    def refused() -> None:
+        for one in held:
+            one.renew()
+
+    def fetching() -> bool:
+        return any(one.fetching for one in held)
+
+    def lacking() -> str:
+        return next(filter(None, (one.lacking for one in held)), "")
+
+    return replace(reach, aws=aws, google=google, signer=_signer(flags), refused=refused, fetching=fetching, lacking=lacking)
+
+
+def takes_token(endpoint: str) -> bool:
+    """Whether Google's token is sent there: over TLS, and to Google alone. Raises BadInput for Google's host without TLS."""
+    parts = urlsplit(endpoint)
+    at_google = (parts.hostname or "").endswith(".googleapis.com")
+    if at_google and parts.scheme != "https":
+        raise BadInput(f"--gcs-endpoint {endpoint}: a token is sent over TLS alone: write https://{parts.netloc}")
+    return at_google
 
 
 def substitutions(pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:

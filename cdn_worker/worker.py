@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cdn_worker.appetite import Appetite, Load, Wanted
+from cdn_worker.causes import Cause, cause_of
 from cdn_worker.codec import decoded_task, encoded
 from cdn_worker.contract import (
     CopyReport,
@@ -18,49 +20,63 @@ from cdn_worker.contract import (
     ListTask,
     Parked,
     Refused,
+    Trouble,
     counts_of,
     failures_of,
+    has_huge,
     ledgered,
 )
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.desk import Desk
+from cdn_worker.domain.budget import is_huge
 from cdn_worker.domain.errors import BadInput
+from cdn_worker.domain.outage import outages
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine
 from cdn_worker.journal import Journal
 from cdn_worker.listing import Listing, Sizes
 from cdn_worker.messages import Begin
 from cdn_worker.ports import JobState, Queues
-from cdn_worker.post import Claim, Parcel, Post
-from cdn_worker.processes import Processes
+from cdn_worker.post import Claim, Kind, Parcel, Post
+from cdn_worker.processes import Processes, weight_of
 from cdn_worker.reach import Reach
 
 log = logging.getLogger(__name__)
 
-KEYS_A_PROCESS = 1200
-LISTINGS_MAX = 4
 DESKS_MAX = 500
 IDLE_S = 30.0
 DRAIN_S = 8.0
 END_S = 11.0
-SIGN_S = 1.0
+LOOK_S = 1.0
+BEGIN_S = 60.0
+"""A task of which nothing has begun for so long is given back: another worker may have room for it."""
+TELL_S = 10.0
+TOLD_MAX = 100
+PROBE_S = 15.0
 REFUSED_S = 5.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Copying:
-    """A copy task at work: so many of its keys have no verdict yet."""
+    """A copy task at work: so many of its keys have no verdict yet.
+
+    withdrawn   something of it was given up, and will have no verdict here; asked: it was asked back
+    """
 
     claim: Claim
     task: CopyTask
     desk: Desk
     left: int
+    since: float
+    tickets: set[int] = field(default_factory=set)
     verdicts: list[KeyVerdict] = field(default_factory=list)
+    withdrawn: bool = False
+    asked: bool = False
 
 
 @dataclass(slots=True)
 class Figures:
-    """What a worker has done since it began, for whoever asks."""
+    """What a worker has done since it began, for whoever asks. trouble: why nothing goes on, empty when it does."""
 
     objects: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
@@ -73,6 +89,7 @@ class Figures:
     oldest_s: float = 0.0
     jobs: int = 0
     queue_away: str = ""
+    trouble: str = ""
     draining: bool = False
     turned_at: float = field(default_factory=time.monotonic)
 
@@ -111,12 +128,16 @@ class Worker:
         self.figures = Figures()
         self._post, self._engine, self._processes = self._machinery(queues)
         self._desks: dict[str, Desk] = {}
-        self._specs: dict[str, JobSpec] = {}
         self._copying: dict[int, Copying] = {}
+        self._tasks: dict[tuple[Kind, str], Copying] = {}
+        self._huge: set[int] = set()
         self._listings: list[Listing] = []
         self._journal = None if pool.state is None else Journal(pool.state, f"the pool at {pool.reach.sink_endpoint}")
-        self._sign_at = 0.0
-        self._refuse_until = 0.0
+        self._appetite = Appetite(pool.processes, pool.sizes.keys, pool.sizes.bytes)
+        self._cause: Cause | None = None
+        self._to_tell: dict[str, JobSpec] = {}
+        self._no_access = ("", 0.0)
+        self._look_at = self._tell_at = self._probe_at = 0.0
 
     def _machinery(self, queues: Queues) -> tuple[Post, Engine, Processes]:
         """What runs beside this: threads, libcurl, processes. A simulation has others."""
@@ -150,29 +171,47 @@ class Worker:
         # A list, not a filter over the loop: ending one may begin nothing, but it sends.
         self._listings = [one for one in self._listings if not self._listing_ended(one)]
         now = time.monotonic()
-        if now >= self._sign_at:
-            self._sign_at = now + SIGN_S
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
             self._post.check()
             self._look_after_desks(now)
+            self._look_for_causes(now)
+            self._give_back_unbegun(now)
         figures = self.figures
         figures.in_flight, figures.restarts = len(self._copying), self._processes.restarts
         figures.concurrency = self._processes.concurrency
         figures.oldest_s, figures.turned_at, figures.jobs = self._post.oldest_s, now, len(self._desks)
 
     def _want(self) -> None:
-        """As many keys as keep the processes busy; a listing only while there is room for what it finds."""
-        most = KEYS_A_PROCESS * self._pool.processes
-        room = max(0, most - len(self._copying)) // self._pool.sizes.keys
-        if self._post.full or not self._post.looked.is_set() or time.monotonic() < self._refuse_until:
-            room = 0
-        lists = LISTINGS_MAX - len(self._listings) if room else 0
-        self._post.want(copies=room, lists=max(0, lists))
+        """As much as can begin; nothing while nothing goes on here, but for one task now and then that shows whether it does."""
+        wanted = Wanted()
+        if not self._post.full and self._post.looked.is_set():
+            processes = self._processes
+            load = Load(
+                keys=len(self._copying) - len(self._huge),
+                weight=processes.weight,
+                weight_max=processes.weight_max,
+                huge_room=processes.room_for_huge,
+                listings=len(self._listings),
+            )
+            wanted = self._appetite.wanted(load) if self._cause is None else self._probe(self._cause)
+        self._post.want(lists=wanted.lists, copies=wanted.copies, huge=wanted.huge)
+
+    def _probe(self, cause: Cause) -> Wanted:
+        """Wanted until something is at work: a claim takes its time, and there may be tasks of one kind alone."""
+        now = time.monotonic()
+        if self._copying or self._listings:
+            self._probe_at = now + PROBE_S
+        if not cause.probes or now < self._probe_at:
+            return Wanted()
+        return Wanted(lists=1, copies=1, huge=1)
 
     def _drain(self) -> None:
-        """No new claims; what is at work gets some seconds."""
+        """No new claims; what is at work gets some seconds, and what has not begun goes back at once."""
         self.figures.draining = True
         self._post.claim_no_more()
         log.info("draining", extra={"fields": {"objects": len(self._copying), "listings": len(self._listings)}})
+        self._processes.withdraw(frozenset(self._copying))
         until = time.monotonic() + DRAIN_S
         while (self._copying or self._listings) and time.monotonic() < until:
             self._engine.turn(0.02)
@@ -181,10 +220,47 @@ class Worker:
             if claimed:
                 self._post.send(Parcel(given_back=claimed))
             self._listings = [one for one in self._listings if not self._listing_ended(one)]
-        left = {id(one.claim): one.claim for one in self._copying.values()}
-        left |= {id(one.claim): one.claim for one in self._listings}
-        self._post.send(Parcel(given_back=[*left.values(), *self._post.claimed()]))
+        left = [one.claim for one in self._tasks.values()] + [one.claim for one in self._listings]
+        self._post.send(Parcel(given_back=[*left, *self._post.claimed()]))
         log.info("drained", extra={"fields": {"given_back": len(left)}})
+
+    # What meets everything here alike
+
+    def _look_for_causes(self, now: float) -> None:
+        contacts = [self._engine.contacts.known, *self._processes.contacts]
+        why, until = self._no_access
+        cause = cause_of(self._pool.reach.lacking() or (why if now < until else ""), outages(contacts, now))
+        before, self._cause = self._cause, cause
+        self.figures.trouble = "" if cause is None else cause.why
+        if cause is None:
+            if before is not None:
+                log.info("trouble_over", extra={"fields": {"was": before.why}})
+            self._to_tell.clear()
+            return
+        self._to_tell |= {one.spec.fingerprint: one.spec for one in self._desks.values() if one.tasks}
+        if before is None:
+            effect = "nothing is claimed but to try whether it is over; what has not begun goes back"
+            log.error("trouble", extra={"fields": {"code": cause.code, "cause": cause.why, "effect": effect}})
+            self._processes.withdraw(frozenset(self._copying))
+            self._tell_at = now
+        if now >= self._tell_at and self._to_tell:
+            self._tell_at = now + TELL_S
+            for spec in list(self._to_tell.values())[:TOLD_MAX]:
+                self._tell(spec, cause.code, cause.why)
+
+    def _tell(self, spec: JobSpec, code: str, why: str) -> None:
+        self._post.send(Parcel(reports=[encoded(Trouble(job=spec.job, code=code, why=why[:4000], **spec.mark))]))
+
+    def _spoiled(self, error: str) -> bool:
+        """Whether something came to nothing by what meets everything here alike."""
+        return self._cause is not None and error in self._cause.errors
+
+    def _give_back_unbegun(self, now: float) -> None:
+        """Ask for what lies here without having begun: other workers may have nothing to do."""
+        unbegun = [one for one in self._tasks.values() if not (one.asked or one.verdicts) and now - one.since > BEGIN_S]
+        for copying in unbegun:
+            copying.asked = True
+            self._processes.withdraw(frozenset(copying.tickets))
 
     # Tasks
 
@@ -192,9 +268,6 @@ class Worker:
         """Begin a task; or park it, drop it, bury it."""
         try:
             task = decoded_task(claim.lease.body)
-            known = self._specs.get(task.spec.job, task.spec)
-            if known != task.spec:
-                raise Refused("its spec is not that of the other tasks of its job", task.spec.job)
             self._pool.check(task.spec)
         except FromNewer as error:
             # A newer worker may take it when its lease ends; if there is none, it comes to be among the dead letters.
@@ -205,24 +278,31 @@ class Worker:
             log.error("message_refused", extra={"fields": {"cause": str(error), "job": error.job}})
             self._post.send(Parcel(buried=[(claim, str(error))]))
             return
+        kind = Kind.LIST if isinstance(task, ListTask) else Kind.HUGE if has_huge(task.items) else Kind.COPY
         state = self._post.board.get(task.spec.job)
         if state is JobState.OVER:
             self._post.send(Parcel(done=[claim]))
         elif state is JobState.PAUSED:
-            kind = "list" if isinstance(task, ListTask) else "copy"
-            parked = Parked(job=task.spec.job, task=task.id, kind=kind, body=claim.lease.body.decode())
+            body = claim.lease.body.decode()
+            parked = Parked(job=task.spec.job, task=task.id, kind=kind.value, body=body, **task.spec.mark)
             self._post.send(Parcel(reports=[encoded(parked)], done=[claim]))
+        elif kind is Kind.HUGE and claim.kind is Kind.COPY:
+            # Of a daemon of an earlier release, or of a person: the others of its queue shall not wait for it.
+            self._post.send(Parcel(huge=[claim.lease.body], done=[claim]))
         else:
             self._begin(claim, task)
 
     def _begin(self, claim: Claim, task: ListTask | CopyTask) -> None:
         try:
+            if self._cause is not None and not self._cause.probes:
+                raise BadInput(self._cause.why)
             desk = self._desk(task.spec)
         except BadInput as error:
             log.error("no_access", extra={"fields": {"cause": str(error), "job": task.spec.job}})
-            self._refuse_until = time.monotonic() + REFUSED_S
-            # Not given back at once: a worker without keys would bring every message to the dead letters in a minute.
-            self._post.send(Parcel(let_go=[claim]))
+            self._to_tell[task.spec.fingerprint] = task.spec
+            self._no_access = (str(error), time.monotonic() + REFUSED_S)
+            self._look_at = 0.0  # at once: nothing more is to be claimed
+            self._post.send(Parcel(given_back=[claim]))
             return
         desk.tasks += 1
         if isinstance(task, ListTask):
@@ -233,42 +313,76 @@ class Worker:
                 self._pool.sizes,
                 send=self._post.send,
                 full=lambda: self._post.full,
+                spoiled=self._spoiled,
                 ledger=self._pool.ledger,
             )
             self._listings.append(listing)
             listing.begin()
             return
-        copying = Copying(claim, task, desk, len(task.items))
-        again = claim.lease.attempt > 1
+        copying = self._tasks[claim.key] = Copying(claim, task, desk, len(task.items), time.monotonic())
         for item in task.items:
             resume = None if self._journal is None else self._journal.resume(desk.place(item.key), item.etag, item.size)
-            asked = Task(item.key, item.size, item.etag, item.modified, item.generation, resume, look=again)
-            self._copying[self._processes.add(desk.lane, asked)] = copying
+            asked = Task(item.key, item.size, item.etag, item.modified, item.generation, resume, look=claim.lease.again)
+            ticket = self._processes.add(desk.lane, asked)
+            self._copying[ticket] = copying
+            copying.tickets.add(ticket)
+            if is_huge(item.size):
+                self._huge.add(ticket)
+        if not has_huge(task.items):
+            self._appetite.taken(sum(weight_of(item.size) for item in task.items))
 
     def _desk(self, spec: JobSpec) -> Desk:
-        desk = self._desks.get(spec.job)
+        """By the whole spec: a task of the same job that says otherwise, whoever wrote it, is no reason to refuse the others."""
+        desk = self._desks.get(spec.fingerprint)
         if desk is None:
-            desk = Desk(
-                spec, self._pool.reach, self._engine, self._processes, verdicts=self._verdicts, noted=self._noted, said=self._say
+            desk = self._desks[spec.fingerprint] = Desk(
+                spec,
+                self._pool.reach,
+                self._engine,
+                self._processes,
+                verdicts=self._verdicts,
+                noted=self._noted,
+                withdrawn=self._withdrawn,
+                said=self._say,
             )
-            self._desks[spec.job] = desk
-            self._specs[spec.job] = spec
         return desk
 
     def _verdicts(self, verdicts: list[tuple[int, KeyVerdict]]) -> None:
         figures = self.figures
         for ticket, verdict in verdicts:
-            copying = self._copying.pop(ticket)
-            copying.verdicts.append(verdict)
-            if self._journal is not None:
-                self._journal.ended(copying.desk.place(verdict.key))
-            copying.left -= 1
-            figures.objects[verdict.verdict.value] += 1
-            figures.bytes[verdict.verdict.value] += verdict.size
-            if verdict.error:
-                figures.errors[verdict.error] += 1
+            copying = self._settle(ticket)
+            if self._spoiled(verdict.error):
+                copying.withdrawn = True
+            else:
+                copying.verdicts.append(verdict)
+                if self._journal is not None:
+                    self._journal.ended(copying.desk.place(verdict.key))
+                figures.objects[verdict.verdict.value] += 1
+                figures.bytes[verdict.verdict.value] += verdict.size
+                if verdict.error:
+                    figures.errors[verdict.error] += 1
+                hopeless = copying.desk.hope.look(verdict)
+                if hopeless is not None:
+                    self._tell(copying.task.spec, *hopeless)
             if not copying.left:
-                self._copied(copying)
+                self._close(copying)
+        self._appetite.ended(len(verdicts))
+
+    def _withdrawn(self, tickets: list[int]) -> None:
+        for ticket in tickets:
+            copying = self._settle(ticket)
+            copying.withdrawn = True
+            if not copying.left:
+                self._close(copying)
+        if self._cause is None and not self.figures.draining:
+            self._appetite.given_back()
+
+    def _settle(self, ticket: int) -> Copying:
+        copying = self._copying.pop(ticket)
+        copying.left -= 1
+        copying.tickets.discard(ticket)
+        self._huge.discard(ticket)
+        return copying
 
     def _noted(self, place: str, task: Task, resume: Resume) -> None:
         if self._journal is None:
@@ -278,7 +392,13 @@ class Worker:
         except OSError as error:
             self._say(f"how far large objects are cannot be written down: {error.strerror}")
 
-    def _copied(self, copying: Copying) -> None:
+    def _close(self, copying: Copying) -> None:
+        """Nothing of a task is at work any more: report it; or give it back, where not all of it was tried here."""
+        del self._tasks[copying.claim.key]
+        self._left(copying.desk)
+        if copying.withdrawn:
+            self._post.send(Parcel(given_back=[copying.claim]))
+            return
         task, verdicts = copying.task, copying.verdicts
         report = CopyReport(
             job=task.spec.job,
@@ -288,9 +408,9 @@ class Worker:
             counts=counts_of(verdicts),
             failures=failures_of(verdicts),
             objects=ledgered(verdicts) if self._pool.ledger else (),
+            **task.spec.mark,
         )
         self._post.send(Parcel(reports=[encoded(report)], done=[copying.claim]))
-        self._left(copying.desk)
         self.figures.tasks["copy"] += 1
 
     def _listing_ended(self, listing: Listing) -> bool:
@@ -313,7 +433,6 @@ class Worker:
         idle = [job for job, desk in self._desks.items() if not desk.tasks and (crowded or now - desk.used_at > IDLE_S)]
         for job in idle:
             self._desks.pop(job).close()
-            del self._specs[job]
 
     # Telling
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from types import MappingProxyType
 
 from sts_manager.domain.decide import launch
@@ -24,7 +25,7 @@ from sts_manager.domain.model import (
     Route,
     changed,
 )
-from sts_manager.domain.naming import JOB_NAME_STEM, OperationName, Prefix, chunks, is_ours, repaired_job, whole_of
+from sts_manager.domain.naming import JOB_NAME_STEM, OperationName, Prefix, is_ours, repaired_job, whole_of
 from sts_manager.domain.naming import JobName as TransferJobName
 from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, TransferProject
 
@@ -263,8 +264,9 @@ def _change_each(
 def _change_all(
     store: JobStore, rows: Iterable[PrefixJob], at: datetime, change: Callable[[PrefixJob], PrefixJob]
 ) -> Iterator[Done]:
-    # The rows are read to their end first: a change takes them out of what is being read.
-    for some in chunks(list(rows), ROWS_AT_ONCE):
+    # As they are read: there may be millions of them.
+    reading = iter(rows)
+    while some := list(islice(reading, ROWS_AT_ONCE)):
         stale = store.record(Batch(changes=tuple(changed(job, change(job), at) for job in some), at=at))
         for job in some:
             why = CHANGED_MEANWHILE if job.prefix in stale else ""

@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -342,12 +343,13 @@ def retry(
         raise BadInput("--code goes with --errors")
     now = datetime.now(UTC)
     with opened_store(settings) as opened:
-        if errors:
-            done = list(chores.retry_errors(opened, now, code=code))
-        else:
-            done = chores.retry(opened, [Prefix(prefix) for prefix in prefixes or ()], now)
-    report(done, "set to retry", dry_run=False)
-    if any(not one.done for one in done):
+        done: Iterable[chores.Done] = (
+            chores.retry_errors(opened, now, code=code)
+            if errors
+            else chores.retry(opened, [Prefix(prefix) for prefix in prefixes or ()], now)
+        )
+        left = report(done, "set to retry", dry_run=False)
+    if left:
         raise typer.Exit(EXIT_ERRORS)
 
 
@@ -388,13 +390,13 @@ def rerun(
     with opened_store(settings) as opened, stop.on_signals():
         while True:
             now = datetime.now(UTC)
-            done = list(chores.rerun_all(opened, now)) if every_prefix else chores.rerun(opened, wanted, now)
-            report(done if not every else [one for one in done if one.done], "set to run again", dry_run=False)
+            done: Iterable[chores.Done] = chores.rerun_all(opened, now) if every_prefix else chores.rerun(opened, wanted, now)
+            left = report((one for one in done if one.done or not every), "set to run again", dry_run=False)
             if not every:
                 break
             if stop.wait(pause):
                 return
-    if any(not one.done for one in done):
+    if left:
         raise typer.Exit(EXIT_ERRORS)
 
 

@@ -147,15 +147,17 @@ def opened_store(settings: Settings, *, create: bool = False, keep_older_errors:
         store.close()
 
 
-def report(done: list[chores.Done], verb: str, *, dry_run: bool) -> None:
-    """What became of each, a line each, and a sum."""
+def report(done: Iterable[chores.Done], verb: str, *, dry_run: bool) -> int:
+    """What became of each, a line each as it comes, and a sum. How many are left as they were."""
+    number = left = 0
     for one in done:
+        number, left = number + one.done, left + (not one.done)
         if one.done:
             print_lines([f"{'would be ' if dry_run else ''}{verb}  {one.name}"])
         else:
             print_lines([f"not {verb}  {one.name}: {one.why}"])
-    number = sum(one.done for one in done)
-    print_lines([f"{number:,} {'would be ' if dry_run else ''}{verb}, {len(done) - number:,} left as they are"])
+    print_lines([f"{number:,} {'would be ' if dry_run else ''}{verb}, {left:,} left as they are"])
+    return left
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SECOND_SIGNAL_EXIT = 130
 DAY_S, QUOTA_TOLD = 86_400.0, 0.5
+LOOK_S = 2.0
 GRACE_S = 20.0
 """Seconds from the first signal to the end: a call that hangs is not waited for longer, because the next start finds out."""
 LAST_BEAT_S = 30.0
@@ -113,6 +114,7 @@ class Daemon:
     healthy      called each turn, waiting for the lease included: this process is not stuck
     duty         entered while this daemon leads, and left when it does not any more
     unfinished   whether something is still to be found out when every prefix has ended: --until-done waits for it
+    news         whether something came up between the turns that a pass should look at now
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Daemon:
         pulse: Pulse | None = None,
         healthy: Callable[[], None] = lambda: None,
         duty: AbstractContextManager[object] | None = None,
+        news: Callable[[], bool] | None = None,
         unfinished: Callable[[], bool] = lambda: False,
     ) -> None:
         self._reconciler, self._lease, self._clock = reconciler, lease, clock
@@ -138,6 +141,7 @@ class Daemon:
         self._tried = False
         self._pulse, self._healthy = pulse, healthy
         self._duty = duty if duty is not None else nullcontext()
+        self._news = news
         self._unfinished, self._awaiting = unfinished, False
         self._vitals = Vitals()
         self._passed = clock.monotonic()
@@ -192,8 +196,20 @@ class Daemon:
             self._beat()
             if ending is not None:
                 return ending
-            self._stop.wait(self._intervals.sleep_s)
+            self._rest()
         return Ending.STOPPED
+
+    def _rest(self) -> None:
+        """Sleep until the next turn; where there is news, that is now, and a pass is due."""
+        left = self._intervals.sleep_s
+        while self._news is not None and left > LOOK_S:
+            if self._stop.wait(LOOK_S):
+                return
+            if self._news():
+                self._metrics_due = self._clock.monotonic()
+                return
+            left -= LOOK_S
+        self._stop.wait(left)
 
     def _turn(self) -> Ending | None:
         """One turn: a pass if one is due. Outcomes of the last pass, or a fault that may be over, make it due at once."""

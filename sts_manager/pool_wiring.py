@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdn_worker.domain.errors import BadInput as WorkerBadInput
-from cdn_worker.ports import Queues
+from cdn_worker.ports import Queues, QueueUnavailable
 from cdn_worker.queues.places import SQLITE, open_queues
 from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
-from sts_manager.domain.errors import BadInput, Permanent, Retryable
+from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable
 from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
 from sts_manager.own_route import OwnRoute
 from sts_manager.pool.keeper import PoolKeeper, Told
+from sts_manager.pool.leading import take_over
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Started
 from sts_manager.routes.cdn import CdnRoute
 from sts_manager.settings import Settings
 
-LOAD_ROWS, LOAD_EVERY_S = 200_000, 90.0
+LOAD_ROWS, LOAD_EVERY_S = 1_000_000, 90.0
+"""1,500 load jobs a table and day (BigQuery, quotas): so many lines are 1,400 million objects in a day."""
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +74,8 @@ class Pool(OwnRoute[_Parts]):
         super().__init__(ledger_path(settings), open_store)
         self._settings = settings
         self.fence: Callable[[], int] | None = None  # the epoch of the lease, for whoever leads
+        self.leads: Callable[[], bool] = lambda: True
+        self._keeper: PoolKeeper | None = None
 
     def _told(self) -> Told:
         if self._settings.bigquery is None:
@@ -83,7 +87,15 @@ class Pool(OwnRoute[_Parts]):
         parts = self._known()
         if parts is not None:
             self._lead(parts)
-            PoolKeeper(parts.queues, parts.ledger, SystemClock(), told=self._told()).catch_up()
+            self._keeper_of(parts, None).catch_up()
+
+    def has_news(self) -> bool:
+        """Whether something came up since that the next pass should look at soon."""
+        keeper = self._keeper
+        news = keeper is not None and keeper.news
+        if keeper is not None:
+            keeper.news = False
+        return news
 
     def open(self) -> None:
         """Open queue and ledger now, so that what is wrong with them is told before anything begins. Raises BadInput."""
@@ -119,17 +131,40 @@ class Pool(OwnRoute[_Parts]):
             raise BadInput(str(error)) from error
         for told in queues.warnings:
             log.warning("queue", extra={"fields": {"cause": told}})
-        ledger = PoolLedger(ledger_path(self._settings))
+        try:
+            self._bind(queues)
+            ledger = PoolLedger(ledger_path(self._settings))
+        except BaseException:
+            queues.close()  # it is tried again at each pass: the connections of each try would add up
+            raise
         clock = SystemClock()
         route = CdnRoute(queues, ledger, lambda order: pool_settings(self._settings, order, "cdn"), clock)
         return _Parts(queues, ledger, route)
 
+    def _bind(self, queues: Queues) -> None:
+        """Raises BadInput when these queues are another migration's: each would take the other's reports."""
+        ours = self._own_store().control().migration
+        try:
+            theirs = queues.board.bind(ours)
+        except QueueUnavailable as error:
+            raise StoreUnavailable(str(error)) from error
+        if theirs != ours:
+            raise BadInput(
+                f"--queue {queue_address(self._settings)} is the queue of migration {theirs}, and "
+                f"{self._settings.store_shown} is migration {ours}: give this one a --queue of its own, or delete that one, "
+                "if its migration is over"
+            )
+
     def _lead(self, parts: _Parts) -> None:
         if self.fence is not None:
-            parts.ledger.lead(self.fence(), SystemClock().now())
+            take_over(parts.ledger, self._own_store(), self.fence(), SystemClock().now())
 
     def _keep_going(self, parts: _Parts, leading: ExitStack) -> None:
         self._lead(parts)
         words = worker_words(self._settings)
-        crew = Crew(words) if words else None
-        leading.enter_context(PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told()))
+        self._keeper = self._keeper_of(parts, Crew(words) if words else None)
+        leading.enter_context(self._keeper)
+
+    def _keeper_of(self, parts: _Parts, crew: Crew | None) -> PoolKeeper:
+        fence = self.fence or (lambda: 0)
+        return PoolKeeper(parts.queues, parts.ledger, SystemClock(), crew, self._told(), leading=self.leads, epoch=fence)

@@ -128,6 +128,7 @@ class Control:
 
     migration   the store's own id; it is part of every transfer job's name
     source, sink   the buckets this store was first run with; empty before
+    ledger      the id of the pool's ledger whose daemon led last; empty before one did
     answers     what a probe observed of the services; None when nobody ever probed
     """
 
@@ -137,6 +138,7 @@ class Control:
     hold: Hold | None = None
     breaker: Breaker | None = None
     report: PassReport | None = None
+    ledger: str = ""
     answers: ServiceAnswers | None = None
 
 
@@ -185,6 +187,10 @@ class JobStore(Protocol):
 
     def control(self) -> Control: ...
     def set_hold(self, hold: Hold | None) -> None: ...
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        """Write down whose ledger of the pool is told from now on. Raises LeaseLost, and writes nothing, with an old fence."""
+        ...
+
     def set_answers(self, answers: ServiceAnswers | None) -> None:
         """Replace what is stored of a probe's observations."""
         ...
@@ -216,7 +222,7 @@ class JobStore(Protocol):
         ...
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        """All rows of a status, by attempt and prefix, a page at a time."""
+        """All rows of a status, by prefix, a page at a time: rows may be changed meanwhile, and none comes twice."""
         ...
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
@@ -231,7 +237,7 @@ class JobStore(Protocol):
         """Failed objects of one prefix, or of all, by prefix and key: the first `limit` of them."""
         ...
 
-    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+    def put_objects(self, objects: Iterable[KnownObject], at: datetime) -> None:
         """Add lines to the object ledger; a line that is put again, with the same time, is there once."""
         ...
 

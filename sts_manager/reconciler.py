@@ -29,6 +29,7 @@ from sts_manager.domain.model import (
     Observed,
     OperationResumed,
     OperationSnapshot,
+    OperationState,
     Outcome,
     PauseOperation,
     Plan,
@@ -75,6 +76,7 @@ class _Seen:
     ended_well: Counter[Limit] = field(default_factory=Counter)
     warned: set[tuple[str, str]] = field(default_factory=set)
     live: tuple[PrefixJob, ...] = ()
+    states: dict[OperationName, OperationState] = field(default_factory=dict)
     first: bool = True
     epoch: int | None = None
     progress: Sample | None = None
@@ -127,6 +129,8 @@ class Reconciler:
         if dry_run:
             return PassResult(plan=plan, counts=counts, degraded=unseen)
         stale = self._commit(plan, counts, control, now, unseen)
+        self._seen.states = {name: known for name, known in self._seen.states.items() if name in observed.unseen}
+        self._seen.states |= {name: seen.state for name, seen in observed.operations.items()}
         self._tell(plan.notes)
         leads = {change.before.lead for change in plan.changes}
         for change in plan.changes:
@@ -207,6 +211,7 @@ class Reconciler:
             breaker=self._breaker(control, now),
             ended_well=dict(self._seen.ended_well),
             projects=self._quotas.projects(),
+            states=self._seen.states,
         )
         return observed, counts, why
 

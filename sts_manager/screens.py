@@ -31,7 +31,9 @@ ADVICE: Mapping[str, str] = {
     "URL_LIST_REFUSED": "see what the message names; another route may carry the prefix (`sts-manager route PREFIX ROUTE`)",
     "ROUTE_UNFIT": "give the row another route (`sts-manager route PREFIX ROUTE`), or this daemon what it lacks",
     "PERMISSION_DENIED": "grant the named permission (or mend the S3 credentials); the daemon probes again by itself",
-    "UNAUTHENTICATED": "mend the Google credentials; the daemon probes again by itself",
+    "UNAUTHENTICATED": "mend the credentials that the message names; the daemon probes again by itself",
+    "UNREACHABLE": "mend the network or the name of the host that the message names; it goes on by itself",
+    "UNAVAILABLE": "a bucket's service did not answer as it should, several times; `sts-manager retry PREFIX` later",
     "NOT_FOUND": "check the named bucket or object; then `sts-manager retry --errors`",
     "SPEC_DIFFERS": "run with the settings that made the job, or delete that job and `sts-manager retry PREFIX`",
     FOLLOWED_FAILURES: "`sts-manager failures PREFIX` names them; mend the cause. After `follow --stop`, `retry` brings them",
@@ -123,6 +125,10 @@ def health(status: Status) -> str:
         return f"SILENT: {holder.who} was last heard {_ago(age)}; is it alive, can it reach this store?"
     if report is not None and report.degraded:
         return f"running, degraded: {report.degraded}"
+    breaker = status.control.breaker
+    if breaker is not None:
+        where = "" if breaker.limit is None else f" {STOPPED[breaker.limit]}"
+        return f"running, but nothing starts{where}: {breaker.code}: {_cut(breaker.message, 500)}"
     return f"running: {holder.who}, last heard {_ago(age)}"
 
 

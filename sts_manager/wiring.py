@@ -259,6 +259,7 @@ class OwnRoutes:
         """Everything is done under this lease."""
         self._lease = lease
         self.pool.fence = lambda: lease.fence
+        self.pool.leads = self.leads
 
     def leads(self) -> bool:
         return self._lease is None or self._lease.fresh
@@ -506,6 +507,7 @@ def daemon_of(
         pulse=pulse,
         healthy=healthy,
         duty=own,
+        news=own.pool.has_news,
         unfinished=own.lists.comparing,
     )
     return daemon, reconciler, lease

@@ -16,6 +16,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 KNOWN = "tests/unit/test_known_defects.py"
+SCENES = "tests/simulation/test_scenes.py"
+GROWTH = "tests/unit/test_pool_growth.py"
+DELIVERIES = "tests/unit/test_deliveries.py"
+QUEUES = "tests/conformance/test_work_queues.py"
+APPETITE = "tests/unit/test_appetite.py"
 FOLLOW = "tests/integration/test_follow_days.py"
 FOUND = "tests/unit/test_found_by_simulation.py"
 
@@ -111,15 +116,15 @@ DEFECTS = (
     Defect(
         "D reports that another daemon's ledger waits for are acknowledged",
         "sts_manager/pool/keeper.py",
-        " if report.job not in unknown]",
-        "]",
+        "for place, lease in enumerate(good) if place not in unknown]",
+        "for lease in good]",
         (FOUND,),
     ),
     Defect(
         "E jobs wait for reports that another ledger took",
         "sts_manager/pool/ledger.py",
-        'if row is not None and epoch not in (row["epoch"], row["epoch"] + 1):',
-        "if False:",
+        'if last in ("", self.id):',
+        "if True:",
         (FOUND,),
     ),
     Defect(
@@ -157,6 +162,203 @@ DEFECTS = (
         "    list(_change_all(store, [j for j in store.live() if j.route is Route.STS_FOLLOW], at, lambda j: "
         "_no_longer_following(j, at)))\n",
         ("tests/unit/test_reconciler.py",),
+    ),
+    # Of the hostile review: findings of the worker pool, by their numbers.
+    Defect(
+        "C1 an object weighs its size",
+        "cdn_worker/processes.py",
+        "    return need_of(size, BUFFER_MAX) + KEY_WEIGHT",
+        "    return size + KEY_WEIGHT",
+        (APPETITE,),
+    ),
+    Defect(
+        "C1 what has not begun is kept for as long as it takes",
+        "cdn_worker/worker.py",
+        "            self._give_back_unbegun(now)\n",
+        "",
+        (SCENES,),
+    ),
+    Defect(
+        "C1 whoever comes first claims without end",
+        "cdn_worker/appetite.py",
+        "        copies = max(0, min(keys, weighty))",
+        "        copies = 100_000",
+        (APPETITE,),
+    ),
+    Defect(
+        "C6 all failures are read to keep some",
+        "sts_manager/pool/ledger.py",
+        "        with self._file.rows(statement, (job, limit)) as found:\n            for row in found:",
+        "        for _ in (0,):\n            for row in self._read(statement, (job, 10**9))[:limit]:",
+        (GROWTH,),
+    ),
+    Defect(
+        "C7 what is given back was delivered in vain (memory)",
+        "cdn_worker/queues/memory.py",
+        "held[0].in_vain -= not counted",
+        "held[0].in_vain -= 0",
+        (QUEUES, SCENES),
+    ),
+    Defect(
+        "C7 what is given back was delivered in vain (file)",
+        "cdn_worker/queues/sqlite.py",
+        "leases, 0 if counted else 1)",
+        "leases, 0)",
+        (DELIVERIES,),
+    ),
+    Defect(
+        "C7 a lease that ended while its holder lives counts as a death",
+        "cdn_worker/queues/memory.py",
+        "                    ended.in_vain -= 1",
+        "                    pass",
+        (QUEUES,),
+    ),
+    Defect(
+        "C7 no lease is extended while the board is away",
+        "cdn_worker/post.py",
+        "        try:\n            self._extend()",
+        "        try:\n            self._queues.board.read()\n            self._extend()",
+        (DELIVERIES, SCENES),
+    ),
+    Defect(
+        "C7 without credentials tasks are claimed",
+        "cdn_worker/worker.py",
+        "        if not cause.probes or now < self._probe_at:",
+        "        if now < self._probe_at:",
+        (SCENES,),
+    ),
+    Defect(
+        "C9 dead letters of another daemon's jobs are acknowledged",
+        "sts_manager/pool/keeper.py",
+        "                self._tell_strange(one, task.spec.job)\n                continue",
+        "                over.append(one)\n                continue",
+        (FOUND,),
+    ),
+    Defect(
+        "C9 who leads no more takes reports",
+        "sts_manager/pool/keeper.py",
+        "        if not self._leading():\n            return False\n        reports =",
+        "        reports =",
+        (FOUND,),
+    ),
+    Defect(
+        "C9 a report comes to whoever knows a job of that name",
+        "sts_manager/pool/ledger.py",
+        'if report.ledger not in ("", self.id) or (row is None and not report.ledger):',
+        "if row is None:",
+        (FOUND, GROWTH),
+    ),
+    Defect(
+        "L10 attempts follow each other by the clock",
+        "sts_manager/pool/ledger.py",
+        "ORDER BY attempt DESC, rowid DESC",
+        "ORDER BY began_at DESC, rowid DESC",
+        (GROWTH,),
+    ),
+    Defect(
+        "M5 the rest of the object ledger is not told",
+        "sts_manager/pool/keeper.py",
+        "while self._leading() and (self._put_objects(self._told) or self.sweep()):",
+        "while False:",
+        (GROWTH,),
+    ),
+    Defect(
+        "M6 what is over is deleted in one go",
+        "sts_manager/pool/tidying.py",
+        "WHERE {where} LIMIT {ROWS_AT_ONCE})",
+        "WHERE {where})",
+        (GROWTH,),
+    ),
+    Defect(
+        "M7 earlier attempts stay for ever",
+        "sts_manager/pool/tidying.py",
+        "WHERE superseded = 1 AND {over}",
+        "WHERE superseded = 2 AND {over}",
+        (GROWTH,),
+    ),
+    Defect(
+        "M7 a pass without news writes history",
+        "sts_manager/domain/decide.py",
+        "    if after == row.before:\n",
+        "    if after == row.before and row.state is None:\n",
+        ("tests/unit/test_no_news.py",),
+    ),
+    Defect(
+        "M12 all that were there at three deaths are to blame",
+        "cdn_worker/ward.py",
+        "self._alone[ticket] >= ALONE_MAX or self._deaths[ticket] >= DEATHS_MAX",
+        "self._deaths[ticket] >= 3",
+        ("tests/unit/test_ward.py",),
+    ),
+    Defect(
+        "M13 what is done for a foreign spec counts for ours",
+        "sts_manager/pool/ledger.py",
+        'elif report.spec and row["fingerprint"] and report.spec != row["fingerprint"]:',
+        "elif False:",
+        (FOUND,),
+    ),
+    Defect(
+        "a host that is away burns objects and deliveries",
+        "cdn_worker/worker.py",
+        "        return self._cause is not None and error in self._cause.errors",
+        "        return False",
+        (SCENES,),
+    ),
+    Defect(
+        "what shows that a host is back is wanted for a moment only",
+        "cdn_worker/worker.py",
+        "        return Wanted(lists=1, copies=1, huge=1)",
+        "        self._probe_at = now + PROBE_S\n        return Wanted(lists=1, copies=1, huge=1)",
+        ("tests/integration/test_fairness.py",),
+    ),
+    Defect(
+        "only small objects show that a host is back",
+        "cdn_worker/worker.py",
+        "        return Wanted(lists=1, copies=1, huge=1)",
+        "        return Wanted(lists=1, copies=1)",
+        (SCENES,),
+    ),
+    Defect(
+        "a host that nobody needs any more is away for ever",
+        "cdn_worker/domain/outage.py",
+        " and now - last.last_missed_at < FORGET_S:",
+        ":",
+        (SCENES, APPETITE),
+    ),
+    Defect(
+        "one worker that is cut off ends a job that is at work elsewhere",
+        "sts_manager/pool/folding.py",
+        "not (waits or row",
+        "not (row",
+        (GROWTH,),
+    ),
+    Defect(
+        "failures and the runs that they are of are read one after the other",
+        "sts_manager/pool/ledger.py",
+        '    f"(j.swept >= {STRAYS_GONE} OR EXISTS',
+        '    f"(EXISTS',
+        (GROWTH,),
+    ),
+    Defect(
+        "an attempt is tried again by the keys that are left of it",
+        "sts_manager/pool/ledger.py",
+        '        if keys != row["failed"] or size > REPLAY_BYTES_MAX:',
+        "        if size > REPLAY_BYTES_MAX:",
+        (GROWTH,),
+    ),
+    Defect(
+        "M3 what was refused is tried again while others are on their way",
+        "cdn_worker/desk.py",
+        "if access is not self._access or not self._keyring.awaited:",
+        "if True:",
+        (SCENES,),
+    ),
+    Defect(
+        "nobody is told of a host that is away",
+        "cdn_worker/worker.py",
+        "                self._tell(spec, cause.code, cause.why)",
+        "                pass",
+        (SCENES,),
     ),
     Defect(
         "K what is followed is done when the day's operation ends",

@@ -22,6 +22,7 @@ import pycurl
 
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.http import DEADLINE_S, Answer, Fault, Host, Request, status_of
+from cdn_worker.domain.outage import Contacts
 from cdn_worker.domain.pace import Pace
 
 MIB = 1 << 20
@@ -113,14 +114,21 @@ class Exchange:
 
 
 class _Queue:
-    """The exchanges of one side: under way, and waiting for a place."""
+    """The exchanges of one side: under way, and waiting for a place. streams: uploads, which may last for hours.
 
-    __slots__ = ("active", "pace", "waiting")
+    A stream takes no place of an exchange, or those would wait for its end; of the connections it leaves them one at least.
+    """
+
+    __slots__ = ("active", "pace", "streams", "waiting")
 
     def __init__(self, most: int) -> None:
         self.pace = Pace(most)
-        self.active = 0
+        self.active = self.streams = 0
         self.waiting: deque[Exchange] = deque()
+
+    @property
+    def places(self) -> float:
+        return min(self.pace.limit, max(1, self.pace.most - self.streams))
 
 
 class Engine:
@@ -134,6 +142,8 @@ class Engine:
         self.idle_s = 0.0
         self.bytes_read = 0
         self.errors = 0
+        self.streams = 0
+        self.contacts = Contacts()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
@@ -174,7 +184,7 @@ class Engine:
         curl.setopt(pycurl.WRITEFUNCTION, exchange.pieces.append)
         curl.setopt(pycurl.HEADERFUNCTION, exchange.lines.append)
         curl.setopt(pycurl.TIMEOUT_MS, 0)
-        self.queues[request.host].active += 1
+        self.queues[request.host].streams += 1
         self._launch(exchange)
         return exchange
 
@@ -189,7 +199,7 @@ class Engine:
         if exchange.curl is None:
             queue.waiting.remove(exchange)
         else:
-            queue.active -= 1
+            self._leave(queue, exchange)
             self._release(exchange, spoiled=True)
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
@@ -263,7 +273,7 @@ class Engine:
     def offer(self, exchange: Exchange) -> None:
         """Begin an exchange as soon as its side has a place."""
         queue = self.queues[exchange.request.host]
-        if queue.waiting or queue.active >= queue.pace.limit or queue.pace.not_before > self._now:
+        if queue.waiting or queue.active >= queue.places or queue.pace.not_before > self._now:
             queue.waiting.append(exchange)
         else:
             queue.active += 1
@@ -279,20 +289,31 @@ class Engine:
                 if not self._timers or self._timers[0].due > queue.pace.not_before:
                     self.after(pause, _nothing)
                 continue
-            while queue.waiting and queue.active < queue.pace.limit:
+            while queue.waiting and queue.active < queue.places:
                 queue.active += 1
                 self._begin(queue.waiting.popleft())
 
     def _over(self, exchange: Exchange, answer: Answer) -> None:
         queue = self.queues[exchange.request.host]
-        queue.active -= 1
+        self._leave(queue, exchange)
         status = answer.status
+        if status:
+            self.contacts.heard(exchange.request.url, self._now)
+        elif answer.fault is Fault.CONNECT:
+            self.contacts.missed(exchange.request.url, self._now, answer.said)
         if status in (429, 503) or answer.fault in (Fault.SLOW, Fault.TIMEOUT):
             queue.pace.throttled(self._now, answer.retry_after() if status else 0.0)
         elif status:
             queue.pace.went_well()
         if queue.waiting:
             self._let_in()
+
+    @staticmethod
+    def _leave(queue: _Queue, exchange: Exchange) -> None:
+        if exchange.kind == "send":
+            queue.streams -= 1
+        else:
+            queue.active -= 1
 
     # Handles
 

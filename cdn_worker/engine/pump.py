@@ -9,13 +9,13 @@ from functools import partial
 from google_crc32c import extend
 
 from cdn_worker.copying.steps import CHECKPOINTS, Stream, Streamed
+from cdn_worker.domain.budget import QUEUE_LEAST
 from cdn_worker.domain.http import Answer, Fault, status_of
 from cdn_worker.engine.loop import BREAK_OFF, HOLD_ON, NOTHING_YET, Engine, Exchange, Timer
 
 MIB = 1 << 20
 CHECKPOINT_EVERY = MIB
-QUEUE_FULL = 2 * MIB
-QUEUE_WORTH_SENDING = 512 << 10
+QUEUE_WORTH_SENDING = QUEUE_LEAST
 STREAM_RATE_MIN = 64 << 10
 """Bytes a second below which a whole stream is given up and resumed, whatever its parts say."""
 
@@ -56,8 +56,14 @@ class Pump:
         self._note = plan.start - plan.start % self._note_every + self._note_every
         self._to_note: tuple[int, int] | None = None
 
+    @property
+    def _full(self) -> int:
+        """Bytes that may wait for the upload: less where there are many streams."""
+        return self._engine.budget.queue_full(self._engine.streams)
+
     def begin(self) -> None:
         plan = self._plan
+        self._engine.streams += 1
         if plan.start >= plan.size:
             if plan.send_from <= plan.size:
                 self._start_put()
@@ -84,7 +90,7 @@ class Pump:
             reserved = 0
             if self._lanes:
                 reserved = last - self._next + 1
-                if not engine.budget.take(reserved):
+                if not engine.budget.take_ahead(reserved):
                     return
             lane = _Lane(self._next, last, reserved)
             self._next = last + 1
@@ -112,7 +118,7 @@ class Pump:
                 lane.refusal.append(data)
             return None
         if lane is self._lanes[0] and not lane.kept:
-            if self._queued >= QUEUE_FULL:
+            if self._queued >= self._full:
                 lane.paused = True
                 return HOLD_ON
             lane.received += len(data)
@@ -179,7 +185,7 @@ class Pump:
             self._give(self._lanes.popleft())
         if self._lanes:
             lane = self._lanes[0]
-            while lane.kept and self._queued < QUEUE_FULL:
+            while lane.kept and self._queued < self._full:
                 self._pass_on(lane.kept.popleft())
             if lane.over and not lane.kept:
                 self._advance()
@@ -197,7 +203,7 @@ class Pump:
 
     def _give(self, lane: _Lane) -> None:
         if lane.reserved:
-            self._engine.budget.give(lane.reserved)
+            self._engine.budget.give_huge(lane.reserved)
             lane.reserved = 0
 
     # Writing
@@ -227,7 +233,7 @@ class Pump:
             queue[0] = piece[most:]
             size = most
         self._queued -= size
-        if self._queued < QUEUE_FULL // 2 and self._lanes:
+        if self._queued < self._full // 2 and self._lanes:
             lane = self._lanes[0]
             if lane.paused and lane.exchange is not None:
                 lane.paused = False
@@ -253,6 +259,7 @@ class Pump:
     def _end(self, put: Answer | None, got: Answer | None, why: str | None) -> None:
         """Stop whatever is still under way, and tell."""
         self._ended = True
+        self._engine.streams -= 1
         if self._deadline is not None:
             self._deadline.cancel()
         engine = self._engine

@@ -1,7 +1,10 @@
 """Pub/Sub as the work queue: for workers on many machines.
 
-Four topics with a subscription each: NAME-lists, NAME-copies, NAME-reports, NAME-dead. Pulled synchronously: a worker knows how
-much it has room for, and extends its leases itself. The board is an object in Cloud Storage, which any number of them may read.
+Five topics with a subscription each: NAME-lists, NAME-copies, NAME-huge, NAME-reports, NAME-dead. Pulled synchronously: a worker
+knows how much it has room for, and extends its leases itself. The board is an object in Cloud Storage, which any number may read.
+
+The service counts each delivery whose lease ended, by itself or by a nack (documented: max_delivery_attempts = 1 + nacks +
+expiries). So what is given back is published anew, and the old message acknowledged.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
+from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
+from cdn_worker.queues.memory import superseded
 
 EMULATOR = "PUBSUB_EMULATOR_HOST"
 STORAGE_EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -39,7 +43,9 @@ REASON_BYTES = 1000
 DELIVERIES_MAX = 10
 RETENTION_S = 7 * 24 * 3600
 LEASE_LEAST, LEASE_MOST = 10, 600
-NAMES = ("lists", "copies", "reports", "dead")
+NAMES = ("lists", "copies", "huge", "reports", "dead")
+AGAIN = "again"
+"""An attribute of messages that were given back, and published anew."""
 _ADDRESS = re.compile(
     r"pubsub://(?P<project>[a-z][a-z0-9.:-]*)/(?P<name>[A-Za-z][A-Za-z0-9._~+%-]{1,200})"
     r"(\?board=gs://(?P<bucket>[a-z0-9][a-z0-9._-]+)/(?P<object>[^?#]+))?"
@@ -97,8 +103,11 @@ class PubSubQueue:
         self._lease_s = lease_s
 
     def publish(self, bodies: Sequence[bytes]) -> None:
+        self._publish(bodies, {})
+
+    def _publish(self, bodies: Sequence[bytes], attributes: Mapping[str, str]) -> None:
         for some in _batches(bodies):
-            messages = [types.PubsubMessage(data=body) for body in some]
+            messages = [types.PubsubMessage(data=body, attributes=attributes) for body in some]
             with translated(self._topic):
                 self._publisher.publish(topic=self._topic, messages=messages, timeout=DEADLINE_S, retry=None)
 
@@ -116,11 +125,17 @@ class PubSubQueue:
             raise
         return [_leased(one) for one in answer.received_messages]
 
-    def extend(self, leases: Sequence[Leased]) -> None:
+    def extend(self, leases: Sequence[Leased]) -> list[Leased]:
+        """The service does not tell of which leases it is too late."""
         self._modify(leases, self._lease_s)
+        return []
 
-    def release(self, leases: Sequence[Leased]) -> None:
-        self._modify(leases, 0)
+    def release(self, leases: Sequence[Leased], *, counted: bool = False) -> None:
+        if counted:
+            self._modify(leases, 0)
+            return
+        self._publish([one.body for one in leases], {AGAIN: "1"})
+        self.ack(leases)
 
     def _modify(self, leases: Sequence[Leased], seconds: int) -> None:
         for some in _chunks(leases):
@@ -158,27 +173,52 @@ class PubSubQueue:
 
 
 class GcsBoard:
-    """What is posted, as one small object."""
+    """What is posted, as one small object: the migration, the epoch of the lease of whoever posted, and the jobs."""
 
     def __init__(self, client: Any, bucket: str, name: str) -> None:
-        self._client, self._blob = client, client.bucket(bucket).blob(name)
+        self._client, self._bucket, self._name = client, client.bucket(bucket), name
         self._shown = f"gs://{bucket}/{name}"
 
-    def post(self, states: Mapping[str, JobState]) -> None:
-        text = json.dumps({job: state.value for job, state in states.items()})
+    def bind(self, migration: str) -> str:
         with translated(self._shown):
-            self._blob.upload_from_string(text, content_type="application/json", timeout=DEADLINE_S)
+            generation, board = self._there()
+            if not board.get("migration"):
+                self._put(board | {"migration": migration}, generation)
+                return migration
+            return str(board["migration"])
+
+    def post(self, states: Mapping[str, JobState], *, epoch: int = 0) -> None:
+        with translated(self._shown):
+            generation, board = self._there()
+            known = board.get("epoch", 0)
+            if epoch < known:
+                raise Superseded(superseded(epoch, known))
+            jobs = {job: state.value for job, state in states.items()}
+            self._put(board | {"epoch": epoch, "jobs": jobs}, generation)
 
     def read(self) -> Mapping[str, JobState]:
         with translated(self._shown):
-            try:
-                text = self._blob.download_as_bytes(timeout=DEADLINE_S)
-            except exceptions.NotFound:
-                return {}  # nothing was ever posted
-            states = json.loads(text)
-            if not isinstance(states, dict):
-                raise ValueError("it is not the board that a daemon posts")
-            return {str(job): JobState(state) for job, state in states.items()}
+            return {str(job): JobState(state) for job, state in self._there()[1].get("jobs", {}).items()}
+
+    def _there(self) -> tuple[int, dict[str, Any]]:
+        """(generation, board) as it is; generation 0 where nothing was ever posted. Raises ValueError for what is no board."""
+        blob = self._bucket.blob(self._name)  # anew: one that was read before would be read in that generation again
+        try:
+            text = blob.download_as_bytes(timeout=DEADLINE_S)
+        except exceptions.NotFound:
+            return 0, {}
+        board = json.loads(text)
+        whole = isinstance(board, dict) and isinstance(board.get("jobs", {}), dict) and isinstance(board.get("epoch", 0), int)
+        if not whole:
+            raise ValueError("it is not the board that a daemon posts")
+        # What a daemon of an earlier release posted holds jobs alone.
+        return int(blob.generation), board if set(board) & {"jobs", "migration", "epoch"} else {"jobs": board}
+
+    def _put(self, board: Mapping[str, Any], generation: int) -> None:
+        """Replace just that generation: who was frozen since it looked writes over nothing."""
+        self._bucket.blob(self._name).upload_from_string(
+            json.dumps(board), content_type="application/json", timeout=DEADLINE_S, if_generation_match=generation
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -227,6 +267,7 @@ def pubsub_queues(text: str) -> Queues:
     return Queues(
         lists=queue("lists"),
         copies=queue("copies"),
+        huge=queue("huge"),
         reports=queue("reports"),
         dead=queue("dead"),
         board=GcsBoard(_storage(address.project), address.bucket, address.object),
@@ -310,7 +351,8 @@ def _leased(received: types.ReceivedMessage) -> Leased:
     attributes = dict(message.attributes)
     times = attributes.get("CloudPubSubDeadLetterSourceDeliveryCount", "")
     reason = attributes.get("reason") or (f"delivered {times} times, and never answered" if times else "")
-    return Leased(bytes(message.data), received.ack_id, received.delivery_attempt or 1, reason)
+    attempt = received.delivery_attempt or 1
+    return Leased(bytes(message.data), received.ack_id, attempt, reason, attempt > 1 or AGAIN in attributes)
 
 
 def _batches(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:

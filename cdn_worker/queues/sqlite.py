@@ -13,26 +13,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
-from cdn_worker.queues.memory import DELIVERIES_MAX, delivered_in_vain
+from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
+from cdn_worker.queues.memory import DELIVERIES_MAX, delivered_in_vain, superseded
 from cdn_worker.queues.sqlite_file import SqliteFile
 
-SCHEMA = 1
+SCHEMA = 2
 BUSY_S = 10.0
 LOOK_S = 0.05
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+KEEP_DEAD_S = 7 * 86400.0
+"""A dead letter that nobody knows what to do with is kept as long as Pub/Sub keeps one."""
+TIDY_S = 3600.0
+PAGES_FREED = 1000
 _TABLES = """
 CREATE TABLE IF NOT EXISTS message (
   id INTEGER PRIMARY KEY, queue TEXT NOT NULL, body BLOB NOT NULL, due REAL NOT NULL DEFAULT 0,
-  attempts INTEGER NOT NULL DEFAULT 0, token TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT ''
+  attempts INTEGER NOT NULL DEFAULT 0, token TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
+  taken INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS message_next ON message (queue, due, id);
 CREATE TABLE IF NOT EXISTS board (job TEXT PRIMARY KEY, state TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _LEASE = """
-UPDATE message SET due = ?, attempts = attempts + 1, token = ?
-WHERE id IN (SELECT id FROM message WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?) RETURNING id, body, attempts, reason
+UPDATE message SET due = ?, attempts = attempts + 1, taken = taken + 1, token = ?
+WHERE id IN (SELECT id FROM message WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?)
+RETURNING id, body, attempts, reason, taken
 """
 
 
@@ -50,12 +56,24 @@ def opened(path: Path) -> tuple[SqliteFile, str]:
                 raise BadInput(
                     f"the queue {path} was written by a newer version of this program: upgrade it, or use another queue"
                 )
+            if int(known["schema"]) < SCHEMA:
+                _bring_up_to_date(connection)
             if known["boot"] != boot:
                 connection.execute("UPDATE message SET due = 0")
                 connection.execute("UPDATE about SET value = ? WHERE key = 'boot'", (boot,))
     except QueueUnavailable as error:
         raise BadInput(f"{error}; is its folder there and writable, and is it a queue's file?") from error
     return file, str(known["id"])
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """From schema 1: what was leased then was taken, as far as that is known."""
+    there = {row["name"] for row in connection.execute("PRAGMA table_info(message)")}
+    if "taken" not in there:
+        connection.execute("ALTER TABLE message ADD COLUMN taken INTEGER NOT NULL DEFAULT 0")
+        connection.execute("ALTER TABLE message ADD COLUMN at REAL NOT NULL DEFAULT 0")
+        connection.execute("UPDATE message SET taken = attempts, at = ?", (time.time(),))
+    connection.execute("UPDATE about SET value = ? WHERE key = 'schema'", (str(SCHEMA),))
 
 
 class SqliteQueue:
@@ -65,15 +83,19 @@ class SqliteQueue:
         self, file: SqliteFile, name: str, *, lease_s: float = 60.0, dead: str = "", deliveries_max: int = DELIVERIES_MAX
     ) -> None:
         self._file, self._name, self._lease_s, self._dead, self._deliveries_max = file, name, lease_s, dead, deliveries_max
+        self._tidy_at = 0.0
 
     def publish(self, bodies: Sequence[bytes]) -> None:
         if not bodies:
             return
+        rows = [(self._name, body, time.time()) for body in bodies]
         with self._file.transaction() as connection:
-            connection.executemany("INSERT INTO message (queue, body) VALUES (?, ?)", [(self._name, body) for body in bodies])
+            connection.executemany("INSERT INTO message (queue, body, at) VALUES (?, ?, ?)", rows)
 
     def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
         until = time.monotonic() + wait_s
+        if not self._dead:
+            self._tidy()
         while True:
             found = self._taken(most) if self._any() else []
             left = until - time.monotonic()
@@ -92,29 +114,53 @@ class SqliteQueue:
         with self._file.transaction() as connection:
             rows = connection.execute(_LEASE, (now + self._lease_s, token, self._name, now, most)).fetchall()
             found = []
-            for number, body, attempts, reason in rows:
+            for number, body, attempts, reason, taken in rows:
                 if self._dead and attempts > self._deliveries_max:
                     self._move(connection, number, token, delivered_in_vain(attempts - 1))
                 else:
-                    found.append(Leased(body, f"{number}:{token}", attempts, reason))
+                    found.append(Leased(body, f"{number}:{token}", attempts, reason, taken > 1))
         return found
+
+    def _tidy(self) -> None:
+        """Of the dead letters: those that nobody will ask for any more go, and the file gives back what it does not need."""
+        now = time.monotonic()
+        if now < self._tidy_at:
+            return
+        self._tidy_at = now + TIDY_S
+        with self._file.transaction() as connection:
+            connection.execute("DELETE FROM message WHERE queue = ? AND at < ?", (self._name, time.time() - KEEP_DEAD_S))
+        self._file.free(PAGES_FREED)
 
     def _move(self, connection: sqlite3.Connection, number: int, token: str, reason: str) -> None:
         connection.execute(
-            "UPDATE message SET queue = ?, due = 0, token = '', reason = ? WHERE id = ? AND token = ?",
-            (self._dead, reason, number, token),
+            "UPDATE message SET queue = ?, due = 0, token = '', attempts = 0, reason = ?, at = ? WHERE id = ? AND token = ?",
+            (self._dead, reason, time.time(), number, token),
         )
 
-    def extend(self, leases: Sequence[Leased]) -> None:
+    def extend(self, leases: Sequence[Leased]) -> list[Leased]:
+        if not leases:
+            return []
         due = time.monotonic() + self._lease_s
-        self._each("UPDATE message SET due = ? WHERE id = ? AND token = ?", leases, due)
+        lost: list[Leased] = []
+        with self._file.transaction() as connection:
+            for one in leases:
+                number, token = one.token.split(":")
+                ours = "UPDATE message SET due = ? WHERE id = ? AND token = ?"
+                if connection.execute(ours, (due, number, token)).rowcount:
+                    continue
+                lost.append(one)
+                # Somebody else has it, as if this holder had died: it did not.
+                connection.execute(
+                    "UPDATE message SET attempts = attempts - 1 WHERE id = ? AND queue = ? AND attempts > 0", (number, self._name)
+                )
+        return lost
 
     def ack(self, leases: Sequence[Leased]) -> None:
         self._each("DELETE FROM message WHERE id = ? AND token = ?", leases)
 
-    def release(self, leases: Sequence[Leased]) -> None:
-        statement = "UPDATE message SET due = 0, token = '' WHERE id = ? AND token = ?"
-        self._each(statement, leases)
+    def release(self, leases: Sequence[Leased], *, counted: bool = False) -> None:
+        statement = "UPDATE message SET due = 0, token = '', attempts = attempts - ? WHERE id = ? AND token = ?"
+        self._each(statement, leases, 0 if counted else 1)
 
     def _each(self, statement: str, leases: Sequence[Leased], *before: object) -> None:
         if not leases:
@@ -144,8 +190,17 @@ class SqliteBoard:
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
 
-    def post(self, states: Mapping[str, JobState]) -> None:
+    def bind(self, migration: str) -> str:
         with self._file.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO about VALUES ('migration', ?)", (migration,))
+            return str(connection.execute("SELECT value FROM about WHERE key = 'migration'").fetchone()["value"])
+
+    def post(self, states: Mapping[str, JobState], *, epoch: int = 0) -> None:
+        with self._file.transaction() as connection:
+            row = connection.execute("SELECT value FROM about WHERE key = 'epoch'").fetchone()
+            if row is not None and epoch < int(row["value"]):
+                raise Superseded(superseded(epoch, int(row["value"])))
+            connection.execute("INSERT OR REPLACE INTO about VALUES ('epoch', ?)", (str(epoch),))
             connection.execute("DELETE FROM board")
             connection.executemany("INSERT INTO board VALUES (?, ?)", [(job, state.value) for job, state in states.items()])
 
@@ -166,6 +221,7 @@ def sqlite_queues(path: Path, *, lease_s: float = 60.0, deliveries_max: int = DE
     return Queues(
         lists=queue("list"),
         copies=queue("copy"),
+        huge=queue("huge"),
         reports=queue("report"),
         dead=queue("dead", dead=""),
         board=SqliteBoard(file),

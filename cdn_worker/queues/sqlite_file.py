@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ class SqliteFile:
     def __init__(self, path: Path, what: str, unavailable: Callable[[str], Exception], *, busy_s: float = BUSY_S) -> None:
         self.path = path
         self._shown, self._unavailable = f"{what} {path}", unavailable
-        self._lock = threading.Lock()
+        self._lock, self._busy_s = threading.Lock(), busy_s
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
             self._connection.row_factory = sqlite3.Row
+            # Before anything is written: what is deleted can then be given back to the disk (`free`).
+            self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -47,6 +49,25 @@ class SqliteFile:
                 # SQLite itself rolls back after some errors (a full disk): another ROLLBACK would hide the cause.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    def free(self, pages: int) -> bool:
+        """Give unused pages back to the disk, at most so many; whether there are more.
+
+        A file that was made without that keeps them, and uses them again.
+        """
+        with self._lock, self._translated():
+            before = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+            # As a script: a single statement would be stepped once, and free one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({pages});")
+            after = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return bool(0 < after < before)
+
+    @contextmanager
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Iterator[sqlite3.Row]]:
+        """What a question finds, row by row, by a connection of its own: nobody waits for whoever reads, and nothing is held."""
+        with self._translated(), closing(sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection.execute(statement, values)
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock, self._translated():

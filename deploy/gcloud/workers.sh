@@ -37,9 +37,11 @@ exists instance-groups managed describe "${NAME}-workers" --region="${REGION}" |
   gcloud compute instance-groups managed create "${NAME}-workers" --project="${PROJECT}" --region="${REGION}" \
     --template="${NAME}-workers" --size=1 --health-check="${NAME}-healthz" --initial-delay=180
 
-# One machine for each 2,000 tasks (100,000 objects) that wait. It never goes to 0: an empty queue is not the end of a migration.
+# One machine for each 2,000 tasks (100,000 objects) that wait, and more while they are busy: huge objects wait in a queue of their own.
+# It never goes to 0: an empty queue is not the end of a migration.
 gcloud compute instance-groups managed set-autoscaling "${NAME}-workers" --project="${PROJECT}" --region="${REGION}" \
   --min-num-replicas=1 --max-num-replicas="${MOST}" --cool-down-period=120 \
+  --scale-based-on-cpu --target-cpu-utilization=0.6 \
   --update-stackdriver-metric=pubsub.googleapis.com/subscription/num_undelivered_messages \
   --stackdriver-metric-filter="resource.type = pubsub_subscription AND resource.labels.subscription_id = \"${NAME}-copies\"" \
   --stackdriver-metric-single-instance-assignment=2000

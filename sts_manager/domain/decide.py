@@ -32,7 +32,7 @@ from sts_manager.domain.model import (
 )
 from sts_manager.domain.naming import JobName, Prefix, job_name
 from sts_manager.domain.ramp import is_due, is_stalled, ramp_room
-from sts_manager.domain.settle import Settled, next_breaker, settle, told
+from sts_manager.domain.settle import IDLE, Settled, next_breaker, settle, told
 
 PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 
@@ -69,7 +69,7 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Plan:
         breaker=breaker,
         notes=(*(note for row in settled for note in row.notes), *_breaker_notes(observed.breaker, breaker)),
         running=sum(row.after.status is JobStatus.RUNNING for row in settled) + sum(len(one.changes) for one in begun),
-        stalled=sum(is_stalled(row.after, now, policy.stalled_after) for row in settled),
+        stalled=sum(_stalls(row, policy, now) for row in settled),
         ended_well=ended_well,
         blocked=_blocked(observed, breaker),
     )
@@ -149,9 +149,8 @@ def steer(
         if after.lead is None:
             action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
         after = replace(after, paused_by=PausedBy.HOLD)
-    seen = row.seen and after.status is not JobStatus.PAUSED
-    if after == row.before and not seen:
-        return None, action
+    if after == row.before:
+        return None, action  # no news: the history tells what changed, not how often somebody looked
     return changed(row.before, after, now, row.results), action
 
 
@@ -197,11 +196,15 @@ def _may_start(row: Settled, observed: Observed, policy: Policy, breaker: Breake
 
 def _room(settled: Sequence[Settled], policy: Policy, now: datetime, limit: Limit) -> int:
     """How many more transfer jobs may run at once under a limit, whatever the ramp says."""
-    running = [row.after for row in settled if row.after.status is JobStatus.RUNNING and row.after.lead is None]
-    running = [job for job in running if Limit.of(route_of(job, policy)) is limit]
+    running = [row for row in settled if row.after.status is JobStatus.RUNNING and row.after.lead is None]
+    running = [row for row in running if Limit.of(route_of(row.after, policy)) is limit]
     if policy.ignore_stalled:
-        running = [job for job in running if not is_stalled(job, now, policy.stalled_after)]
+        running = [row for row in running if not _stalls(row, policy, now)]
     return max(0, policy.most(limit) - len(running))
+
+
+def _stalls(row: Settled, policy: Policy, now: datetime) -> bool:
+    return row.state not in IDLE and is_stalled(row.after, now, policy.stalled_after)
 
 
 def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy, limit: Limit) -> Iterator[ResumeOperation]:

@@ -115,6 +115,7 @@ class OperationSnapshot:
     """One transfer operation as the service described it; `results` is the whole description as JSON text.
 
     permanent   it failed for causes that another attempt would only meet again
+    trouble     (code, message) while nothing of it goes on, for a cause that other operations meet as well
     following   of a transfer job with an event stream: counters are the sums over all of its operations, and an operation that
                 is told of under another one's name succeeds that one
     """
@@ -127,6 +128,7 @@ class OperationSnapshot:
     errors: tuple[ErrorBreakdown, ...] = ()
     results: str = ""
     permanent: bool = False
+    trouble: tuple[str, str] | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     following: Following | None = None
@@ -406,6 +408,7 @@ class Observed:
     outcomes         what became of the last pass's actions, not yet recorded
     ended_well       operations that ended well since the last dispatch, by limit: the ramp counts them with what runs
     projects         how far each project's quota of creates is used; one that is not named is not used at all
+    states           of operations, as the last pass saw them; of none after a restart
     """
 
     live: tuple[PrefixJob, ...] = ()
@@ -417,6 +420,7 @@ class Observed:
     breaker: Breaker | None = None
     ended_well: Mapping[Limit, int] = field(default_factory=dict)
     projects: Mapping[str, ProjectUse] = field(default_factory=dict)
+    states: Mapping[OperationName, OperationState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,12 +33,14 @@ from sts_manager.domain.ramp import WAIT_MAX, advanced, backoff, progressed
 
 Fields = dict[str, str | int]
 
-PROJECT_WIDE_CODES = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH")
-"""Error codes of an operation that point at a permission, or at the CDN's own set-up, when nothing at all was moved."""
+PROJECT_WIDE_CODES = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH", "UNREACHABLE")
+"""Error codes of an operation that point at a permission, the CDN's own set-up or a host, when nothing at all was moved."""
 SILENT_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "LEASE_OLD")
 """Of a start that is perhaps applied: the service did not answer, had no quota left, or was not asked at all."""
 BUCKET_CODES = ("NOT_FOUND", "FAILED_PRECONDITION")
 """What the service says of a bucket that is missing, or that its agent may not look at."""
+IDLE = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKNOWN)
+"""An operation that is not at work has no chance to move, and so does not stall."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,6 @@ class Settled:
     notes: tuple[Note, ...] = ()
     denied: tuple[str, str] | None = None
     healthy: bool = False
-    seen: bool = False
     state: OperationState | None = None
 
 
@@ -91,7 +92,7 @@ def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime, ou
         return settled
     snapshot = observed.operations.get(name)
     if snapshot is not None:
-        return _with_snapshot(settled, snapshot, policy, now)
+        return _with_snapshot(settled, snapshot, observed.states.get(name), policy, now)
     if name in observed.unseen:
         return settled
     return _with_missing(settled, policy, now)
@@ -224,11 +225,16 @@ def _with_open_start(settled: Settled, refused: StartRefused, policy: Policy, no
     return _ended_in_error(settled, "START_UNCERTAIN", message, now)
 
 
-def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy, now: datetime) -> Settled:
+def _with_snapshot(
+    settled: Settled, snapshot: OperationSnapshot, known: OperationState | None, policy: Policy, now: datetime
+) -> Settled:
+    """known: its state when it was looked at last; None where that is not known."""
     job = settled.after
-    # Only an operation that is at work can stall: one that is queued, or was paused until now, has had no chance to move.
-    at_work = snapshot.state in (OperationState.IN_PROGRESS, OperationState.PAUSED)
-    moved = job.lead is None and (progressed(job.counters, snapshot.counters) or not at_work)
+    # Only an operation that is at work can stall: one that is queued until now has had no chance to move. That it still is
+    # queued is no news.
+    idle, was_idle = snapshot.state in IDLE, known in IDLE
+    set_out = (idle or was_idle) and snapshot.state is not known
+    moved = job.lead is None and (progressed(job.counters, snapshot.counters) or set_out)
     resumed = job.status is JobStatus.PAUSED and snapshot.state is OperationState.IN_PROGRESS
     job = replace(
         job,
@@ -244,9 +250,9 @@ def _with_snapshot(settled: Settled, snapshot: OperationSnapshot, policy: Policy
         settled,
         after=job,
         results=snapshot.results if job.lead is None else "",
-        seen=job.lead is None,
         state=snapshot.state,
-        healthy=snapshot.counters.any_success,
+        healthy=snapshot.counters.any_success and snapshot.trouble is None,
+        denied=snapshot.trouble if snapshot.state is OperationState.IN_PROGRESS else settled.denied,
     )
     if snapshot.following is not None:
         return _with_following(settled, before, snapshot, snapshot.following, policy, now)
@@ -381,7 +387,7 @@ def _with_missing(settled: Settled, policy: Policy, now: datetime) -> Settled:
     job = replace(job, missing_count=job.missing_count + 1, missing_since=since)
     fields: Fields = {"operation": str(job.operation_name), "polls": job.missing_count}
     note = Note(event="operation_not_found", severity=Severity.WARNING, prefix=job.prefix, fields=fields)
-    settled = replace(settled, after=job, notes=(*settled.notes, note), seen=True)
+    settled = replace(settled, after=job, notes=(*settled.notes, note))
     if job.missing_count < policy.missing_polls or now - since < policy.missing_for:
         return settled
     message = f"the service no longer knows {job.operation_name}"
@@ -463,7 +469,11 @@ def next_breaker(observed: Observed, settled: tuple[Settled, ...], policy: Polic
         return breaker
     code, message = row.denied
     limit = Limit.of(row.after.route or policy.route)
+    # What is on its way, and meets the fault, is the first to show that it is over.
+    probe = row.after.prefix if row.state is OperationState.IN_PROGRESS else None
     if breaker is None:
-        return Breaker(code=code, message=message, opened_at=now, probe_at=now + policy.breaker_delay, limit=limit)
+        due = now + policy.breaker_delay
+        return Breaker(code=code, message=message, opened_at=now, probe_at=due, probe=probe, limit=limit)
     # One fault on each side: nothing starts until the probe says that one of them is over.
-    return replace(breaker, code=code, message=message, limit=limit if breaker.stops(limit) and breaker.limit else None)
+    limit_now = limit if breaker.stops(limit) and breaker.limit else None
+    return replace(breaker, code=code, message=message, limit=limit_now, probe=probe or breaker.probe)

@@ -30,6 +30,7 @@ class Job:
     """One attempt at one prefix, as the ledger has it. errors: (error, how often, one key, its details), commonest first.
 
     carried   objects that an earlier attempt settled well, when only its failed keys are tried again
+    trouble   (code, why) while nothing goes on, for a cause that all its tasks share
     """
 
     name: str
@@ -53,6 +54,7 @@ class Job:
     bytes: Mapping[str, int]
     verified: Mapping[str, int]
     errors: tuple[tuple[str, int, str, str], ...] = ()
+    trouble: tuple[str, str] | None = None
 
     @property
     def good(self) -> bool:
@@ -92,6 +94,7 @@ def snapshot(job: Job) -> OperationSnapshot:
         counters=counters,
         errors=errors,
         results=_document(job, state),
+        trouble=job.trouble if job.state == "running" else None,
         permanent=bool(job.errors) and not job.error_code and {one[0] for one in job.errors} <= LASTING,
     )
 
@@ -136,6 +139,7 @@ def _document(job: Job, state: OperationState) -> str:
                 }
                 for one in _errors(job)
             ],
+            "trouble": None if job.trouble is None else {"code": job.trouble[0], "message": job.trouble[1]},
             "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
         },
         ensure_ascii=False,

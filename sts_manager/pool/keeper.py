@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from cdn_worker.codec import decoded_report, decoded_task
 from cdn_worker.contract import CopyTask, ListFailed, ListTask, Refused, Report, undone
-from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable
+from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
 from sts_manager.crew import Crew
+from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import FailedObject
 from sts_manager.domain.naming import Prefix
 from sts_manager.keeping import Keeping
@@ -28,6 +29,9 @@ WAIT_S = 0.2
 LAST_S = 1.0
 """With what the crew takes to drain, well within the seconds that the daemon has after a signal."""
 BOARD_S = 30.0
+BOARD_REST_S = 1.0
+"""An object of Cloud Storage takes one write a second."""
+TOLD_MAX = 10_000
 POISON = "poison"
 FAILURES_MAX = 10_000
 """Of one prefix in the job store; the ledger has them all."""
@@ -46,7 +50,11 @@ class Told:
 
 
 class PoolKeeper:
-    """Threads from `__enter__` to `__exit__`. Only the daemon that leads has them: reports are for its ledger."""
+    """Threads from `__enter__` to `__exit__`. Only the daemon that leads has them: reports are for its ledger.
+
+    leading   whether it still does: it may have been frozen, or be cut off from its store. Each turn looks at it first.
+    epoch     of its lease, which the board carries
+    """
 
     def __init__(
         self,
@@ -55,10 +63,16 @@ class PoolKeeper:
         clock: Clock,
         crew: Crew | None = None,
         told: Told | None = None,
+        *,
+        leading: Callable[[], bool] = lambda: True,
+        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         self._queues, self._ledger, self._clock, self._crew, self._told = queues, ledger, clock, crew, told
+        self._leading, self._epoch = leading, epoch
         self._put_at = 0.0
-        turns = (self.steer, self.fold_reports, self.mourn, *((self.tell,) if self._told is not None else ()))
+        self._strange: set[bytes] = set()
+        self.news = False  # something is to be looked at soon: nothing goes on in a job
+        turns = (self.steer, self.fold_reports, self.mourn, self.sweep, *((self.tell,) if self._told is not None else ()))
         self._keeping = Keeping("pool", turns, rest_s=WAIT_S)
         self._posted: Mapping[str, str] | None = None
         self._posted_at = 0.0
@@ -92,27 +106,34 @@ class PoolKeeper:
         """Post the board, publish what was parked, mind the workers. Raises QueueUnavailable, StoreUnavailable."""
         if self._crew is not None and not self._keeping.ending:
             self._crew.tend()
-        self._post_board()
-        self._unpark()
+        if self._leading():
+            self._post_board()
+            self._unpark()
         return False
 
     def fold_reports(self) -> bool:
         """Take in what is reported. Whether there may be more at once. Raises QueueUnavailable, StoreUnavailable."""
+        if not self._leading():
+            return False
         reports = self._queues.reports.lease(REPORTS_AT_ONCE)
-        if reports:
-            self._take_in(reports)
-        return bool(reports)
+        return bool(reports) and self._take_in(reports)
 
     def mourn(self) -> bool:
         """See to dead letters. Whether there were any. Raises QueueUnavailable, StoreUnavailable."""
+        if not self._leading():
+            return False
         dead = self._queues.dead.lease(REPORTS_AT_ONCE)
-        if dead:
-            self._mourn(dead)
-        return bool(dead)
+        return bool(dead) and self._mourn(dead)
+
+    def sweep(self) -> bool:
+        """Delete some of what jobs that are over left behind. Whether there may be more. Raises StoreUnavailable."""
+        return self._leading() and self._ledger.sweep(self._clock.now())
 
     def tell(self) -> bool:
         """Let the job store know which objects failed, and (where it is wanted) all others. Raises StoreUnavailable."""
         assert self._told is not None
+        if not self._leading():
+            return False
         untold = self._ledger.untold()
         for job, prefix in untold:
             failures = [
@@ -126,28 +147,39 @@ class PoolKeeper:
                     details=one.details,
                     job_name=job,
                 )
-                for one in islice(self._ledger.failures(job), FAILURES_MAX)
+                for one in self._ledger.failures(job, FAILURES_MAX)
             ]
             self._told.store().put_failures(Prefix(prefix), failures, self._clock.now())
             self._ledger.told(job, failures=bool(failures))
         return self._tell_objects(self._told) or bool(untold)
 
     def _tell_the_rest(self) -> bool:
+        """All that there is to tell, however seldom it is told otherwise."""
         while self.tell():
+            pass
+        assert self._told is not None
+        while self._leading() and (self._put_objects(self._told) or self.sweep()):
             pass
         return False
 
     def _tell_objects(self, told: Told) -> bool:
         if time.monotonic() < self._put_at:
             return False
-        objects = self._ledger.known(told.objects_at_once)
-        if objects:
-            told.store().put_objects(objects, self._clock.now())
-            self._ledger.forget(objects)
+        put = self._put_objects(told)
+        if put:
             self._put_at = time.monotonic() + told.objects_every_s
-        return bool(objects) and not told.objects_every_s
+        return put and not told.objects_every_s
 
-    def _take_in(self, leases: list[Leased]) -> None:
+    def _put_objects(self, told: Told) -> bool:
+        """Put some lines of the object ledger. Whether there were any."""
+        lines = self._ledger.lines(told.objects_at_once)
+        if lines is not None:
+            told.store().put_objects(self._ledger.objects(lines), self._clock.now())
+            self._ledger.forget(lines)
+        return lines is not None
+
+    def _take_in(self, leases: list[Leased]) -> bool:
+        """Whether any of them was taken."""
         found: list[Report] = []
         good: list[Leased] = []
         for one in leases:
@@ -157,15 +189,31 @@ class PoolKeeper:
             except Refused as error:
                 log.error("report_refused", extra={"fields": {"cause": str(error), "job": error.job}})
                 self._queues.reports.bury(one, str(error))
-        unknown = self._ledger.fold(found, self._clock.now())
+        if not self._leading():
+            return False  # it was frozen meanwhile: whoever leads now is to have them
+        unknown = self._fold(found)
         # Another daemon's ledger may wait for what this one does not know: it comes again when its lease ends.
-        self._queues.reports.ack([lease for lease, report in zip(good, found, strict=True) if report.job not in unknown])
+        self._queues.reports.ack([lease for place, lease in enumerate(good) if place not in unknown])
+        return len(unknown) < len(good)
 
-    def _mourn(self, leases: list[Leased]) -> None:
-        """Dead letters: the keys of a task get their verdict; what nobody can read is kept, and told."""
-        now = self._clock.now()
+    def _fold(self, reports: Sequence[Report]) -> frozenset[int]:
+        """Count reports; the places of those that are not of this ledger's jobs."""
+        folded = self._ledger.fold(reports, self._clock.now())
+        self.news = self.news or folded.troubled
+        for place in folded.foreign:
+            report = reports[place]
+            effect = "it is not counted: a task of the same name that nobody here published was worked on"
+            log.error("report_of_another_spec", extra={"fields": {"job": report.job, "spec": report.spec, "effect": effect}})
+        return folded.unknown
+
+    def _mourn(self, leases: list[Leased]) -> bool:
+        """Dead letters: the keys of a task get their verdict; what nobody can read is kept, and told. Whether any was dealt with.
+
+        What is of another ledger's jobs stays: a daemon that was frozen may not know that it leads no more.
+        """
         verdicts: list[Report] = []
-        late: list[Report] = []
+        places: list[Leased] = []
+        over: list[Leased] = []
         for one in leases:
             reason = one.reason or "it was delivered too often"
             try:
@@ -173,39 +221,70 @@ class PoolKeeper:
             except Refused as error:
                 report = _report_in(one.body)
                 if report is not None:
-                    late.append(report)  # it is no loss while it can be read
-                    continue
-                why = f"{reason}; {error}" if str(error) not in reason else reason
-                log.error("dead_letter", extra={"fields": {"cause": why, "job": error.job, "bytes": len(one.body)}})
-                if error.job:
-                    told = f"a message of it cannot be read: {why}"
-                    self._ledger.end(error.job, "MESSAGE_REFUSED", told, now)
-                self._ledger.bury(error.job, why, one.body, now)
+                    verdicts.append(report)  # it is no loss while it can be read
+                    places.append(one)
+                elif self._keep_unread(one, error, reason):
+                    over.append(one)
+                continue
+            known = self._ledger.knows(task)
+            if known is None:
+                self._tell_strange(one, task.spec.job)
                 continue
             log.error("dead_task", extra={"fields": {"cause": reason, "job": task.spec.job, "task": task.id}})
-            self._ledger.bury(task.spec.job, reason, one.body, now)
-            verdicts.append(_verdict_of(task, reason))
-        unknown = self._ledger.fold([*verdicts, *late], now)
-        strange = [report.job for report in late if report.job in unknown]
-        if strange:
-            effect = "nobody here waits for them: another ledger had these jobs, or it was lost"
-            log.warning(
-                "reports_of_unknown_jobs", extra={"fields": {"reports": len(strange), "job": strange[0], "effect": effect}}
-            )
-        self._queues.dead.ack(leases)
+            self._ledger.bury(task.spec.job, reason, one.body, self._clock.now())
+            if known:
+                verdicts.append(_verdict_of(task, reason))
+                places.append(one)
+            else:
+                over.append(one)
+        if not self._leading():
+            return False
+        unknown = self._fold(verdicts)
+        for place in unknown:
+            self._tell_strange(places[place], verdicts[place].job)
+        over += [lease for place, lease in enumerate(places) if place not in unknown]
+        self._queues.dead.ack(over)
+        return bool(over)
+
+    def _keep_unread(self, lease: Leased, error: Refused, reason: str) -> bool:
+        """Keep what nobody can read, and end the job that it names. False when that is no job of this ledger's."""
+        if error.job and self._ledger.job(error.job) is None:
+            self._tell_strange(lease, error.job)
+            return False
+        why = f"{reason}; {error}" if str(error) not in reason else reason
+        log.error("dead_letter", extra={"fields": {"cause": why, "job": error.job, "bytes": len(lease.body)}})
+        now = self._clock.now()
+        if error.job:
+            self._ledger.end(error.job, "MESSAGE_REFUSED", f"a message of it cannot be read: {why}", now)
+        self._ledger.bury(error.job, why, lease.body, now)
+        return True
+
+    def _tell_strange(self, lease: Leased, job: str) -> None:
+        """Once for each letter: it comes again and again, until whoever waits for it leads, or the queue deletes it."""
+        digest = hashlib.sha256(lease.body).digest()
+        if digest in self._strange:
+            return
+        if len(self._strange) < TOLD_MAX:
+            self._strange.add(digest)
+        effect = "it is left where it is: another ledger had this job, or one that was lost"
+        log.warning("dead_letter_of_unknown_job", extra={"fields": {"job": job, "effect": effect}})
 
     def _post_board(self) -> None:
         states = self._ledger.board()
-        now = time.monotonic()
-        if states == self._posted and now - self._posted_at < BOARD_S:
+        since = time.monotonic() - self._posted_at
+        if self._posted is not None and since < (BOARD_S if states == self._posted else BOARD_REST_S):
             return
-        self._queues.board.post({job: JobState(state) for job, state in states.items()})
-        self._posted, self._posted_at = states, now
+        try:
+            self._queues.board.post({job: JobState(state) for job, state in states.items()}, epoch=self._epoch())
+        except (Superseded, LeaseLost) as error:
+            log.warning("board_superseded", extra={"fields": {"cause": str(error), "effect": "the other daemon's board stands"}})
+        self._posted, self._posted_at = states, time.monotonic()
 
     def _unpark(self) -> None:
         """Tasks of jobs that go on again are published again: then, and only then, they are parked no more."""
         parked = self._ledger.parked()
-        for kind, queue in (("list", self._queues.lists), ("copy", self._queues.copies)):
+        queues = self._queues
+        for kind, queue in (("list", queues.lists), ("copy", queues.copies), ("huge", queues.huge)):
             queue.publish([body for _, of, body in parked if of == kind])
         if parked:
             self._ledger.unpark([task for task, _, _ in parked])
@@ -221,4 +300,5 @@ def _report_in(body: bytes) -> Report | None:
 def _verdict_of(task: CopyTask | ListTask, reason: str) -> Report:
     if isinstance(task, CopyTask):
         return undone(task, POISON, reason)
-    return ListFailed(job=task.spec.job, shard=task.shard, code="POISON_TASK", why=f"its listing came to nothing: {reason}")
+    why = f"its listing came to nothing: {reason}"
+    return ListFailed(job=task.spec.job, shard=task.shard, code="POISON_TASK", why=why, **task.spec.mark)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,47 +19,59 @@ from cdn_worker.contract import (
     KEYS_MAX,
     ROOT,
     CopyReport,
-    Counts,
     Failure,
     JobSpec,
     ListFailed,
     ListReport,
     Parked,
     Report,
+    Task,
+    Trouble,
 )
 from cdn_worker.queues.sqlite_file import SqliteFile
 from sts_manager.domain.errors import Fatal, StoreUnavailable
 from sts_manager.domain.model import KnownObject
+from sts_manager.pool import folding
 from sts_manager.pool.document import LED_ELSEWHERE, Job
-from sts_manager.pool.ledger_rows import (
-    NOTHING_TO_TELL,
-    OVER_ON_BOARD,
-    SCHEMA,
-    TABLES,
-    TOLD,
-    VERDICTS,
-    count_in,
-    early_of,
-    early_text,
-    job_of_row,
-    known_of,
-    spec_text,
-    time_text,
-)
+from sts_manager.pool.folding import Fold
+from sts_manager.pool.ledger_rows import NOTHING_TO_TELL, OVER_ON_BOARD, TOLD, job_of_row, known_object, spec_text, time_text
+from sts_manager.pool.ledger_schema import SCHEMA, VERDICTS, attempt_of, prepare
+from sts_manager.pool.tidying import LETTER_BYTES, STRAYS_GONE, Sweep, delete_where, prune
 
 REPLAY_KEYS_MAX, REPLAY_BYTES_MAX = KEYS_MAX, 1 << 20
+PRUNE_S = 60.0
+PAGES_FREED = 2000
+_BELIEVED = (
+    f"(j.swept >= {STRAYS_GONE} OR EXISTS (SELECT 1 FROM shard s WHERE s.job = f.job AND s.shard = f.shard AND s.run = f.run))"
+)
+"""A condition on failures `f` of a job `j`: those of runs that are believed."""
 
 
-@dataclass(slots=True)
-class _Fold:
-    """What a batch of reports adds to one job, before it is written."""
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Which of the reports of a batch, by their places in it, were not counted: of jobs that are not this ledger's to know,
+    and of tasks that are of another spec than the job's. troubled: of some job it is new that nothing goes on, or why.
+    """
 
-    added: Counter[str]
-    ended: bool = False
+    unknown: frozenset[int] = frozenset()
+    foreign: frozenset[int] = frozenset()
+    troubled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some lines of the object ledger: of one job, up to a key."""
+
+    job: str
+    prefix: str
+    last: str
 
 
 class PoolLedger:
-    """Safe to use from several threads and processes. Raises StoreUnavailable; Fatal for a file of a newer version."""
+    """Safe to use from several threads and processes. Raises StoreUnavailable; Fatal for a file of a newer version.
+
+    id   of this ledger: tasks name it, so that reports come to who waits for them
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, "the pool's ledger", StoreUnavailable)
@@ -68,27 +80,33 @@ class PoolLedger:
         if version > SCHEMA:
             self.close()
             raise Fatal(f"the pool's ledger {path} was written by a newer version of this program: upgrade it")
-        self._file.script(f"{TABLES}\nPRAGMA user_version = {SCHEMA};")
+        with self._write() as connection:
+            self.id = prepare(connection)
+        self._sweep = Sweep()
+        self._prune_at = 0.0
+        self._free = False
 
     def close(self) -> None:
         self._file.close()
 
-    def lead(self, epoch: int, at: datetime) -> None:
-        """Reports are for this ledger from now on. epoch: of the lease, which grows by one with each daemon that leads.
+    def lead(self, last: str, at: datetime) -> None:
+        """Reports are for this ledger from now on. last: the id of the ledger that led before; empty where none is known.
 
         Where another ledger's daemon led meanwhile, it may have had reports of jobs that are live here: they would never end, so
         they end now, and their prefixes are listed anew.
         """
+        if last in ("", self.id):
+            return
+        told = "another daemon, with a ledger of its own, led meanwhile: what it was told of this job is not known here"
         with self._write() as connection:
-            row = connection.execute("SELECT epoch FROM led").fetchone()
-            if row is not None and epoch not in (row["epoch"], row["epoch"] + 1):
-                told = "another daemon, with a ledger of its own, led meanwhile: what it was told of this job is not known here"
-                for job in connection.execute("SELECT name FROM job WHERE state <> 'over'").fetchall():
-                    self._ended(connection, job["name"], at, LED_ELSEWHERE, told)
-            connection.execute("DELETE FROM led")
-            connection.execute("INSERT INTO led VALUES (?)", (epoch,))
+            for job in connection.execute("SELECT name FROM job WHERE state <> 'over'").fetchall():
+                self._end(connection, job["name"], at, LED_ELSEWHERE, told)
 
     # A job's life
+
+    def address(self, spec: JobSpec) -> JobSpec:
+        """The spec, for tasks whose reports come to this ledger."""
+        return replace(spec, ledger=self.id)
 
     def begin(self, spec: JobSpec, prefix: str, queue: str, at: datetime) -> Job:
         """Record a job that is about to be published, or find it as it was recorded before.
@@ -99,10 +117,12 @@ class PoolLedger:
         plain = spec_text(spec)
         with self._write() as connection:
             carried = self._carried(connection, prefix, plain, spec.job)
+            own = (spec.job, prefix, plain, queue, time_text(at), attempt_of(spec.job), spec.fingerprint)
             made = connection.execute(
-                "INSERT OR IGNORE INTO job (name, prefix, spec, queue, state, began_at, carried, carried_bytes) "
-                "VALUES (?, ?, ?, ?, 'new', ?, ?, ?)",
-                (spec.job, prefix, plain, queue, time_text(at), *carried),
+                "INSERT OR IGNORE INTO job "
+                "(name, prefix, spec, queue, state, began_at, attempt, fingerprint, carried, carried_bytes) "
+                "VALUES (?, ?, ?, ?, 'new', ?, ?, ?, ?, ?)",
+                (*own, *carried),
             )
             if made.rowcount:
                 connection.execute("INSERT INTO shard VALUES (?, ?, NULL)", (spec.job, ROOT))
@@ -118,18 +138,22 @@ class PoolLedger:
         return good, before["carried_bytes"] + before["done_bytes"] + before["skipped_bytes"]
 
     def _replayable(self, connection: sqlite3.Connection, prefix: str, spec: str, job: str) -> sqlite3.Row | None:
-        """The attempt before, if every one of its keys got a verdict, and only some of them a bad one."""
+        """The attempt before, if every one of its keys got a verdict, and only some of them a bad one.
+
+        Which one is before is told by its number: a clock may have been set meanwhile.
+        """
         row: sqlite3.Row | None = connection.execute(
-            "SELECT * FROM job WHERE prefix = ? AND name <> ? ORDER BY began_at DESC, rowid DESC LIMIT 1", (prefix, job)
+            "SELECT * FROM job WHERE prefix = ? AND name <> ? AND attempt <= ? ORDER BY attempt DESC, rowid DESC LIMIT 1",
+            (prefix, job, attempt_of(job)),
         ).fetchone()
         if row is None or row["state"] != "over" or row["shards_open"] or row["tasks_open"] or row["error_code"]:
             return None
-        if not row["failed"] or row["unmappable"] or row["vanished"]:
-            return None
-        statement = "SELECT count(*), sum(length(CAST(key AS BLOB))) FROM failure WHERE job = ?"
-        keys, size = connection.execute(statement, (row["name"],)).fetchone()
-        if keys > REPLAY_KEYS_MAX or (size or 0) > REPLAY_BYTES_MAX:
+        if not row["failed"] or row["failed"] > REPLAY_KEYS_MAX or row["unmappable"] or row["vanished"]:
             return None  # more than one message holds: a listing finds them as well
+        failures = f"FROM job j JOIN failure f ON f.job = j.name WHERE j.name = ? AND {_BELIEVED}"
+        keys, size = connection.execute(f"SELECT count(*), sum(length(CAST(key AS BLOB))) {failures}", (row["name"],)).fetchone()
+        if keys != row["failed"] or size > REPLAY_BYTES_MAX:
+            return None  # where one of them is not known by its name, only a listing finds it
         same = {**json.loads(row["spec"]), "job": ""} == {**json.loads(spec), "job": ""}
         return row if same else None
 
@@ -141,7 +165,8 @@ class PoolLedger:
         row = rows[0]
         with self._write() as connection:
             before = self._replayable(connection, row["prefix"], row["spec"], job)
-        return () if before is None else tuple(one.key for one in self.failures(before["name"]))
+        keys = () if before is None else tuple(one.key for one in self.failures(before["name"], REPLAY_KEYS_MAX))
+        return keys if before is not None and len(keys) == before["failed"] else ()
 
     def published(self, job: str) -> None:
         """Its first task is safely in the queue."""
@@ -158,16 +183,15 @@ class PoolLedger:
     def end(self, job: str, code: str, message: str, at: datetime) -> None:
         """It comes to nothing: what was published of it is not worked on any more."""
         with self._write() as connection:
-            self._ended(connection, job, at, code, message)
+            self._end(connection, job, at, code, message)
 
-    def _ended(self, connection: sqlite3.Connection, job: str, at: datetime, code: str = "", message: str = "") -> None:
+    def _end(self, connection: sqlite3.Connection, job: str, at: datetime, code: str = "", message: str = "") -> None:
+        """What it leaves behind is deleted later, in slices: see `sweep`."""
         connection.execute(
-            "UPDATE job SET state = 'over', ended_at = ?, error_code = ?, error_message = ?, strays = strays + ? "
+            "UPDATE job SET state = 'over', ended_at = ?, error_code = ?, error_message = ?, trouble_code = '', "
+            "trouble_why = '', strays = strays + ? + EXISTS (SELECT 1 FROM early e WHERE e.job = name) "
             "WHERE name = ? AND state <> 'over'",
             (time_text(at), code, message, 1 if code else 0, job),
-        )
-        connection.execute(
-            "UPDATE job SET strays = strays + (SELECT count(*) FROM early e WHERE e.job = name) WHERE name = ?", (job,)
         )
         # Nothing failed, and nothing did before: there is nothing to tell the store.
         connection.execute(
@@ -175,20 +199,19 @@ class PoolLedger:
             "(SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.name <> ?1 AND o.told = ?3)",
             (job, NOTHING_TO_TELL, TOLD),
         )
-        # Failures of runs that were not believed are none; those of earlier attempts have had their time.
-        for table in ("failure", "object"):
-            connection.execute(
-                f"DELETE FROM {table} WHERE job = ?1 AND NOT EXISTS "
-                f"(SELECT 1 FROM shard s WHERE s.job = ?1 AND s.shard = {table}.shard AND s.run = {table}.run)",
-                (job,),
-            )
-        connection.execute(
-            "DELETE FROM failure WHERE job IN (SELECT older.name FROM job older JOIN job this ON this.prefix = older.prefix "
-            "WHERE this.name = ?1 AND older.name <> ?1 AND older.state = 'over')",
-            (job,),
-        )
-        for table in ("shard", "task", "early", "parked"):
-            connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+
+    def sweep(self, at: datetime) -> bool:
+        """Delete a slice of what jobs that are over left behind. Whether there may be more."""
+        with self._write() as connection:
+            more = self._sweep.slice(connection)
+            if not more and time.monotonic() >= self._prune_at:
+                more = prune(connection, at)
+                self._prune_at = 0.0 if more else time.monotonic() + PRUNE_S
+                if not more:
+                    self._free = True
+        if not more and self._free:
+            self._free = self._file.free(PAGES_FREED)
+        return more
 
     def untold(self) -> list[tuple[str, str]]:
         """(job, prefix) of jobs that are over and whose failed objects the store does not know yet."""
@@ -200,143 +223,97 @@ class PoolLedger:
         with self._write() as connection:
             connection.execute("UPDATE job SET told = ? WHERE name = ?", (TOLD if failures else NOTHING_TO_TELL, job))
 
-    def known(self, most: int) -> list[KnownObject]:
-        """Lines of the object ledger that the store does not have yet: of one job that is over."""
-        while over := self._read("SELECT name, prefix FROM job WHERE state = 'over' AND ledgered > 0 LIMIT 1"):
+    def lines(self, most: int) -> Lines | None:
+        """Lines of the object ledger that the store does not have yet: at most so many, of one job that is over."""
+        statement = f"SELECT name, prefix FROM job WHERE state = 'over' AND ledgered > 0 AND swept >= {STRAYS_GONE} LIMIT 1"
+        while over := self._read(statement):
             job, prefix = over[0]
-            rows = self._read("SELECT * FROM object WHERE job = ? LIMIT ?", (job, most))
-            if rows:
-                return known_of(rows, prefix)
+            last = self._read("SELECT key FROM object WHERE job = ? ORDER BY key LIMIT 1 OFFSET ?", (job, most - 1))
+            last = last or self._read("SELECT max(key) AS key FROM object WHERE job = ?", (job,))
+            if last[0]["key"] is not None:
+                return Lines(str(job), str(prefix), str(last[0]["key"]))
             with self._write() as connection:
                 connection.execute("UPDATE job SET ledgered = 0 WHERE name = ?", (job,))
-        return []
+        return None
 
-    def forget(self, objects: Sequence[KnownObject]) -> None:
-        """The store has them now."""
-        with self._write() as connection:
-            statement = "DELETE FROM object WHERE job = ? AND key = ?"
-            connection.executemany(statement, [(one.job_name, one.key) for one in objects])
+    def objects(self, lines: Lines) -> Iterator[KnownObject]:
+        """These lines, read one by one."""
+        statement = "SELECT * FROM object WHERE job = ? AND key <= ? ORDER BY key"
+        with self._file.rows(statement, (lines.job, lines.last)) as found:
+            for row in found:
+                yield known_object(row, lines.prefix)
+
+    def forget(self, lines: Lines) -> None:
+        """The store has them now. In slices."""
+        more = True
+        while more:
+            with self._write() as connection:
+                more = delete_where(connection, "object", "job = ? AND key <= ?", (lines.job, lines.last))
 
     # Reports
 
-    def fold(self, reports: Sequence[Report], at: datetime) -> frozenset[str]:
-        """Count reports: each once, and only those of the runs that are believed. One transaction. The jobs not known here."""
+    def fold(self, reports: Sequence[Report], at: datetime) -> Folded:
+        """Count reports: each once, and only those of the runs that are believed. One transaction."""
+        unknown: set[int] = set()
+        foreign: set[int] = set()
         with self._write() as connection:
-            folds: dict[str, _Fold] = {}
-            over: dict[str, bool] = {}
-            unknown: set[str] = set()
-            for report in reports:
-                gone = over.get(report.job)
-                if gone is None:
-                    row = connection.execute("SELECT state FROM job WHERE name = ?", (report.job,)).fetchone()
-                    gone = over[report.job] = row is None or row["state"] == "over"
-                    if row is None:
-                        unknown.add(report.job)
-                if gone:
+            folds: dict[str, Fold] = {}
+            known: dict[str, sqlite3.Row | None] = {}
+            over: set[str] = set()
+            for place, report in enumerate(reports):
+                job = report.job
+                if job not in known:
+                    known[job] = connection.execute("SELECT state, fingerprint FROM job WHERE name = ?", (job,)).fetchone()
+                row = known[job]
+                if report.ledger not in ("", self.id) or (row is None and not report.ledger):
+                    unknown.add(place)
+                elif row is None or row["state"] == "over" or job in over:
                     continue  # nobody waits for it any more
-                fold = folds.setdefault(report.job, _Fold(Counter()))
-                match report:
-                    case CopyReport():
-                        self._copied(connection, report, fold, at)
-                    case ListReport():
-                        self._listed(connection, report, fold)
-                    case ListFailed():
-                        if self._waits(connection, report):
-                            self._ended(connection, report.job, at, report.code, report.why)
-                            over[report.job] = True
-                    case Parked():
-                        values = (report.task, report.job, report.kind, report.body)
-                        connection.execute("INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)", values)
+                elif report.spec and row["fingerprint"] and report.spec != row["fingerprint"]:
+                    foreign.add(place)
+                elif self._fold(connection, report, folds.setdefault(job, Fold()), at):
+                    over.add(job)
             for job, fold in folds.items():
-                self._add(connection, job, fold, at)
-        return frozenset(unknown)
+                self._settle(connection, job, fold, at)
+        return Folded(frozenset(unknown), frozenset(foreign), any(one.troubled for one in folds.values()))
 
-    def _waits(self, connection: sqlite3.Connection, report: ListFailed) -> bool:
-        row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (report.job, report.shard)).fetchone()
-        return row is not None and row["run"] is None
+    def _fold(self, connection: sqlite3.Connection, report: Report, fold: Fold, at: datetime) -> bool:
+        """Whether its job is over by it."""
+        match report:
+            case CopyReport():
+                folding.fold_copied(connection, report, fold, at)
+            case ListReport():
+                folding.fold_listed(connection, report, fold)
+            case ListFailed():
+                if folding.waits_for(connection, report):
+                    self._end(connection, report.job, at, report.code, report.why)
+                    return True
+            case Trouble():
+                if not fold.good and folding.fold_trouble(connection, report, fold, at):
+                    self._end(connection, report.job, at, report.code, report.why)
+                    return True
+            case Parked():
+                values = (report.task, report.job, report.kind, report.body)
+                connection.execute("INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)", values)
+        return False
 
-    def _copied(self, connection: sqlite3.Connection, report: CopyReport, fold: _Fold, at: datetime) -> None:
-        where = (report.job, report.shard, report.run, report.sequence)
-        counts = report.counts
-        text = json.dumps([dict(counts.objects), dict(counts.bytes), dict(counts.verified)])
-        if not connection.execute("INSERT OR IGNORE INTO task VALUES (?, ?, ?, ?, ?)", (*where, text)).rowcount:
-            return
-        if report.failures:
-            connection.executemany(
-                "INSERT OR IGNORE INTO failure SELECT ?, ?, ?, prefix, ?, ?, ?, ?, ?, ?, ? FROM job WHERE name = ?",
-                [
-                    (*where[:3], one.key, one.size, one.etag, one.verdict, one.error, one.details, time_text(at), report.job)
-                    for one in report.failures
-                ],
-            )
-        if report.objects:
-            fold.added["ledgered"] += 1
-            connection.executemany(
-                "INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (*where[:3], one.key, one.size, one.etag, one.generation, one.crc32c, one.verified, one.verdict)
-                    for one in report.objects
-                ],
-            )
-        row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", where[:2]).fetchone()
-        if row is not None and row["run"] == report.run:
-            fold.added["tasks_open"] -= 1
-            count_in(fold.added, counts)
-
-    def _listed(self, connection: sqlite3.Connection, report: ListReport, fold: _Fold) -> None:
-        waiting = [report]
-        while waiting:
-            one = waiting.pop()
-            row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (one.job, one.shard)).fetchone()
-            if row is None:
-                # Its parent has not been heard of: either that comes later, or it was a dead run that left it.
-                values = (one.job, one.shard, one.run, early_text(one))
-                connection.execute("INSERT OR IGNORE INTO early (job, shard, run, report) VALUES (?, ?, ?, ?)", values)
-                continue
-            if row["run"] is not None:
-                fold.added["strays"] += row["run"] != one.run
-                continue
-            connection.execute("UPDATE shard SET run = ? WHERE job = ? AND shard = ?", (one.run, one.job, one.shard))
-            waiting += self._believed(connection, one, fold)
-
-    def _believed(self, connection: sqlite3.Connection, report: ListReport, fold: _Fold) -> list[ListReport]:
-        """Count a list report and the tasks of its run that are reported already; the reports of its children that came early."""
-        run = (report.job, report.shard, report.run)
-        known = connection.execute("SELECT counts FROM task WHERE job = ? AND shard = ? AND run = ?", run).fetchall()
-        fold.added["tasks"] += report.tasks
-        fold.added["tasks_open"] += report.tasks - len(known)
-        fold.added["shards"] += len(report.children)
-        fold.added["shards_open"] += len(report.children) - 1
-        fold.added["listed"] += report.listed
-        fold.added["listed_bytes"] += report.listed_bytes
-        count_in(fold.added, report.counts)
-        for (text,) in known:
-            objects, sizes, verified = json.loads(text)
-            count_in(fold.added, Counts(objects=objects, bytes=sizes, verified=verified))
-        early: list[ListReport] = []
-        for child in report.children:
-            connection.execute("INSERT OR IGNORE INTO shard VALUES (?, ?, NULL)", (report.job, child.shard))
-            statement = "SELECT report FROM early WHERE job = ? AND shard = ? ORDER BY id LIMIT 1"
-            found = connection.execute(statement, (report.job, child.shard)).fetchone()
-            if found is not None:
-                early.append(early_of(found["report"]))
-        return early
-
-    def _add(self, connection: sqlite3.Connection, job: str, fold: _Fold, at: datetime) -> None:
-        columns = [name for name, number in fold.added.items() if number]
-        if columns:
-            sets = ", ".join(f"{name} = {name} + ?" for name in columns)
-            values = [fold.added[name] for name in columns]
-            connection.execute(f"UPDATE job SET {sets} WHERE name = ?", (*values, job))
-        row = connection.execute("SELECT * FROM job WHERE name = ?", (job,)).fetchone()
+    def _settle(self, connection: sqlite3.Connection, job: str, fold: Fold, at: datetime) -> None:
+        row = folding.write(connection, job, fold, at)
         if row["state"] == "over" or row["shards_open"] or row["tasks_open"]:
             return
         settled = sum(row[one] for one in VERDICTS)
         if settled == row["listed"]:
-            self._ended(connection, job, at)
+            self._end(connection, job, at)
         else:
             told = f"{row['listed']:,} keys were listed, and {settled:,} verdicts came: a defect of this program"
-            self._ended(connection, job, at, "COUNTS_DIFFER", told)
+            self._end(connection, job, at, "COUNTS_DIFFER", told)
+
+    def knows(self, task: Task) -> bool | None:
+        """Whether a task is of a job of this ledger, as that was published; None: of another ledger's, or of nobody's."""
+        rows = self._read("SELECT fingerprint FROM job WHERE name = ?", (task.spec.job,))
+        if task.spec.ledger not in ("", self.id) or not (rows or task.spec.ledger):
+            return None
+        return not rows or not rows[0]["fingerprint"] or rows[0]["fingerprint"] == task.spec.fingerprint
 
     # Questions
 
@@ -348,16 +325,16 @@ class PoolLedger:
         """(error, how often, a key, its details) of what failed."""
         if not (row["failed"] or row["unmappable"] or row["vanished"]):
             return []
-        found = self._read(
-            "SELECT error, count(*) AS number, min(key) AS key, details FROM failure WHERE job = ? "
-            "GROUP BY error ORDER BY number DESC",
-            (row["name"],),
-        )
+        found = self._read("SELECT * FROM job_error WHERE job = ? ORDER BY number DESC, error", (row["name"],))
         return [(one["error"], one["number"], one["key"], one["details"]) for one in found]
 
     def busy(self) -> bool:
-        """Whether there is anything to keep: a job that is not over, or one whose failures the store does not know."""
-        return bool(self._read("SELECT 1 FROM job WHERE state <> 'over' OR told = 0 LIMIT 1") or self.known(1))
+        """Whether there is anything to keep: a job that is not over, or one that left something to tell or to delete."""
+        return bool(
+            self._read("SELECT 1 FROM job WHERE state <> 'over' OR told = 0 LIMIT 1")
+            or self._read("SELECT 1 FROM job WHERE state = 'over' AND swept < 2 LIMIT 1")
+            or self.lines(1)
+        )
 
     def live(self) -> list[Job]:
         """The jobs that are not over."""
@@ -366,17 +343,22 @@ class PoolLedger:
             for row in self._read("SELECT * FROM job WHERE state IN ('new', 'running', 'paused') ORDER BY name")
         ]
 
-    def failures(self, job: str) -> Iterator[Failure]:
-        """The keys of a job that are not at the sink, in their order."""
-        for row in self._read("SELECT * FROM failure WHERE job = ? ORDER BY key", (job,)):
-            yield Failure(
-                key=row["key"],
-                size=row["size"],
-                etag=row["etag"],
-                verdict=row["verdict"],
-                error=row["error"],
-                details=row["details"],
-            )
+    def failures(self, job: str, limit: int) -> Iterator[Failure]:
+        """The first `limit` keys of a job that are not at the sink, in their order; read one by one, however many there are."""
+        # In one look: between two the runs that are believed may be swept away, and with them what tells whose failures count.
+        statement = (
+            f"SELECT f.* FROM job j JOIN failure f ON f.job = j.name WHERE j.name = ? AND {_BELIEVED} ORDER BY key LIMIT ?"
+        )
+        with self._file.rows(statement, (job, limit)) as found:
+            for row in found:
+                yield Failure(
+                    key=row["key"],
+                    size=row["size"],
+                    etag=row["etag"],
+                    verdict=row["verdict"],
+                    error=row["error"],
+                    details=row["details"],
+                )
 
     def board(self) -> Mapping[str, str]:
         """What workers must know: the jobs that are paused, and those over of which tasks may still be about."""
@@ -402,5 +384,6 @@ class PoolLedger:
         """Keep a dead letter where a person can look at it."""
         with self._write() as connection:
             connection.execute(
-                "INSERT INTO dead_letter (at, job, reason, body) VALUES (?, ?, ?, ?)", (time_text(at), job, reason, body)
+                "INSERT INTO dead_letter (at, job, reason, body) VALUES (?, ?, ?, ?)",
+                (time_text(at), job, reason, body[:LETTER_BYTES]),
             )

@@ -1,58 +1,26 @@
-"""The tables of the pool's ledger, and how its rows and texts become values."""
+"""How the rows and texts of the pool's ledger become values."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cdn_worker.contract import Child, Counts, JobSpec, ListReport
 from sts_manager.domain.model import KnownObject
 from sts_manager.domain.naming import Prefix
 from sts_manager.pool.document import Job
+from sts_manager.pool.ledger_schema import LEVELS, VERDICTS
 
-SCHEMA = 2
 OVER_ON_BOARD = 1000
 NOTHING_TO_TELL, TOLD = 1, 2
-VERDICTS = ("done", "skipped", "failed", "unmappable", "vanished")
-LEVELS = ("md5", "crc32c", "size")
-TABLES = f"""
-CREATE TABLE IF NOT EXISTS job (
-  name TEXT PRIMARY KEY, prefix TEXT NOT NULL, spec TEXT NOT NULL, queue TEXT NOT NULL, state TEXT NOT NULL,
-  strays INTEGER NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0, ledgered INTEGER NOT NULL DEFAULT 0,
-  began_at TEXT NOT NULL, ended_at TEXT, error_code TEXT NOT NULL DEFAULT '', error_message TEXT NOT NULL DEFAULT '',
-  shards INTEGER NOT NULL DEFAULT 1, shards_open INTEGER NOT NULL DEFAULT 1,
-  tasks INTEGER NOT NULL DEFAULT 0, tasks_open INTEGER NOT NULL DEFAULT 0,
-  listed INTEGER NOT NULL DEFAULT 0, listed_bytes INTEGER NOT NULL DEFAULT 0,
-  carried INTEGER NOT NULL DEFAULT 0, carried_bytes INTEGER NOT NULL DEFAULT 0,
-  {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in VERDICTS)},
-  {", ".join(f"by_{one} INTEGER NOT NULL DEFAULT 0" for one in LEVELS)}
-);
-CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix, began_at);
-CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
-CREATE INDEX IF NOT EXISTS job_with_strays ON job (ended_at) WHERE strays > 0;
-CREATE INDEX IF NOT EXISTS job_ledgered ON job (state) WHERE ledgered > 0;
-CREATE TABLE IF NOT EXISTS shard (job TEXT, shard TEXT, run TEXT, PRIMARY KEY (job, shard)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS early (id INTEGER PRIMARY KEY, job TEXT, shard TEXT, run TEXT, report TEXT, UNIQUE (job, shard, run));
-CREATE TABLE IF NOT EXISTS task (job TEXT, shard TEXT, run TEXT, sequence INTEGER, counts TEXT,
-  PRIMARY KEY (job, shard, run, sequence)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failure (job TEXT, shard TEXT, run TEXT, prefix TEXT, key TEXT, size INTEGER, etag TEXT, verdict TEXT,
-  error TEXT, details TEXT, at TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS object (job TEXT, shard TEXT, run TEXT, key TEXT, size INTEGER, etag TEXT, generation INTEGER,
-  crc32c TEXT, verified TEXT, verdict TEXT, PRIMARY KEY (job, shard, run, key)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS object_by_key ON object (job, key);
-CREATE TABLE IF NOT EXISTS parked (task TEXT PRIMARY KEY, job TEXT, kind TEXT, body TEXT);
-CREATE INDEX IF NOT EXISTS parked_by_job ON parked (job);
-CREATE TABLE IF NOT EXISTS led (epoch INTEGER);
-CREATE TABLE IF NOT EXISTS dead_letter (id INTEGER PRIMARY KEY, at TEXT, job TEXT, reason TEXT, body BLOB);
-"""
 
 
 def spec_text(spec: JobSpec) -> str:
-    """A spec as it is recorded: the same text for the same spec."""
-    return json.dumps({name: getattr(spec, name) for name in sorted(JobSpec.__dataclass_fields__)}, default=str)
+    """A spec as it is recorded: the same text for the same spec, whichever ledger it is for."""
+    names = sorted(set(JobSpec.__dataclass_fields__) - {"ledger"})
+    return json.dumps({name: getattr(spec, name) for name in names}, default=str)
 
 
 def count_in(added: Counter[str], counts: Counts) -> None:
@@ -90,21 +58,18 @@ def early_of(text: str) -> ListReport:
     )
 
 
-def known_of(rows: Sequence[sqlite3.Row], prefix: str) -> list[KnownObject]:
-    return [
-        KnownObject(
-            prefix=Prefix(prefix),
-            key=row["key"],
-            size=row["size"],
-            etag=row["etag"],
-            generation=row["generation"],
-            crc32c=row["crc32c"],
-            verified=row["verified"],
-            verdict=row["verdict"],
-            job_name=row["job"],
-        )
-        for row in rows
-    ]
+def known_object(row: sqlite3.Row, prefix: str) -> KnownObject:
+    return KnownObject(
+        prefix=Prefix(prefix),
+        key=row["key"],
+        size=row["size"],
+        etag=row["etag"],
+        generation=row["generation"],
+        crc32c=row["crc32c"],
+        verified=row["verified"],
+        verdict=row["verdict"],
+        job_name=row["job"],
+    )
 
 
 def job_of_row(row: sqlite3.Row, errors: list[tuple[str, int, str, str]]) -> Job:
@@ -130,6 +95,7 @@ def job_of_row(row: sqlite3.Row, errors: list[tuple[str, int, str, str]]) -> Job
         bytes={one: row[f"{one}_bytes"] for one in VERDICTS},
         verified={one: row[f"by_{one}"] for one in LEVELS},
         errors=tuple(errors),
+        trouble=(row["trouble_code"], row["trouble_why"]) if row["trouble_code"] else None,
     )
 
 

@@ -64,7 +64,7 @@ class CdnRoute:
         known = self._ledger.job(name)
         if known is None and order.adopt_only:
             return Started(operation_name=None)
-        spec = spec_of(order, self._settings_of(order))
+        spec = self._ledger.address(spec_of(order, self._settings_of(order)))
         if known is not None and known.spec != spec_text(spec):
             raise NameTaken(f"{name} is in the pool's ledger with another spec: {known.spec}, not {spec_text(spec)}")
         if known is not None and known.state != "new":

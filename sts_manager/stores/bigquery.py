@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -110,9 +110,7 @@ class BigQueryStore:
         given = {"prefix": Parameter("STRING", prefix and str(prefix)), "number": Parameter("INT64", limit)}
         return tuple(failure_of(row) for row in self._warehouse.read(self._say.failures, given))
 
-    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
-        if not objects:
-            return
+    def put_objects(self, objects: Iterable[KnownObject], at: datetime) -> None:
         # Names of jobs are the project's: the same lines for another dataset are another job.
         digest = hashlib.sha256(self._names.full(self._names.object).encode())
         with tempfile.TemporaryFile() as file:
@@ -120,6 +118,8 @@ class BigQueryStore:
                 line = json.dumps(object_row(one) | {"seen_at": at.isoformat()}, ensure_ascii=False).encode() + b"\n"
                 digest.update(line)
                 file.write(line)
+            if not file.tell():
+                return
             # The same lines are the same job: should this process die before it has heard of it, they are not there twice.
             name = f"stsm-objects-{digest.hexdigest()[:32]}"
             self._warehouse.load(self._names.object, OBJECT_COLUMNS, file, append_as=name)
@@ -205,6 +205,13 @@ class BigQueryStore:
 
     def set_hold(self, hold: Hold | None) -> None:
         self._put({"hold": None if hold is None else texts.hold_text(hold)})
+
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        state = [{"key": "ledger", "value": ledger}]
+        given = {"state": Parameter(STATE, state), "fence": Parameter("INT64", fence)}
+        written = self._warehouse.write(self._say.merge_state, given)
+        if fence is not None and not written.affected:
+            self._still_ours(fence)
 
     def set_answers(self, answers: ServiceAnswers | None) -> None:
         self._put({"answers": None if answers is None else texts.write_answers(answers)})

@@ -186,7 +186,7 @@ def statements(names: Names) -> Statements:
         ),
         job=f"SELECT {columns} FROM {job} WHERE prefix = @prefix",
         jobs_named=f"SELECT {columns} FROM {job} WHERE job_name IN UNNEST(@names)",
-        with_status=f"SELECT {columns} FROM {job} WHERE status = @status ORDER BY COALESCE(attempt, 0), prefix",
+        with_status=f"SELECT {columns} FROM {job} WHERE status = @status ORDER BY prefix",
         history=f"SELECT {_listed(HISTORY_COLUMNS)} FROM {history} WHERE prefix = @prefix ORDER BY timestamp, generation",
         forget_failures=f"DELETE FROM {failure} WHERE prefix = @prefix",
         add_failures=(

@@ -22,6 +22,7 @@ def control_of(found: Mapping[str, str]) -> Control:
         hold=hold_of(found["hold"]) if "hold" in found else None,
         breaker=breaker_of(found["breaker"]) if "breaker" in found else None,
         report=report_of(found["report"]) if "report" in found else None,
+        ledger=found.get("ledger", ""),
         answers=parse_answers(found["answers"]) if "answers" in found else None,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -108,14 +108,16 @@ class SqlStore:
         return found
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        # In the order of the index, so that a page never sorts what it does not return.
-        job, query = self._job, sa.select(self._job).where(self._job.c.status == status.value)
-        key = sa.tuple_(job.c.attempt, job.c.prefix)
-        page = self._jobs(query.order_by(job.c.attempt, job.c.prefix).limit(ROWS_IN_PAGE))
+        # By the prefix alone, and along its index: what is changed on the way is not met again under another attempt, and a page
+        # never sorts what it does not return. (A bare column would be looked up in the index of statuses, and sorted.)
+        job = self._job
+        query = (
+            sa.select(job).where(sa.func.coalesce(job.c.status, "") == status.value).order_by(job.c.prefix).limit(ROWS_IN_PAGE)
+        )
+        page = self._jobs(query)
         while page:
             yield from page
-            last = sa.tuple_(sa.literal(page[-1].attempt), sa.literal(page[-1].prefix))
-            page = self._jobs(query.where(key > last).order_by(job.c.attempt, job.c.prefix).limit(ROWS_IN_PAGE))
+            page = self._jobs(query.where(job.c.prefix > page[-1].prefix))
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         history = self._history
@@ -143,14 +145,14 @@ class SqlStore:
             rows = connection.execute(query if prefix is None else query.where(failure.c.prefix == prefix)).mappings().all()
         return tuple(failure_of(row) for row in rows)
 
-    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
-        if not objects:
-            return
+    def put_objects(self, objects: Iterable[KnownObject], at: datetime) -> None:
         known = self._object
         one = (known.c.prefix == sa.bindparam("b_prefix")) & (known.c.key == sa.bindparam("b_key"))
-        with self._writing() as connection:
-            connection.execute(sa.delete(known).where(one), [{"b_prefix": it.prefix, "b_key": it.key} for it in objects])
-            connection.execute(sa.insert(known), [object_row(it) | {"seen_at": at} for it in objects])
+        reading = iter(objects)
+        while some := list(islice(reading, LOAD_ROWS)):
+            with self._writing() as connection:
+                connection.execute(sa.delete(known).where(one), [{"b_prefix": it.prefix, "b_key": it.key} for it in some])
+                connection.execute(sa.insert(known), [object_row(it) | {"seen_at": at} for it in some])
 
     def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:
         known = self._object
@@ -220,11 +222,7 @@ class SqlStore:
 
     def record(self, batch: Batch) -> frozenset[Prefix]:
         with self._writing() as connection:
-            if batch.fence is not None:
-                # Read under the write lock: a daemon that lost its lease meanwhile writes nothing.
-                held = self._value(connection, "lease", lock=True)
-                if held is None or epoch_of(held) != batch.fence:
-                    raise LeaseLost("another daemon took over this store; nothing was written")
+            self._fenced(connection, batch.fence)
             stale = self._apply(connection, batch.changes, batch.at)
             if batch.writes_state:
                 for key, text in (
@@ -237,6 +235,18 @@ class SqlStore:
     def set_hold(self, hold: Hold | None) -> None:
         with self._writing() as connection:
             self._put(connection, "hold", None if hold is None else texts.hold_text(hold))
+
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        with self._writing() as connection:
+            self._fenced(connection, fence)
+            self._put(connection, "ledger", ledger)
+
+    def _fenced(self, connection: sa.Connection, fence: int | None) -> None:
+        """Read under the write lock: a daemon that lost its lease meanwhile writes nothing."""
+        if fence is not None:
+            held = self._value(connection, "lease", lock=True)
+            if held is None or epoch_of(held) != fence:
+                raise LeaseLost("another daemon took over this store; nothing was written")
 
     def set_answers(self, answers: ServiceAnswers | None) -> None:
         with self._writing() as connection:

@@ -310,6 +310,23 @@ def test_prefixes_that_overlap_with_stored_ones_are_named(store: JobStore) -> No
     assert isinstance(store.clashes(new, 1)[0], PrefixClash)
 
 
+def test_whose_ledger_is_told_is_written_down_by_who_leads_alone(store: JobStore) -> None:
+    clock = FakeClock()
+    first, second = (StoreLease(store, clock, lock_path=None, lease_s=60) for _ in range(2))
+    assert store.control().ledger == ""
+    assert first.acquire() is None
+    store.note_ledger("first", first.fence)
+    assert store.control().ledger == "first"
+    old = first.fence
+    first.release()
+    assert second.acquire() is None
+    with pytest.raises(LeaseLost):
+        store.note_ledger("late", old)
+    assert store.control().ledger == "first"
+    store.note_ledger("second", second.fence)
+    assert store.control().ledger == "second"
+
+
 def test_hold_breaker_and_report_are_kept(store: JobStore) -> None:
     assert store.control().hold is None
     hold = Hold(by="ops@host", at=NOW, reason="costs")

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.ports import Queues, QueueUnavailable
-from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
+from cdn_worker.ports import JobState, QueueUnavailable
+from cdn_worker.queues.memory import memory_queues
 from cdn_worker.queues.places import open_queues, prepare_queues
 from cdn_worker.queues.sqlite import sqlite_queues
+from cdn_worker.queues.sqlite_file import SqliteFile
 from tests.conformance.work_queue import *  # noqa: F403
 from tests.conformance.work_queue import DELIVERIES_MAX, Bench
 from tests.stages import gcs_client
@@ -22,17 +23,19 @@ from tools.emulators.stage import PROJECT, Stage
 
 
 class MemoryBench:
+    tells_lost = True
+
     def __init__(self) -> None:
         self.now = 0.0
-        dead = MemoryQueue(clock=lambda: self.now)
-        lists, copies, reports = (MemoryQueue(dead=dead, deliveries_max=DELIVERIES_MAX, clock=lambda: self.now) for _ in range(3))
-        self.queues = Queues(lists=lists, copies=copies, reports=reports, dead=dead, board=MemoryBoard())
+        self.queues = memory_queues(deliveries_max=DELIVERIES_MAX, clock=lambda: self.now)
 
     def end_leases(self) -> None:
         self.now += 61
 
 
 class SqliteBench:
+    tells_lost = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.queues = sqlite_queues(path, deliveries_max=DELIVERIES_MAX)
@@ -44,6 +47,8 @@ class SqliteBench:
 
 class PubSubBench:
     """Against the stage, over gRPC."""
+
+    tells_lost = False
 
     def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("cdn_worker.queues.pubsub.DELIVERIES_MAX", DELIVERIES_MAX)
@@ -77,6 +82,101 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         other.execute("UPDATE about SET value = '99' WHERE key = 'schema'")
     with pytest.raises(BadInput, match="newer version"):
         sqlite_queues(path)
+
+
+OLD = """
+CREATE TABLE message (
+  id INTEGER PRIMARY KEY, queue TEXT NOT NULL, body BLOB NOT NULL, due REAL NOT NULL DEFAULT 0,
+  attempts INTEGER NOT NULL DEFAULT 0, token TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX message_next ON message (queue, due, id);
+CREATE TABLE board (job TEXT PRIMARY KEY, state TEXT NOT NULL);
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO about VALUES ('schema', '1'), ('id', 'abc'), ('boot', 'before');
+INSERT INTO message (queue, body, attempts) VALUES ('copy', 'old', 2), ('copy', 'fresh', 0);
+INSERT INTO board VALUES ('transferJobs/a', 'paused');
+"""
+
+
+def test_a_file_of_the_first_schema_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    with closing(sqlite3.connect(path)) as other, other:
+        other.executescript(OLD)
+    for _ in range(2):
+        with closing(sqlite_queues(path)) as queues:
+            assert queues.id == "abc"
+            found = sorted((one.attempt, one.again) for one in queues.copies.lease(5))
+            assert found in ([(1, False), (3, True)], []), "once; then they are leased"
+            assert queues.board.read() == {"transferJobs/a": JobState.PAUSED}
+            queues.huge.publish([b"new"])
+            assert len(queues.huge.lease(5)) == 1
+
+
+def test_dead_letters_that_nobody_asks_for_any_more_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pub/Sub deletes what is older than its retention."""
+    path = tmp_path / "queue.db"
+    monkeypatch.setattr("cdn_worker.queues.sqlite.TIDY_S", 0.0)
+    with closing(sqlite_queues(path)) as queues:
+        queues.copies.publish([b"old", b"new", b"task"])
+        for lease in queues.copies.lease(2):
+            queues.copies.bury(lease, "why")
+        with closing(sqlite3.connect(path, timeout=10)) as other, other:
+            other.execute("UPDATE message SET at = at - 8 * 86400 WHERE CAST(body AS TEXT) IN ('old', 'task')")
+        assert [one.body for one in queues.dead.lease(5)] == [b"new"]
+        assert [one.body for one in queues.copies.lease(5)] == [b"task"]
+
+
+def test_a_file_gives_back_to_the_disk_what_it_does_not_need(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    with closing(SqliteFile(path, "a file", QueueUnavailable)) as file:
+        file.script("CREATE TABLE t (a BLOB)")
+        with file.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (zeroblob(4000000))")
+        file.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert path.stat().st_size > 4_000_000
+        with file.transaction() as connection:
+            connection.execute("DELETE FROM t")
+        for _ in range(3):
+            file.free(500)
+        file.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert path.stat().st_size < 100_000
+
+
+def test_a_board_of_an_earlier_release_is_read_and_one_that_is_none_is_named(stage: Stage) -> None:
+    with gcs_client(stage) as client:
+        bucket = client.create_bucket("control")
+        address = f"pubsub://{PROJECT}/pool?board=gs://control/board.json"
+        prepare_queues(address)
+        bucket.blob("board.json").upload_from_string('{"transferJobs/a": "paused"}')
+        with closing(open_queues(address)) as queues:
+            assert queues.board.read() == {"transferJobs/a": JobState.PAUSED}
+            assert queues.board.bind("0badcafe") == "0badcafe"
+            assert queues.board.read() == {"transferJobs/a": JobState.PAUSED}
+            bucket.blob("board.json").upload_from_string("[]")
+            with pytest.raises(QueueUnavailable, match="not the board that a daemon posts"):
+                queues.board.read()
+
+
+def test_who_was_frozen_between_its_look_and_its_write_of_the_board_writes_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gcs_client(stage) as client:
+        client.create_bucket("control")
+    address = f"pubsub://{PROJECT}/pool?board=gs://control/board.json"
+    prepare_queues(address)
+    with closing(open_queues(address)) as frozen, closing(open_queues(address)) as leader:
+        board = frozen.board
+        there = board._there  # type: ignore[attr-defined]
+
+        def freeze() -> tuple[int, dict[str, object]]:
+            found = there()
+            leader.board.post({"transferJobs/a": JobState.PAUSED}, epoch=2)
+            return found  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(board, "_there", freeze)
+        with pytest.raises(QueueUnavailable, match="board"):
+            board.post({}, epoch=1)
+        assert leader.board.read() == {"transferJobs/a": JobState.PAUSED}
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

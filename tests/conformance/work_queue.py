@@ -6,7 +6,9 @@ import random
 import threading
 from typing import Protocol
 
-from cdn_worker.ports import JobState, Leased, Queues
+import pytest
+
+from cdn_worker.ports import JobState, Leased, Queues, Superseded
 from tests.stages import wait_for
 
 DELIVERIES_MAX = 5
@@ -14,9 +16,13 @@ BODIES = [b"one", "zwei, größer".encode(), b"three\n\0\xff", b"x" * 100_000]
 
 
 class Bench(Protocol):
-    """Queues whose messages are buried after DELIVERIES_MAX deliveries in vain."""
+    """Queues whose messages are buried after DELIVERIES_MAX deliveries in vain.
+
+    tells_lost: whether a holder is told that its lease has ended.
+    """
 
     queues: Queues
+    tells_lost: bool
 
     def end_leases(self) -> None:
         """Let the time pass after which every lease has ended."""
@@ -67,8 +73,9 @@ def test_a_leased_message_is_nobody_elses(bench: Bench) -> None:
 def test_queues_are_apart(bench: Bench) -> None:
     bench.queues.lists.publish([b"list"])
     bench.queues.reports.publish([b"report"])
+    bench.queues.huge.publish([b"huge"])
     assert bench.queues.copies.lease(5, 0.3) == []
-    for queue, body in ((bench.queues.lists, b"list"), (bench.queues.reports, b"report")):
+    for queue, body in ((bench.queues.lists, b"list"), (bench.queues.reports, b"report"), (bench.queues.huge, b"huge")):
         found: list[Leased] = []
         wait_for(lambda queue=queue, found=found: bool(found.extend(queue.lease(5, 0.2)) or found))  # type: ignore[misc]
         assert [one.body for one in found] == [body]
@@ -107,6 +114,42 @@ def test_what_is_released_comes_again_at_once(bench: Bench) -> None:
     assert again[0].body == b"a"
     bench.queues.copies.ack(again)
     assert drained(bench)
+
+
+def test_what_is_given_back_was_not_delivered_in_vain_however_often(bench: Bench) -> None:
+    bench.queues.copies.publish([b"slow"])
+    (first,) = taken(bench, 1)
+    assert (first.attempt, first.again) == (1, False)
+    bench.queues.copies.release([first])
+    for _ in range(4 * DELIVERIES_MAX):
+        (one,) = taken(bench, 1)
+        assert (one.body, one.attempt, one.again) == (b"slow", 1, True)
+        bench.queues.copies.release([one])
+    bench.queues.copies.ack(taken(bench, 1))
+    assert drained(bench)
+    assert bench.queues.dead.lease(5, 0.2) == []
+
+
+def test_what_was_tried_and_came_to_nothing_counts_where_its_taker_says_so(bench: Bench) -> None:
+    bench.queues.copies.publish([b"a"])
+    bench.queues.copies.release(taken(bench, 1), counted=True)
+    (again,) = taken(bench, 1)
+    assert (again.attempt, again.again) == (2, True)
+
+
+def test_that_a_lease_ended_while_its_holder_lives_counts_for_nothing(bench: Bench) -> None:
+    bench.queues.copies.publish([b"a"])
+    held = taken(bench, 1)
+    bench.end_leases()
+    (theirs,) = taken(bench, 1)
+    assert theirs.attempt == 2, "nobody knows better yet"
+    lost = bench.queues.copies.extend(held)
+    if not bench.tells_lost:
+        pytest.skip("the service tells nobody")
+    assert lost == held
+    assert bench.queues.copies.extend([theirs]) == []
+    bench.queues.copies.release([theirs], counted=True)
+    assert taken(bench, 1)[0].attempt == 2, "one of the two died or failed with it, not both"
 
 
 def test_what_is_delivered_in_vain_too_often_is_buried_with_a_reason(bench: Bench) -> None:
@@ -167,4 +210,24 @@ def test_the_board_shows_what_was_posted_last(bench: Bench) -> None:
     board.post({"transferJobs/b": JobState.OVER})
     assert board.read() == {"transferJobs/b": JobState.OVER}
     board.post({})
+    assert board.read() == {}
+
+
+def test_queues_are_for_the_migration_that_named_them_first(bench: Bench) -> None:
+    board = bench.queues.board
+    assert board.bind("0badcafe") == "0badcafe"
+    board.post({"transferJobs/a": JobState.PAUSED}, epoch=3)
+    assert board.bind("another") == "0badcafe"
+    assert board.bind("0badcafe") == "0badcafe"
+    assert board.read() == {"transferJobs/a": JobState.PAUSED}
+
+
+def test_a_leader_of_the_past_posts_nothing(bench: Bench) -> None:
+    board = bench.queues.board
+    board.post({"transferJobs/a": JobState.PAUSED}, epoch=4)
+    board.post({"transferJobs/b": JobState.PAUSED}, epoch=5)
+    with pytest.raises(Superseded, match=r"epoch 5.*epoch 4"):
+        board.post({}, epoch=4)
+    assert board.read() == {"transferJobs/b": JobState.PAUSED}
+    board.post({}, epoch=5)
     assert board.read() == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from itertools import islice
@@ -66,6 +66,11 @@ class MemoryStore:
     def set_hold(self, hold: Hold | None) -> None:
         self._control = replace(self._control, hold=hold)
 
+    def note_ledger(self, ledger: str, fence: int | None) -> None:
+        if fence is not None and (self._lease is None or epoch_of(self._lease) != fence):
+            raise LeaseLost("another daemon took over this store")
+        self._control = replace(self._control, ledger=ledger)
+
     def set_answers(self, answers: ServiceAnswers | None) -> None:
         self._control = replace(self._control, answers=answers)
 
@@ -107,9 +112,7 @@ class MemoryStore:
         return {job.job_name: job for job in self.rows.values() if job.job_name is not None and job.job_name in names}
 
     def with_status(self, status: JobStatus) -> Iterator[PrefixJob]:
-        return iter(
-            sorted((job for job in self.rows.values() if job.status is status), key=lambda job: (job.attempt, job.prefix))
-        )
+        return iter(sorted((job for job in self.rows.values() if job.status is status), key=lambda job: job.prefix))
 
     def history(self, prefix: Prefix) -> Iterator[HistoryRow]:
         return iter([event for event in self.events if event.job.prefix == prefix])
@@ -121,7 +124,7 @@ class MemoryStore:
         found = [one for one in self.failed if prefix is None or one.prefix == prefix]
         return tuple(sorted(found, key=lambda one: (one.prefix, one.key))[:limit])
 
-    def put_objects(self, objects: Sequence[KnownObject], at: datetime) -> None:
+    def put_objects(self, objects: Iterable[KnownObject], at: datetime) -> None:
         self.known |= {(one.prefix, one.key): one for one in objects}
 
     def objects(self, prefix: Prefix, limit: int) -> tuple[KnownObject, ...]:

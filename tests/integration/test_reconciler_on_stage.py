@@ -285,7 +285,7 @@ def writes(store: SqlStore) -> list[str]:
 
 @pytest.mark.slow
 def test_what_a_pass_costs_depends_on_what_is_live(migration: Migration) -> None:
-    """10,000 prefixes, 5,000 finished operations in the past: calls <= 2 + live / 100 + 2 a start; one write batch."""
+    """10,000 prefixes, 5,000 finished operations in the past: calls <= 2 + live / 100 + 2 a start; one write if any."""
     service, ledger = migration.stage.sts, migration.stage.ledger
     assert service is not None
     service.seed_past(5000)
@@ -300,7 +300,7 @@ def test_what_a_pass_costs_depends_on_what_is_live(migration: Migration) -> None
         result = migration.reconciler.run_pass(dispatch=True)
         calls = sum(ledger.report().get("sts", {}).values()) - before
         assert calls <= 2 + math.ceil(live / 100) + 2 * result.acted
-        assert len(batches) == 1
+        assert len(batches) == bool(result.plan.changes)
     assert len(migration.store.live()) == 200
     # The steady state: 200 operations live, nothing to start.
     before = sum(ledger.report()["sts"].values())

@@ -165,7 +165,7 @@ def test_a_queue_without_dead_letters_is_warned_about_and_one_that_is_missing_is
     address = f"pubsub://{PROJECT}/pool?board=gs://control/board.json"
     with pytest.raises(BadInput, match="prepare-queue"):
         open_queues(address)
-    assert len(prepare_queues(address, lease_s=30)) == 8
+    assert len(prepare_queues(address, lease_s=30)) == 10
     assert prepare_queues(address) == []
     queues = open_queues(address)
     assert (queues.lease_s, queues.warnings) == (30.0, ())

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from cdn_worker.engine.loop import Limits
 from cdn_worker.keypairs import signer_from_file
 from cdn_worker.ports import Queues
 from cdn_worker.queues.memory import memory_queues
+from cdn_worker.queues.sqlite import sqlite_queues
 from cdn_worker.reach import Reach
 from cdn_worker.worker import Pool, Worker
 from tests.stages import SINK, SOURCE, at_sink, fill, wait_for
@@ -92,3 +93,37 @@ def test_a_large_object_goes_on_where_its_worker_left_it(stage: Stage, tmp_path:
     assert report.counts.objects == {"done": 1}
     assert at_sink(stage) == {"p/large": body}
     assert stage.ledger.calls["cdn", "GET"] - before <= 13 - noted // MIB, "only what was missing is read"
+
+
+def test_ten_polite_restarts_while_objects_are_slow_bury_nothing(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rolling deploys, Spot, a crash loop: the eleventh buried what was slow each time, as if its workers had died (C7)."""
+    monkeypatch.setattr("cdn_worker.worker.DRAIN_S", 0.2)
+    objects = {f"p/{index}": f"{index}".encode() * 100 for index in range(3)}
+    fill(stage, objects)
+    with closing(sqlite_queues(tmp_path / "queue.db")) as queues:
+        queues.lists.publish([encoded(ListTask(spec=SPEC))])
+        with working(pool(tmp_path / "resume"), queues):
+            # After the canary nothing moves any more.
+            stage.ledger.add_rule({"service": "cdn", "method": "GET", "error": "SLOW", "after": 1, "times": 0})
+            wait_for(lambda: stage.ledger.calls["cdn", "GET"] > 1, 40)
+        for _ in range(10):
+            before = stage.ledger.calls["cdn", "GET"]
+            with working(pool(tmp_path / "resume"), queues):
+                wait_for(lambda before=before: stage.ledger.calls["cdn", "GET"] > before, 40)  # type: ignore[misc]
+        stage.ledger.rules.clear()
+        found: list[Report] = []
+
+        def copied() -> bool:
+            leases = queues.reports.lease(100)
+            found.extend(decoded_report(one.body) for one in leases)
+            queues.reports.ack(leases)
+            return sum(isinstance(one, CopyReport) for one in found) == 1
+
+        with working(pool(tmp_path / "resume"), queues):
+            wait_for(copied, 40)
+        (report,) = (one for one in found if isinstance(one, CopyReport))
+        assert report.counts.objects == {"done": 3}
+        assert queues.dead.lease(5) == []
+    assert at_sink(stage) == objects

@@ -54,7 +54,6 @@ class Said:
 class Row:
     before: PrefixJob
     job: PrefixJob
-    seen: bool = False
     state: OperationState | None = None
     denied: str = ""
     healthy: bool = False
@@ -109,7 +108,7 @@ def fold(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) -> R
     if name is None or row.job.status not in (RUNNING, PAUSED):
         return row
     if name in observed.operations:
-        look(row, observed.operations[name], policy, now)
+        look(row, observed.operations[name], observed.states.get(name), policy, now)
     elif name not in observed.unseen:
         missing(row, policy, now)
     return row
@@ -179,12 +178,16 @@ def withdraw(row: Row, policy: Policy, not_before: datetime | None, made: bool) 
     row.job = replace(row.job, missing_count=0, missing_since=None)
 
 
-def look(row: Row, seen: OperationSnapshot, policy: Policy, now: datetime) -> None:
+RESTING = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKNOWN)
+
+
+def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy: Policy, now: datetime) -> None:
     job, counters = row.job, seen.counters
     alone = job.lead is None
     old = job
-    idle = seen.state not in (OperationState.IN_PROGRESS, OperationState.PAUSED)
-    moved = alone and (counters != job.counters or idle)
+    rests = seen.state in RESTING and known is not seen.state
+    wakes = known in RESTING and known is not seen.state
+    moved = alone and (counters != job.counters or rests or wakes)
     woke = job.status is PAUSED and seen.state is OperationState.IN_PROGRESS
     before = job.counters
     job = replace(
@@ -195,8 +198,10 @@ def look(row: Row, seen: OperationSnapshot, policy: Policy, now: datetime) -> No
         missing_count=0,
         missing_since=None,
     )
-    row.job, row.state, row.seen = job, seen.state, alone
-    row.healthy = counters.objects_copied > 0 or counters.objects_skipped > 0
+    row.job, row.state = job, seen.state
+    row.healthy = (counters.objects_copied > 0 or counters.objects_skipped > 0) and seen.trouble is None
+    if seen.state is OperationState.IN_PROGRESS and seen.trouble is not None:
+        row.denied = seen.trouble[0]
     if seen.following is not None and not goes_on(row, old, seen, seen.following, policy, now):
         return
     job = row.job
@@ -259,7 +264,7 @@ def failed(row: Row, seen: OperationSnapshot, policy: Policy, now: datetime) -> 
         code = "OBJECTS_FAILED" if counters.objects_failed else "FAILED"
     row.job = replace(row.job, error_code=code)
     nothing_good = not counters.objects_copied and not counters.objects_skipped
-    permission = code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH") and nothing_good
+    permission = code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CDN_MISMATCH", "UNREACHABLE") and nothing_good
     bucket = (
         code in ("NOT_FOUND", "FAILED_PRECONDITION")
         and nothing_good
@@ -280,7 +285,6 @@ def missing(row: Row, policy: Policy, now: datetime) -> None:
     since = row.job.missing_since
     since = now if since is None or since > now else since
     row.job = replace(row.job, missing_count=row.job.missing_count + 1, missing_since=since)
-    row.seen = True
     if row.job.missing_count >= policy.missing_polls and now - since >= policy.missing_for:
         row.job = replace(row.job, error_code="OPERATION_NOT_FOUND")
         again_or_end(row, policy, now)
@@ -319,10 +323,12 @@ def breaker_after(rows: list[Row], observed: Observed, policy: Policy, now: date
         if not row.denied:
             continue
         limit = limit_of(row.job, policy)
+        probe = row.job.prefix if row.state is OperationState.IN_PROGRESS else None
         if breaker is None:
-            return Breaker(code=row.denied, message="", opened_at=now, probe_at=now + policy.breaker_delay, limit=limit)
+            later = now + policy.breaker_delay
+            return Breaker(code=row.denied, message="", opened_at=now, probe_at=later, probe=probe, limit=limit)
         same = breaker.limit is limit
-        return replace(breaker, code=row.denied, limit=limit if same else None)
+        return replace(breaker, code=row.denied, limit=limit if same else None, probe=probe or breaker.probe)
     return breaker
 
 
@@ -353,7 +359,7 @@ def record(
             said.actions.add(("pause", job.prefix, job.operation_name))
         if job.operation_name is not None:
             job = replace(job, paused_by=PausedBy.HOLD)
-    if job != row.before or (row.seen and job.status is not PAUSED):
+    if job != row.before:
         said.rows[job.prefix] = job
 
 
@@ -361,7 +367,10 @@ def limit_of(job: PrefixJob, policy: Policy) -> Limit:
     return Limit.POOL if (job.route or policy.route) is Route.CDN else Limit.SERVICE
 
 
-def stalled(job: PrefixJob, policy: Policy, now: datetime) -> bool:
+def stalled(row: Row, policy: Policy, now: datetime) -> bool:
+    job = row.job
+    if row.state in RESTING:
+        return False
     if job.status is not RUNNING or job.lead is not None or job.route is Route.STS_FOLLOW or job.progress_at is None:
         return False
     return now - job.progress_at >= policy.stalled_after
@@ -376,7 +385,7 @@ def room_under(limit: Limit, rows: list[Row], policy: Policy, now: datetime) -> 
     for row in rows:
         job = row.job
         counts = job.status is RUNNING and job.lead is None and limit_of(job, policy) is limit
-        if counts and not (policy.ignore_stalled and stalled(job, policy, now)):
+        if counts and not (policy.ignore_stalled and stalled(row, policy, now)):
             running += 1
     return max(0, most(limit, policy) - running)
 

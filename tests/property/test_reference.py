@@ -95,6 +95,7 @@ def world(draw: random.Random) -> tuple[Observed, Policy]:
             for name in policy.projects
             if draw.random() < 0.5
         },
+        states={name: draw.choice(list(OperationState)) for name in sorted(set(named)) if draw.random() < 0.6},
     )
     return observed, policy
 
@@ -158,7 +159,7 @@ def counters(draw: random.Random) -> Counters:
 
 def snapshot(draw: random.Random, name: OperationName) -> OperationSnapshot:
     state = draw.choice(list(OperationState))
-    codes = ["UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION", "CDN_MISMATCH"]
+    codes = ["UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION", "CDN_MISMATCH", "UNREACHABLE"]
     errors = tuple(ErrorBreakdown(code=draw.choice(codes), count=draw.randint(1, 3)) for _ in range(draw.choice([0, 1, 2])))
     return OperationSnapshot(
         name=name,
@@ -168,6 +169,7 @@ def snapshot(draw: random.Random, name: OperationName) -> OperationSnapshot:
         errors=errors,
         permanent=draw.random() < 0.1,
         results="{}",
+        trouble=("UNREACHABLE", "it does not resolve") if draw.random() < 0.2 else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -30,12 +30,16 @@ SINK_FAULTS = ("UNAUTHORIZED", "FORBIDDEN", "REQUEST_TIMEOUT", "TOO_MANY_REQUEST
 
 @dataclass
 class Buckets:
-    """`objects`: of the source, by key; `tiered`: those of them that are in an archive tier, which no listing tells."""
+    """`objects`: of the source, by key; `tiered`: those of them that are in an archive tier, which no listing tells.
+
+    meet   may answer in place of a service that is away
+    """
 
     chance: Chance
     objects: dict[str, bytes] = field(default_factory=dict)
     tiered: set[str] = field(default_factory=set)
     page_keys: int = PAGE_KEYS
+    meet: Callable[[Request], Answer | None] = lambda _request: None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger()
@@ -55,6 +59,9 @@ class Buckets:
 
     def answer(self, request: Request) -> Answer:
         """What becomes of a request; whoever sent it gets to know later, if it still lives."""
+        met = self.meet(request)
+        if met is not None:
+            return met
         if request.url.startswith(CDN):
             return self._cdn(request)
         return self._s3(request) if request.url.startswith(S3) else self._gcs(request)

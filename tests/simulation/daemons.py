@@ -15,6 +15,7 @@ from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import place
 from sts_manager.pass_result import PassResult
 from sts_manager.pool.keeper import PoolKeeper, Told
+from sts_manager.pool.leading import take_over
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Routes
 from sts_manager.reconciler import Reconciler
@@ -41,7 +42,19 @@ SETTINGS = TransferSettings(
 )
 POOLED = PoolSettings(source=place(f"s3://{SOURCE}"), sink=place(f"gs://{SINK}"))
 STORE_CALLS = frozenset(
-    {"counts", "live", "startable", "record", "control", "lease_text", "swap_lease", "totals", "put_failures", "put_objects"}
+    {
+        "counts",
+        "live",
+        "startable",
+        "record",
+        "control",
+        "lease_text",
+        "swap_lease",
+        "totals",
+        "put_failures",
+        "put_objects",
+        "note_ledger",
+    }
 )
 STS_CALLS = frozenset(
     {
@@ -53,7 +66,9 @@ STS_CALLS = frozenset(
         "resume_transfer_operation",
     }
 )
-LEDGER_CALLS = frozenset({"begin", "published", "set_paused", "fold", "told", "unpark", "bury", "end", "forget", "lead"})
+LEDGER_CALLS = frozenset(
+    {"begin", "published", "set_paused", "fold", "told", "unpark", "bury", "end", "forget", "lead", "sweep", "knows"}
+)
 
 
 def away() -> Exception:
@@ -165,8 +180,15 @@ class DaemonProcess:
             leading=lambda: lease.fresh,
             quotas=ServiceQuotas(lambda: clients, process.clock),
         )
-        keeper = PoolKeeper(queues, ledger, process.clock, told=Told(store=lambda: store))
-        duty = _Duty(self, keeper, lambda: ledger.lead(lease.fence, process.clock.now()))
+        keeper = PoolKeeper(
+            queues,
+            ledger,
+            process.clock,
+            told=Told(store=lambda: store),
+            leading=lambda: lease.fresh,
+            epoch=lambda: lease.fence,
+        )
+        duty = _Duty(self, keeper, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
         intervals = Intervals(job_s=60.0, metrics_s=60.0, sleep_s=15.0)
         return Daemon(reconciler, lease, process.clock, intervals, stop, watch=self._passed, duty=duty)
 
@@ -179,7 +201,13 @@ class _Duty:
 
     def __init__(self, daemon: DaemonProcess, keeper: PoolKeeper, lead: Callable[[], None]) -> None:
         self._daemon, self._keeper, self._lead = daemon, keeper, lead
-        self._turns: tuple[Callable[[], bool], ...] = (keeper.steer, keeper.fold_reports, keeper.mourn, keeper.tell)
+        self._turns: tuple[Callable[[], bool], ...] = (
+            keeper.steer,
+            keeper.fold_reports,
+            keeper.mourn,
+            keeper.sweep,
+            keeper.tell,
+        )
         self._shift = 0
 
     def __enter__(self) -> None:

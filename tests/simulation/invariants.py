@@ -14,6 +14,7 @@ from sts_manager.ports import HistoryRow
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation.buckets import SINK
 from tests.simulation.daemons import ATTEMPTS_MAX
+from tests.simulation.pool_kinds import KINDS
 from tools.emulators.sts.copier import Status
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def coverage(met: Counter[tuple[str, str]]) -> tuple[list[str], dict[str, dict[s
 
 
 FAULTS = (
+    *KINDS,
     "cancelled by command",
     "cancelled in the console",
     "cdn fault",

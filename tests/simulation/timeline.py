@@ -115,6 +115,7 @@ class Process:
         self.timeline, self.name, self.clock = timeline, name, clock
         self.alive = True
         self.doomed = False  # it dies at one of its next calls
+        self.stopping = False  # it was told to end
         self.frozen_until = 0.0
         self._actors: list[Actor] = []
 

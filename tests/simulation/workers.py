@@ -5,22 +5,24 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import cast
 
 from cdn_worker.copying import copied
 from cdn_worker.copying.steps import Resume, Task, Way
-from cdn_worker.domain.http import Answer, Request
+from cdn_worker.domain.budget import is_huge
+from cdn_worker.domain.http import Answer, Fault, Request
+from cdn_worker.domain.outage import Contact, Contacts
 from cdn_worker.domain.verdict import KeyVerdict
 from cdn_worker.engine.loop import Engine, Timer
 from cdn_worker.listing import Sizes
 from cdn_worker.player import Player
-from cdn_worker.ports import Access, Queues, QueueUnavailable
-from cdn_worker.post import Post
-from cdn_worker.processes import Processes
+from cdn_worker.ports import Access, JobState, Queues, QueueUnavailable
+from cdn_worker.post import Kind, Post
+from cdn_worker.processes import Processes, weight_of
 from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
 from cdn_worker.reach import Reach
 from cdn_worker.wiring import Setup, way_of
@@ -32,7 +34,7 @@ from tests.simulation.timeline import Process, Timeline
 
 LEASE_S = 120.0
 IDLE_S = 8.0
-AT_ONCE = 4
+AT_ONCE, HUGE_AT_ONCE = 4, 2
 DELIVERIES_MAX = 10
 
 
@@ -43,10 +45,20 @@ class SimEngine:
         self._process, self._buckets, self._draw = process, buckets, draw
         self._timers: list[Timer] = []
         self._order = count()
+        self.contacts = Contacts()
 
     def exchange(self, request: Request, done: Callable[[Answer], None]) -> None:
         answer = self._buckets.answer(request)
-        self.after(self._draw.uniform(0.05, 2.0), lambda: done(answer))
+
+        def over() -> None:
+            now = self._process.timeline.now
+            if answer.status:
+                self.contacts.heard(request.url, now)
+            elif answer.fault is Fault.CONNECT:
+                self.contacts.missed(request.url, now, answer.said)
+            done(answer)
+
+        self.after(self._draw.uniform(0.05, 2.0), over)
 
     def sent(self, request: Request) -> None:
         self._buckets.chance.count("upload broken off", request.method)
@@ -68,17 +80,40 @@ class SimEngine:
         self._timers.clear()
 
 
+@dataclass(slots=True)
+class _Lane:
+    way: Way
+    player: Player
+    verdicts: Callable[[list[tuple[int, KeyVerdict]]], None]
+    withdrawn: Callable[[list[int]], None]
+    version: int
+
+
 class SimProcesses:
-    """All lanes in this one process."""
+    """All lanes in this one process. A huge object has a place of its own, as in the real ones."""
 
     def __init__(self, engine: SimEngine, draw: random.Random) -> None:
         self._engine, self._draw = engine, draw
-        self._lanes: dict[int, tuple[Way, Player, Callable[[list[tuple[int, KeyVerdict]]], None], list[int]]] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._numbers, self._tickets = count(1), count(1)
         self._ready: deque[tuple[int, Task]] = deque()
-        self._active = 0
+        self._huge: deque[tuple[int, Task]] = deque()
+        self._active = self._active_huge = 0
         self.restarts = 0
         self.concurrency: dict[str, int] = {}
+        self.weight_max = 1 << 30
+
+    @property
+    def weight(self) -> int:
+        return sum(weight_of(task.size) for _, task in self._ready)
+
+    @property
+    def room_for_huge(self) -> int:
+        return max(0, HUGE_AT_ONCE - self._active_huge - len(self._huge))
+
+    @property
+    def contacts(self) -> list[Mapping[str, Contact]]:
+        return []
 
     def open(
         self,
@@ -88,39 +123,57 @@ class SimProcesses:
         verdicts: Callable[[list[tuple[int, KeyVerdict]]], None],
         noted: Callable[[Task, Resume], None],
         renew: Callable[[int], None],
+        withdrawn: Callable[[list[int]], None],
     ) -> int:
-        number, version = next(self._numbers), [access.version]
+        number = next(self._numbers)
         way = replace(way_of(setup), buffer_max=BUFFER_MAX)
-        player = SimPlayer(self._engine, self._draw, noted=noted, renew=lambda: renew(version[0]))
-        self._lanes[number] = (way, player, verdicts, version)
+        player = SimPlayer(self._engine, self._draw, noted=noted, renew=lambda: renew(self._lanes[number].version))
+        self._lanes[number] = _Lane(way, player, verdicts, withdrawn, access.version)
         self.use(number, access)
         return number
 
     def use(self, lane: int, access: Access) -> None:
-        way, player, _, version = self._lanes[lane]
-        version[0] = access.version
-        way.source.use(access)
-        way.sink.use(access)
-        player.go_on()
+        one = self._lanes[lane]
+        one.version = access.version
+        one.way.source.use(access)
+        one.way.sink.use(access)
+        one.player.go_on()
 
     def close_lane(self, number: int) -> None:
         del self._lanes[number]
 
     def add(self, lane: int, task: Task) -> int:
         ticket = next(self._tickets)
-        self._ready.append((lane, task._replace(ticket=ticket)))
+        (self._huge if is_huge(task.size) else self._ready).append((lane, task._replace(ticket=ticket)))
         return ticket
 
-    def tend(self) -> None:
-        while self._ready and self._active < AT_ONCE:
-            lane, task = self._ready.popleft()
-            way, player, _, _ = self._lanes[lane]
-            self._active += 1
-            player.play(copied(task, way), partial(self._ended, lane, task.ticket))
+    def withdraw(self, tickets: Collection[int]) -> None:
+        for ready in (self._ready, self._huge):
+            withdrawn = [one for one in ready if one[1].ticket in tickets]
+            left = [one for one in ready if one[1].ticket not in tickets]
+            ready.clear()
+            ready.extend(left)
+            for lane, task in withdrawn:
+                self._lanes[lane].withdrawn([task.ticket])
 
-    def _ended(self, lane: int, ticket: int, verdict: KeyVerdict) -> None:
-        self._active -= 1
-        self._lanes[lane][2]([(ticket, verdict)])
+    def tend(self) -> None:
+        while self._huge and self._active_huge < HUGE_AT_ONCE:
+            self._active_huge += 1
+            self._begin(*self._huge.popleft())
+        while self._ready and self._active < AT_ONCE:
+            self._active += 1
+            self._begin(*self._ready.popleft())
+
+    def _begin(self, lane: int, task: Task) -> None:
+        one = self._lanes[lane]
+        one.player.play(copied(task, one.way), partial(self._ended, lane, task))
+
+    def _ended(self, lane: int, task: Task, verdict: KeyVerdict) -> None:
+        if is_huge(task.size):
+            self._active_huge -= 1
+        else:
+            self._active -= 1
+        self._lanes[lane].verdicts([(task.ticket, verdict)])
 
     def close(self) -> None:
         pass
@@ -154,7 +207,7 @@ class SimPost(Post):
         self._look_at = 0.0
 
     def start(self) -> None:
-        self._keep()
+        self._look()
 
     def check(self) -> None:
         pass
@@ -164,14 +217,41 @@ class SimPost(Post):
         if now >= self._look_at:
             self._look_at = now + 10
             self._keep()
+            self._look()
         self._send_all()
-        if not self._no_more.is_set() and not self._claim(lists=False):
-            self._claim(lists=True)
+        if not self._no_more.is_set():
+            self._claim(Kind.HUGE)
+            if not self._claim(Kind.COPY):
+                self._claim(Kind.LIST)
         return list(super().claimed())
 
     def close(self, seconds: float) -> None:
         self.claim_no_more()
         self._send_all()
+
+
+class SimBoard(MemoryBoard):
+    """`away`: nobody can read or write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+
+    def _look(self) -> None:
+        if self.away:
+            raise QueueUnavailable("the board is away")
+
+    def bind(self, migration: str) -> str:
+        self._look()
+        return super().bind(migration)
+
+    def post(self, states: Mapping[str, JobState], *, epoch: int = 0) -> None:
+        self._look()
+        super().post(states, epoch=epoch)
+
+    def read(self) -> Mapping[str, JobState]:
+        self._look()
+        return super().read()
 
 
 class SimWorker(Worker):
@@ -180,6 +260,12 @@ class SimWorker(Worker):
     ) -> None:
         self._process, self._buckets, self._draw = process, buckets, draw
         super().__init__(pool, queues, stopping=stopping)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do, and nothing keeps it from taking something."""
+        ready = self._post.looked.is_set() and not self._post.full and self._cause is None and not self.figures.draining
+        return ready and not (self._copying or self._listings)
 
     def _machinery(self, queues: Queues) -> tuple[Post, Engine, Processes]:
         engine = SimEngine(self._process, self._buckets, self._draw)
@@ -232,8 +318,8 @@ class SimQueues:
     def __init__(self, timeline: Timeline, chance: Chance) -> None:
         self._chance = chance
         self.dead = SimQueue(timeline, chance, None)
-        self.lists, self.copies, self.reports = (SimQueue(timeline, chance, self.dead) for _ in range(3))
-        self.board = MemoryBoard()
+        self.lists, self.copies, self.huge, self.reports = (SimQueue(timeline, chance, self.dead) for _ in range(4))
+        self.board = SimBoard()
 
     def of(self, process: Process) -> Queues:
         def called(inner: object, label: str, calls: frozenset[str]) -> MemoryQueue:
@@ -242,8 +328,10 @@ class SimQueues:
             found = Called(inner, label, process, self._chance, calls=calls, refused=away, lost=lost)
             return cast("MemoryQueue", found)
 
-        lists, copies, reports, dead = (
-            called(getattr(self, name), name, QUEUE_CALLS) for name in ("lists", "copies", "reports", "dead")
+        lists, copies, huge, reports, dead = (
+            called(getattr(self, name), name, QUEUE_CALLS) for name in ("lists", "copies", "huge", "reports", "dead")
         )
-        board = cast("MemoryBoard", called(self.board, "board", frozenset({"post", "read"})))
-        return Queues(lists=lists, copies=copies, reports=reports, dead=dead, board=board, lease_s=LEASE_S, id="queues")
+        board = cast("MemoryBoard", called(self.board, "board", frozenset({"bind", "post", "read"})))
+        return Queues(
+            lists=lists, copies=copies, huge=huge, reports=reports, dead=dead, board=board, lease_s=LEASE_S, id="queues"
+        )

@@ -32,10 +32,11 @@ from tests.simulation import invariants
 from tests.simulation.buckets import SINK, Buckets
 from tests.simulation.chance import Chance
 from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
+from tests.simulation.pool_kinds import HUGE_BYTES, PoolKinds
 from tests.simulation.streams import LARGE
 from tests.simulation.timeline import HostClock, Process, Timeline
 from tests.simulation.transfers import Transfers
-from tests.simulation.workers import POOL, SimQueues, SimWorker
+from tests.simulation.workers import SimQueues, SimWorker
 from tools.emulators.gcs.objects import Attributes
 from tools.emulators.sts.copier import Status
 
@@ -83,11 +84,12 @@ class World:
         self.history = invariants.History()
         self.paused_by_people: set[str] = set()
         self.clocks = [HostClock(self.timeline) for _ in range(2)]
-        self._paths = [self.folder / f"pool-{index}.db" for index in range(1 if self.shape.one_host else 2)]
+        self.paths = [self.folder / f"pool-{index}.db" for index in range(1 if self.shape.one_host else 2)]
         self.daemons: list[DaemonProcess | None] = [None, None]
         self.workers: list[Process | None] = [None, None]
         self._console = Process(self.timeline, "console", HostClock(self.timeline))
         self._resumed = 0
+        self.kinds = PoolKinds(self)
         self._load()
 
     @property
@@ -147,6 +149,7 @@ class World:
         self._every(STEP_S, self._step)
         self._every(PEOPLE_EVERY_S, self._people)
         self._every(HOUR / 4, self._hardware)
+        self._every(HOUR / 4, self.kinds.happen)
 
     def _every(self, seconds: float, call: Any) -> None:
         def again() -> None:
@@ -163,6 +166,7 @@ class World:
         self.chance.storming = False
         for clock in self.clocks:
             clock.offset = timedelta()
+        self.kinds.calm()
         self._lift()
 
     def _lift(self) -> None:
@@ -192,16 +196,23 @@ class World:
                 self._start_daemon(index)
             if worker is None or not worker.alive:
                 self._start_worker(index)
+        self.kinds.look()
 
     def _start_daemon(self, index: int) -> None:
         process = Process(self.timeline, f"daemon-{index}", self.clocks[index])
-        self.daemons[index] = DaemonProcess(self, process, self._paths[index % len(self._paths)])
+        self.daemons[index] = DaemonProcess(self, process, self.paths[index % len(self.paths)])
 
     def _start_worker(self, index: int) -> None:
         process = self.workers[index] = Process(self.timeline, f"worker-{index}", self.clocks[index])
         draw = random.Random(self.draw.random())
-        worker = SimWorker(POOL, self.queues.of(process), process, self.buckets, draw, lambda: False)
-        process.spawn("loop", worker.run)
+        worker = SimWorker(self.kinds.pool, self.queues.of(process), process, self.buckets, draw, lambda: process.stopping)
+        self.kinds.begun(process, worker)
+
+        def work() -> None:
+            worker.run()
+            process.alive = False  # it ended as it was told to
+
+        process.spawn("loop", work)
 
     def _end(self) -> None:
         self.chance.storming = False
@@ -231,6 +242,7 @@ class World:
             assert name not in self.paused_by_people, f"{name} was paused by a person and resumed by the program"
         self._resumed = len(self.transfers.resumed)
         invariants.check(self)
+        self.kinds.check()
 
     # What happens
 
@@ -316,7 +328,7 @@ class World:
     @contextmanager
     def _project(self) -> Iterator[Beside]:
         """As the utility commands see it, run on the host of the pool's ledger that leads."""
-        ledger = open_ledger(self._paths[self._leading() % len(self._paths)])
+        ledger = open_ledger(self.paths[self._leading() % len(self.paths)])
         try:
             client = client_of(self.transfers, self._console)
             yield Beside(lambda: StsProject({client.project: client}), [PoolOperations(ledger, self._console.clock)])
@@ -349,7 +361,8 @@ def in_virtual_time(timeline: Timeline, seed: int) -> Iterator[None]:
     before = random.getstate()
     random.seed(seed)
     with mock.patch.object(reconciler_module, "_overlapping", lambda call, items: [call(one) for one in items]):
-        patches = [mock.patch(f"{module}.time", fake) for module in modules]
+        patches: list[Any] = [mock.patch(f"{module}.time", fake) for module in modules]
+        patches.append(mock.patch("cdn_worker.domain.budget.HUGE_BYTES", HUGE_BYTES))
         for patch in patches:
             patch.start()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from cdn_worker.contract import (
     ListTask,
     Parked,
     Refused,
+    Trouble,
     child_of,
     undone,
 )
@@ -58,14 +59,16 @@ TASKS = [
     ListTask(spec=SPEC, keys=tuple(KEYS)),
     replace(COPY, spec=JobSpec(job="j", prefix="in/p/", source_bucket="abc", sink_bucket="def")),
 ]
-REPORTS = [
+REPORTS: list[Any] = [
     CopyReport(job="j", shard="s", run="r", sequence=0, counts=COUNTS, failures=(FAILURE,), objects=(LEDGERED,)),
     ListReport(
         job="j", shard="s", run="r", listed=9, listed_bytes=99, tasks=3, children=(Child(shard="c", after="", until=None),)
     ),
     ListFailed(job="j", shard="s", code="NOT_FOUND", why="no such bucket"),
     Parked(job="j", task="j/s/r/1", kind="copy", body=encoded(COPY).decode()),
+    Trouble(job="j", code="UNREACHABLE", why="storage.example: it does not resolve"),
 ]
+REPORTS += [replace(one, ledger="0badcafe", spec=SPEC.fingerprint) for one in REPORTS]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda one: type(one).__name__)
@@ -154,6 +157,14 @@ def test_a_hostile_message_is_refused_with_its_reason(case: str) -> None:
         decoded_task(body)
 
 
+def test_a_task_that_is_handed_back_is_of_a_queue_that_there_is() -> None:
+    """What nobody knows where to publish again would be forgotten."""
+    plain = json.loads(encoded(Parked(job="j", task="j/s/r/1", kind="copy", body="{}")))
+    for kind in ("hugs", "", ["copy"]):
+        with pytest.raises(Refused, match="one of list, copy, huge"):
+            decoded_report(json.dumps(plain | {"of": kind}).encode())
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_fail_otherwise(body: bytes) -> None:
     with pytest.raises(Refused):
@@ -187,3 +198,30 @@ def test_a_task_that_came_to_nothing_fails_each_of_its_keys() -> None:
 
 def test_children_of_another_run_are_others() -> None:
     assert len({child_of("root", run, index) for run in ("a", "b") for index in (0, 1)}) == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newer(JobSpec):
+    """Of a release that knows one thing more."""
+
+    checksums: bool = False
+
+
+def test_workers_of_a_newer_release_report_for_the_same_spec() -> None:
+    """Else none of their reports would be counted until the daemon is as new as they are, and its jobs are over."""
+    given = {name: getattr(SPEC, name) for name in JobSpec.__dataclass_fields__}
+    assert Newer(**given).fingerprint == SPEC.fingerprint
+    assert Newer(**given, checksums=True).fingerprint != SPEC.fingerprint
+
+
+def test_a_report_says_for_which_ledger_it_is_and_of_which_spec() -> None:
+    spec = replace(SPEC, ledger="0badcafe")
+    assert spec.mark == {"ledger": "0badcafe", "spec": spec.fingerprint}
+    assert undone(replace(COPY, spec=spec), "poison", "why").spec == spec.fingerprint
+    others = [replace(spec, ledger="cafe"), replace(spec, prefix="in/p/x"), replace(spec, sink_bucket="other")]
+    assert spec.fingerprint not in {one.fingerprint for one in others}
+    assert replace(spec).fingerprint == spec.fingerprint
+    for name in ("ledger", "spec"):
+        hostile = json.dumps(json.loads(encoded(REPORTS[0])) | {name: "no id!"}).encode()
+        with pytest.raises(Refused, match=f"{name} 'no id!' is no id"):
+            decoded_report(hostile)

@@ -63,7 +63,7 @@ def test_access_is_made_anew_five_minutes_before_it_ends() -> None:
     assert not ring.due(first)
     clock.now += timedelta(minutes=2)
     assert ring.due(first)
-    assert ring.access().bearer == "token-1"
+    assert ring.access().bearer not in ("", first.bearer)
 
 
 def test_a_token_that_ends_at_once_is_not_asked_for_all_the_time() -> None:

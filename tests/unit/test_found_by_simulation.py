@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, ListReport
+from cdn_worker.contract import ROOT, CopyTask, Item, ListReport
 from cdn_worker.queues.memory import memory_queues
 from sts_manager.domain.decide import decide, starts
-from sts_manager.domain.errors import Denied, Retryable, StsManagerError, Throttled
+from sts_manager.domain.errors import Denied, LeaseLost, Retryable, StsManagerError, Throttled
 from sts_manager.domain.model import (
     Counters,
     JobStarted,
@@ -34,7 +34,8 @@ from sts_manager.domain.model import (
 )
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes, job_name
 from sts_manager.pool.keeper import PoolKeeper
-from sts_manager.pool.ledger import PoolLedger
+from sts_manager.pool.leading import take_over
+from sts_manager.pool.ledger import Folded, PoolLedger
 from sts_manager.reconciler import Reconciler
 from sts_manager.routes.sts import StsRoute
 from sts_manager.stores.lease import StoreLease
@@ -205,18 +206,48 @@ def ledger(tmp_path: Path) -> Iterator[PoolLedger]:
         yield made
 
 
-@pytest.mark.parametrize(("epochs", "ended"), [((4, 5), False), ((4, 4), False), ((4, 6), True), ((6, 4), True)])
-def test_jobs_of_a_ledger_end_where_another_one_was_told_meanwhile(
-    ledger: PoolLedger, epochs: tuple[int, int], ended: bool
-) -> None:
-    ledger.lead(epochs[0], NOW)
+@pytest.mark.parametrize(("last", "ended"), [("own", False), ("", False), ("another", True)])
+def test_jobs_of_a_ledger_end_where_another_one_was_told_meanwhile(ledger: PoolLedger, last: str, ended: bool) -> None:
     begun(ledger)
-    ledger.lead(epochs[1], NOW)
+    ledger.lead(ledger.id if last == "own" else last, NOW)
     job = ledger.job(JOB)
     assert job is not None
     assert (state(ledger), job.error_code) == (
         (OperationState.FAILED, "LED_ELSEWHERE") if ended else (OperationState.IN_PROGRESS, "")
     )
+
+
+def test_who_led_without_a_ledger_was_told_nothing(ledger: PoolLedger) -> None:
+    """A start that could not write its ledger, or had no prefix of the pool: nobody else has had reports of ours (M4)."""
+    scene = Frozen()
+    take_over(ledger, scene.store, scene.lease.fence, NOW)
+    begun(ledger)
+    for _ in range(3):
+        scene.lease.release()
+        assert scene.lease.acquire() is None
+    take_over(ledger, scene.store, scene.lease.fence, NOW)
+    assert state(ledger) is OperationState.IN_PROGRESS
+
+
+def test_the_ledger_that_is_told_is_known_by_its_id(ledger: PoolLedger, tmp_path: Path) -> None:
+    scene = Frozen()
+    with closing(PoolLedger(tmp_path / "other.db")) as other, closing(PoolLedger(tmp_path / "pool.db")) as again:
+        assert again.id == ledger.id != other.id
+        take_over(ledger, scene.store, scene.lease.fence, NOW)
+        begun(ledger)
+        take_over(other, scene.store, scene.lease.fence, NOW)
+        assert scene.store.control().ledger == other.id
+        take_over(again, scene.store, scene.lease.fence, NOW)
+        assert (state(ledger), scene.store.control().ledger) == (OperationState.FAILED, ledger.id)
+
+
+def test_who_leads_no_more_does_not_write_itself_down(ledger: PoolLedger) -> None:
+    scene = Frozen()
+    fence = scene.lease.fence
+    scene.lease.release()
+    assert scene.lease.acquire() is None
+    with pytest.raises(LeaseLost):
+        take_over(ledger, scene.store, fence, NOW)
 
 
 def test_a_report_that_this_ledger_does_not_know_is_left_to_whose_it_is(ledger: PoolLedger, tmp_path: Path) -> None:
@@ -234,20 +265,108 @@ def test_a_report_that_this_ledger_does_not_know_is_left_to_whose_it_is(ledger: 
 
 def test_what_is_known_is_acknowledged_beside_what_is_not(ledger: PoolLedger) -> None:
     begun(ledger)
-    assert ledger.fold([listed("r", 1, 2), copied("r", 0, job="transferJobs/other")], NOW) == {"transferJobs/other"}
+    folded = ledger.fold([listed("r", 1, 2), copied("r", 0, job="transferJobs/other")], NOW)
+    assert folded == Folded(unknown=frozenset({1}))
 
 
 def test_reports_that_nobody_waits_for_end_among_the_dead_and_are_told_once(
     ledger: PoolLedger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A ledger that was lost leaves as many of them as it had tasks: they are no loss, and no alarm each."""
+    """A ledger that was lost leaves as many of them as it had tasks. They are left, as another daemon may wait for them."""
     queues = memory_queues(lease_s=0.0, deliveries_max=2)
     queues.reports.publish([encoded(copied("r", index)) for index in range(3)])
     keeper = PoolKeeper(queues, ledger, FakeClock())
     for _ in range(3):
         keeper.fold_reports()
-    assert keeper.mourn()
-    assert not keeper.mourn()
-    assert [record.getMessage() for record in caplog.records] == ["reports_of_unknown_jobs"]
-    assert vars(caplog.records[0])["fields"]["reports"] == 3
+    for _ in range(3):
+        assert not keeper.mourn()
+    assert [record.getMessage() for record in caplog.records] == ["dead_letter_of_unknown_job"] * 3
     assert ledger.job(JOB) is None
+    begun(ledger)
+    ledger.fold([listed("r", 3, 6)], NOW)
+    assert keeper.mourn(), "whose they are takes them"
+    assert state(ledger) is OperationState.SUCCESS
+    assert not keeper.mourn()
+
+
+def test_the_dead_tasks_of_another_daemons_job_are_left_to_it(ledger: PoolLedger, tmp_path: Path) -> None:
+    """Acknowledged, they were lost, and its prefix never ended (C9)."""
+    queues = memory_queues(lease_s=0.0)
+    with closing(PoolLedger(tmp_path / "other.db")) as other:
+        spec = other.address(SPEC)
+        begun(other, spec)
+        other.fold([listed("r", 1, 1)], NOW)
+        task = CopyTask(spec=spec, shard=ROOT, run="r", sequence=0, items=(Item("p/a", 1, "e"),))
+        queues.copies.publish([encoded(task)])
+        queues.copies.bury(queues.copies.lease(1)[0], "whoever took it died")
+        assert not PoolKeeper(queues, ledger, FakeClock()).mourn()
+        begun(ledger)  # the same job, under the same name: an intent that both of them carried out
+        assert not PoolKeeper(queues, ledger, FakeClock()).mourn()
+        assert PoolKeeper(queues, other, FakeClock()).mourn()
+        assert (state(other), state(ledger)) == (OperationState.FAILED, OperationState.IN_PROGRESS)
+        assert [one.error for one in other.failures(JOB, 5)] == ["poison"]
+
+
+def test_reports_go_to_the_ledger_that_they_name_though_another_one_knows_the_job(ledger: PoolLedger, tmp_path: Path) -> None:
+    queues = memory_queues(lease_s=0.0)
+    with closing(PoolLedger(tmp_path / "other.db")) as other:
+        for one in (ledger, other):
+            begun(one, one.address(SPEC))
+        spec = other.address(SPEC)
+        queues.reports.publish([encoded(replace(listed("r", 0, 0), **spec.mark))])
+        assert not PoolKeeper(queues, ledger, FakeClock()).fold_reports()
+        assert state(ledger) is OperationState.IN_PROGRESS
+        assert PoolKeeper(queues, other, FakeClock()).fold_reports()
+        assert state(other) is OperationState.SUCCESS
+
+
+def test_who_leads_no_more_takes_no_reports_and_no_dead_letters_and_posts_nothing(ledger: PoolLedger) -> None:
+    queues = memory_queues(lease_s=0.0)
+    begun(ledger)
+    report = encoded(listed("r", 0, 0))
+    queues.reports.publish([report])
+    queues.copies.publish([report])
+    queues.copies.bury(queues.copies.lease(1)[0], "why")
+    leads = [False]
+    keeper = PoolKeeper(queues, ledger, FakeClock(), leading=lambda: leads[0], epoch=lambda: 1)
+    ledger.set_paused(JOB, paused=True)
+    for turn in (keeper.steer, keeper.fold_reports, keeper.mourn, keeper.sweep):
+        assert not turn()
+    assert queues.board.read() == {}
+    assert [one.attempt for one in queues.reports.lease(5)] == [1], "nobody took it"
+    assert [one.attempt for one in queues.dead.lease(5)] == [1]
+    leads[0] = True
+    keeper.steer()
+    assert queues.board.read() == {JOB: "paused"}
+
+
+def test_who_was_frozen_with_reports_in_its_hand_leaves_them(ledger: PoolLedger) -> None:
+    queues = memory_queues(lease_s=0.0)
+    begun(ledger)
+    queues.reports.publish([encoded(listed("r", 0, 0))])
+    looks = iter([True, False])
+    keeper = PoolKeeper(queues, ledger, FakeClock(), leading=lambda: next(looks))
+    assert not keeper.fold_reports()
+    assert state(ledger) is OperationState.IN_PROGRESS
+    assert len(queues.reports.lease(5)) == 1
+
+
+def test_a_report_of_a_task_that_nobody_here_published_counts_nothing(
+    ledger: PoolLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody's message names our job, and another bucket (M13)."""
+    queues = memory_queues(lease_s=0.0)
+    spec = ledger.address(SPEC)
+    begun(ledger, spec)
+    foreign = replace(spec, sink_bucket="another")
+    queues.reports.publish([encoded(replace(listed("r", 0, 0), **foreign.mark))])
+    keeper = PoolKeeper(queues, ledger, FakeClock())
+    keeper.fold_reports()
+    assert state(ledger) is OperationState.IN_PROGRESS
+    assert "report_of_another_spec" in caplog.text
+    task = CopyTask(spec=foreign, shard=ROOT, run="r", sequence=0, items=(Item("p/a", 1, "e"),))
+    queues.copies.publish([encoded(task)])
+    queues.copies.bury(queues.copies.lease(1)[0], "why")
+    assert keeper.mourn(), "it names this ledger, and is kept for a person to look at"
+    ledger.fold([replace(listed("r", 1, 2), **spec.mark), replace(copied("r", 0), **spec.mark)], NOW)
+    assert state(ledger) is OperationState.SUCCESS

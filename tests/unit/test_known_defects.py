@@ -88,6 +88,7 @@ def test_1_a_lost_answer_makes_no_second_job(scene: Scene) -> None:
 
 def test_2_a_crash_between_history_and_status_doubles_no_history_row(scene: Scene) -> None:
     scene.passes(2)
+    scene.service.set(scene.operation, OperationState.IN_PROGRESS, objects_copied=1)  # news
     batches: list[Batch] = []
     real = scene.store.record
 

@@ -20,17 +20,21 @@ from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import Verdict
 from cdn_worker.health import answered
-from cdn_worker.ports import Leased, QueueUnavailable
+from cdn_worker.ports import Leased, Queues, QueueUnavailable
 from cdn_worker.post import Parcel, Post, PostBroken
-from cdn_worker.queues.memory import MemoryQueue, memory_queues
+from cdn_worker.queues.memory import MemoryBoard, MemoryQueue, memory_queues
 from cdn_worker.queues.sqlite_file import SqliteFile
 from cdn_worker.worker import Figures
 from sts_manager.clock import SystemClock
 from sts_manager.domain.choice import choose
+from sts_manager.domain.errors import BadInput, StoreUnavailable
 from sts_manager.domain.model import OperationState, Route
 from sts_manager.pool.document import Job, job_of, operation_of, snapshot
 from sts_manager.pool.keeper import PoolKeeper
-from sts_manager.pool.ledger import PoolLedger
+from sts_manager.pool.ledger import Folded, PoolLedger
+from sts_manager.pool_wiring import Pool
+from sts_manager.settings import Settings
+from tests.fakes.memory_store import MemoryStore
 from tests.stages import wait_for
 from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way
 
@@ -169,10 +173,10 @@ def test_listings_wait_until_there_is_nothing_to_copy() -> None:
     post.start()
     post.want(lists=1, copies=2)
     wait_for(lambda: len(post._held) == 2)
-    assert [one.lists for one in post.claimed()] == [False, False]
+    assert [one.kind for one in post.claimed()] == ["copy", "copy"]
     post.want(lists=1, copies=2)
     wait_for(lambda: len(post._held) == 4)
-    assert [one.lists for one in post.claimed()] == [False, True]
+    assert [one.kind for one in post.claimed()] == ["copy", "list"]
     post.close(1)
 
 
@@ -193,9 +197,10 @@ def test_leases_are_extended_while_they_are_held() -> None:
     extended = threading.Event()
 
     class Watched(MemoryQueue):
-        def extend(self, leases: Sequence[Leased]) -> None:
+        def extend(self, leases: Sequence[Leased]) -> list[Leased]:
             if leases:
                 extended.set()
+            return []
 
     queues = replace(memory_queues(), copies=Watched(), lease_s=0.2)
     queues.copies.publish([b"x"])
@@ -234,7 +239,7 @@ def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
         ledger.begin(spec, "p/", "q", datetime.now(UTC))
         fold, calls = ledger.fold, []
 
-        def failing(reports: Sequence[Report], at: datetime) -> frozenset[str]:
+        def failing(reports: Sequence[Report], at: datetime) -> Folded:
             calls.append(len(reports))
             if len(calls) == 1:
                 raise ZeroDivisionError("a defect")
@@ -267,7 +272,10 @@ def test_health() -> None:
     assert answered("/healthz", well)[0] == answered("/readyz", well)[0] == 200
     assert answered("/readyz", Figures(draining=True)) == (503, b"draining\n")
     assert answered("/readyz", Figures(queue_away="no such topic")) == (503, b"no such topic\n")
-    assert answered("/healthz", Figures(queue_away="x", draining=True))[0] == 200, "it is not to be replaced for that"
+    assert answered("/readyz", Figures(trouble="no credentials")) == (503, b"no credentials\n")
+    assert answered("/healthz", Figures(queue_away="x", trouble="y", draining=True))[0] == 200, (
+        "it is not to be replaced for that"
+    )
     stuck = Figures(turned_at=time.monotonic() - 1000)
     assert answered("/healthz", stuck)[0] == answered("/readyz", stuck)[0] == 503
     assert answered("/", well)[0] == 404
@@ -341,3 +349,40 @@ def test_a_job_as_an_operation(given: Job, state: OperationState, permanent: boo
 def test_a_spec_of_another_prefix_does_not_exist() -> None:
     with pytest.raises(ValueError, match="not under 'in/'"):
         JobSpec(job="j", prefix="out/", source_root="in/", source_bucket="abc", sink_bucket="def")
+
+
+class Closing:
+    """Counts who is closed, over what there is."""
+
+    def __init__(self, board: MemoryBoard) -> None:
+        self.board, self.opened, self.closed = board, 0, 0
+
+    def open(self, _address: str, *, lease_s: float) -> Queues:
+        self.opened += 1
+        made = replace(memory_queues(lease_s), board=self.board)
+        made.dead.close = self._close  # type: ignore[method-assign]
+        return made
+
+    def _close(self) -> None:
+        self.closed += 1
+
+
+class BoardAway(MemoryBoard):
+    def bind(self, migration: str) -> str:
+        raise QueueUnavailable("503: the board does not answer")
+
+
+def test_queues_that_cannot_be_used_are_closed_again_however_often_they_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass a minute while the board's bucket is away: each had left its connections behind."""
+    settings = Settings(pool_ledger=str(tmp_path / "pool.db"), queue=f"sqlite:///{tmp_path / 'queue.db'}")
+    another = MemoryBoard()
+    another.bind("another")
+    for board, raised in ((BoardAway(), StoreUnavailable), (another, BadInput)):
+        closing = Closing(board)
+        monkeypatch.setattr("sts_manager.pool_wiring.open_queues", closing.open)
+        for _ in range(3):
+            with pytest.raises(raised):
+                Pool(settings, MemoryStore).open()
+        assert (closing.opened, closing.closed) == (3, 3)
