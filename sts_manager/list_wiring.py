@@ -38,6 +38,7 @@ from sts_manager.url_lists.comparison import (
     comparison_of,
     earlier,
     hints_of,
+    is_first,
     left_behind_of,
     transfer_job_of,
 )
@@ -405,7 +406,9 @@ class UrlLists(OwnRoute[_Parts]):
             )
             for one in known
         ]
-        self._own_store().put_failures(prefix, failures, SystemClock().now())
+        if known or not is_first(job.name) or ledger.compared_before(job.name):
+            # Else the job store has nothing to forget: a statement less for each prefix, of which BigQuery bills ten megabytes.
+            self._own_store().put_failures(prefix, failures, SystemClock().now())
         if job.kind is Kind.LEFT_BEHIND and known:
             kinds = ", ".join(f"{error}: {number:,}" for error, number, *_ in ledger.error_counts(job.name))
             fields = {"prefix": job.prefix, "objects": job.objects["failed"], "bytes": job.bytes["failed"], "named": kinds}

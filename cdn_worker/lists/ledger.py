@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -66,6 +66,11 @@ CREATE INDEX IF NOT EXISTS job_of_prefix ON job_prefix (prefix);
 """
 
 
+def is_listers(job: Job) -> bool:
+    """Whether it is the lister's turn."""
+    return job.state in THE_LISTERS and (not job.paused or job.state is State.MOVING)
+
+
 class ListLedger(Comparisons):
     """Safe to use from several threads and processes. unavailable: makes the error of a file that cannot be had at the moment."""
 
@@ -116,17 +121,19 @@ class ListLedger(Comparisons):
     def live(self) -> list[Job]:
         return self._jobs("state <> ? AND kind = ?", (State.OVER, Kind.URLS))
 
-    def work(self) -> list[Job]:
-        """What a lister has to do."""
-        marks = ",".join("?" * len(THE_LISTERS))
-        return [one for one in self._jobs(f"state IN ({marks})", THE_LISTERS) if not one.paused or one.state is State.MOVING]
+    def work(self, most: int = ROWS_AT_ONCE, besides: Collection[str] = ()) -> list[Job]:
+        """What a lister has to do, oldest first: so many jobs at most, and none of those named."""
+        states, names = ",".join("?" * len(THE_LISTERS)), ",".join("?" * len(besides))
+        where = f"state IN ({states}) AND (NOT paused OR state = ?) AND name NOT IN ({names})"
+        return self._jobs(where, (*THE_LISTERS, State.MOVING, *besides), most)
 
     def busy(self) -> bool:
         """Whether there is anything to do, or to tell."""
         return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told <> 1 LIMIT 1", (State.OVER, State.READY)))
 
-    def _jobs(self, where: str, values: Sequence[str]) -> list[Job]:
-        return [job_of(row) for row in self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name", values)]
+    def _jobs(self, where: str, values: Sequence[str], most: int = -1) -> list[Job]:
+        rows = self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name LIMIT ?", (*values, most))
+        return [job_of(row) for row in rows]
 
     def enter(self, job: str, state: State, *, was: State, code: str = "", message: str = "") -> None:
         """Go on with the next state, if the job is still in the one that it was; an error that is there already stays."""

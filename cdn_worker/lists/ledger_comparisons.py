@@ -62,6 +62,11 @@ class Comparisons:
                 ),
             )
 
+    def compared_before(self, name: str) -> bool:
+        """Whether another job was about the same prefix, of whose failed objects the job store may have been told."""
+        pairs = "job AS this JOIN job AS other ON other.prefix = this.prefix AND other.name <> this.name"
+        return bool(self._read(f"SELECT 1 FROM {pairs} WHERE this.name = ? LIMIT 1", (name,)))
+
     def forget(self, prefix: str) -> None:
         """The prefix is there: nobody needs what a comparison found, and nothing of it has failed any more."""
         with self._write() as connection:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import fcntl
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.engine.loop import Engine
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.lists.ledger import ListLedger, is_listers
 from cdn_worker.lists.lister import Lister, Sizes
 from cdn_worker.reach import Reach
 
 log = logging.getLogger(__name__)
 
 JOBS_MAX = 8
+AHEAD = 256
+"""Jobs that are looked for at once: there may be one for each prefix of a migration."""
 LOOK_S = 0.2
 AGAIN_S = 2.0
 """Until a state that did not come to its end is begun anew."""
@@ -31,6 +34,7 @@ class Listers:
         self._engine = Engine(reach.limits)
         self._at_work: dict[str, Lister] = {}
         self._not_before: dict[str, float] = {}
+        self._waiting: deque[str] = deque()
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -50,23 +54,21 @@ class Listers:
                 self._look_at = 0.0
                 if lister.waits:
                     self._not_before[name] = now + AGAIN_S
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK_S
-        for job in self._ledger.work():
-            known = self._at_work.get(job.name)
-            if known is not None:
-                known.stay_signed()
-            elif len(self._at_work) < JOBS_MAX and not self._rests(job.name, now):
-                self._begin(job.name)
-
-    def _rests(self, name: str, now: float) -> bool:
-        return now < self._not_before.get(name, 0.0)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for lister in self._at_work.values():
+                lister.stay_signed()
+            if not self._waiting:
+                self._not_before = {name: due for name, due in self._not_before.items() if due > now}
+                found = self._ledger.work(AHEAD, (*self._at_work, *self._not_before))
+                self._waiting.extend(job.name for job in found)
+        while self._waiting and len(self._at_work) < JOBS_MAX:
+            self._begin(self._waiting.popleft())
 
     def _begin(self, name: str) -> None:
         job = self._ledger.job(name)
-        if job is None:
-            return
+        if job is None or not is_listers(job):
+            return  # it was paused, or is over, since it was looked for
         try:
             lister = Lister(job, self._ledger, self._reach, self._engine, self._sizes)
         except BadInput as error:

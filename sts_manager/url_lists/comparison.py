@@ -37,6 +37,11 @@ def earlier(name: JobName, attempt: int) -> str:
     return _ATTEMPT.sub(f"-a{attempt - 1}", name)
 
 
+def is_first(name: str) -> bool:
+    """Whether a job of the ledger is of a prefix's first attempt."""
+    return transfer_job_of(name).endswith("-a1")
+
+
 def hints_of(job: PrefixJob, results: str, bucket: str) -> Hints:
     """Causes as the service gave them: samples name at most five objects for each code, the commonest stands for all others."""
     by_key = samples_of(results, bucket, otherwise=job.error_code)
