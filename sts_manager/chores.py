@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import islice
 from types import MappingProxyType
 
+from sts_manager.destinations import refuse_shared_names
 from sts_manager.domain.decide import launch
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.following import FOLLOWED_FAILURES
@@ -27,6 +28,7 @@ from sts_manager.domain.model import (
 )
 from sts_manager.domain.naming import JOB_NAME_STEM, OperationName, Prefix, is_ours, repaired_job, whole_of
 from sts_manager.domain.naming import JobName as TransferJobName
+from sts_manager.domain.place import place
 from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, TransferProject
 
 ROWS_AT_ONCE = 1000
@@ -50,11 +52,16 @@ def prepare(
     progress: Callable[[int], None],
     chosen: Mapping[Prefix, Chosen] = MappingProxyType({}),
 ) -> Loaded:
-    """Load prefixes as waiting rows. Raises BadInput, and loads nothing, when one overlaps with a stored prefix."""
+    """Load prefixes as waiting rows.
+
+    Raises BadInput, and loads nothing, when one overlaps with a stored prefix, or would write the names of another row.
+    """
     clashes = store.clashes(prefixes, limit=20)
     if clashes:
         lines = [f"  {clash.prefix!r} overlaps with {clash.stored!r}, which is in the table" for clash in clashes]
         raise BadInput("\n".join(["nothing was loaded: objects would be copied twice, because", *lines]))
+    bound = store.control().sink
+    refuse_shared_names(store, place(bound) if bound else None, prefixes, chosen)
     return store.load(prefixes, at, progress, chosen)
 
 

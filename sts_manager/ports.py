@@ -216,6 +216,14 @@ class JobStore(Protocol):
         """The first `limit` prefixes (sorted) that a stored one encloses, or that enclose a stored one."""
         ...
 
+    def prefixes(self) -> Iterator[Prefix]:
+        """Every row's prefix, in the order of their bytes in UTF-8."""
+        ...
+
+    def own_destinations(self) -> Iterator[tuple[Prefix, str]]:
+        """The rows that have a destination of their own, each with it, by prefix."""
+        ...
+
     def job(self, prefix: Prefix) -> PrefixJob | None: ...
     def jobs_named(self, names: Collection[JobName]) -> Mapping[JobName, PrefixJob]:
         """The rows whose last attempt has one of these transfer jobs."""

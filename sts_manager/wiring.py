@@ -20,6 +20,7 @@ from google.auth import exceptions as auth_exceptions
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.clock import SystemClock
 from sts_manager.daemon import Daemon, Intervals, Stop
+from sts_manager.destinations import refuse_shared_names
 from sts_manager.doctor.finding import Patient
 from sts_manager.domain.choice import Choice, choose
 from sts_manager.domain.errors import BadInput, Fatal, StoreUnavailable, StsManagerError
@@ -331,6 +332,7 @@ def bound_migration(settings: Settings, store: JobStore) -> str:
                 f"{flag} is {ours}, but {settings.store_shown} belongs to a migration with {stored} "
                 "that has begun; use another --store"
             )
+    refuse_shared_names(store, settings.sink)
     return control.migration
 
 

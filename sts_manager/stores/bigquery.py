@@ -243,6 +243,14 @@ class BigQueryStore:
         progress(len(prefixes))
         return Loaded(added=written.affected, present=len(prefixes) - written.affected)
 
+    def prefixes(self) -> Iterator[Prefix]:
+        for row in self._warehouse.read(self._say.prefixes):
+            yield Prefix(row["prefix"])
+
+    def own_destinations(self) -> Iterator[tuple[Prefix, str]]:
+        for row in self._warehouse.read(self._say.own_destinations):
+            yield Prefix(row["prefix"]), row["destination"]
+
     def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
         if not prefixes or not sum(self.counts().values()):
             return ()

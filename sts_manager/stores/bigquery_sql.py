@@ -136,6 +136,8 @@ class Statements:
     job: str
     jobs_named: str
     with_status: str
+    prefixes: str
+    own_destinations: str
     history: str
     forget_failures: str
     add_failures: str
@@ -186,6 +188,8 @@ def statements(names: Names) -> Statements:
         ),
         job=f"SELECT {columns} FROM {job} WHERE prefix = @prefix",
         jobs_named=f"SELECT {columns} FROM {job} WHERE job_name IN UNNEST(@names)",
+        prefixes=f"SELECT prefix FROM {job} ORDER BY prefix",
+        own_destinations=f"SELECT prefix, destination FROM {job} WHERE COALESCE(destination, '') != '' ORDER BY prefix",
         with_status=f"SELECT {columns} FROM {job} WHERE status = @status ORDER BY prefix",
         history=f"SELECT {_listed(HISTORY_COLUMNS)} FROM {history} WHERE prefix = @prefix ORDER BY timestamp, generation",
         forget_failures=f"DELETE FROM {failure} WHERE prefix = @prefix",

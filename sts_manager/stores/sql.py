@@ -294,6 +294,21 @@ class SqlStore:
     def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
         return tuple(islice(self._clashes(prefixes), limit))
 
+    def prefixes(self) -> Iterator[Prefix]:
+        prefix = self._job.c.prefix
+        query = sa.select(prefix).order_by(prefix).limit(LOAD_ROWS)
+        page = self._texts(query)
+        while page:
+            yield from map(Prefix, page)
+            page = self._texts(query.where(prefix > page[-1]))
+
+    def own_destinations(self) -> Iterator[tuple[Prefix, str]]:
+        job = self._job
+        own = sa.select(job.c.prefix, job.c.destination).where(sa.func.coalesce(job.c.destination, "") != "")
+        with self._reading() as connection:
+            rows = connection.execute(own.order_by(job.c.prefix)).all()
+        return iter([(Prefix(prefix), destination) for prefix, destination in rows])
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -313,6 +328,10 @@ class SqlStore:
                 stored = [*connection.execute(between).scalars()]
                 right = connection.execute(after).scalar()
             yield from _neighbours_that_clash(some, left, stored, right)
+
+    def _texts(self, query: sa.Select[Any]) -> list[str]:
+        with self._reading() as connection:
+            return [*connection.execute(query).scalars()]
 
     def _jobs(self, query: sa.Select[Any]) -> tuple[PrefixJob, ...]:
         with self._reading() as connection:

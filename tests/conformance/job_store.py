@@ -410,3 +410,15 @@ def test_the_lease_record_is_compared_and_set(store: JobStore) -> None:
     assert not store.swap_lease("two", "three")
     assert store.swap_lease("one", "two")
     assert store.lease_text() == "two"
+
+
+def test_prefixes_and_destinations_of_rows_own_come_in_the_order_of_their_bytes(store: JobStore) -> None:
+    texts = sorted(checked_prefixes(["b/", "a/", "é/", "\U0001f600/", "￿/", "c/"]))
+    own = {
+        Prefix("c/"): Chosen(destination="gs://other/x"),
+        Prefix("a/"): Chosen(destination="gs://other"),
+        Prefix("b/"): Chosen(),
+    }
+    store.load(texts, NOW, lambda _: None, own)
+    assert list(store.prefixes()) == sorted(texts, key=str.encode)
+    assert list(store.own_destinations()) == [("a/", "gs://other"), ("c/", "gs://other/x")]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.commands import BUCKETS, QUICK, Shell
-from tests.stages import SOURCE, at_sink, fill, s3_client
+from tests.stages import SINK, SOURCE, at_sink, fill, s3_client
 from tools.emulators.stage import PROJECT, Stage
 
 
@@ -117,3 +117,14 @@ def test_an_egress_that_is_none_is_named_with_its_line(tmp_path: Path, stage: St
     (tmp_path / "p.json").write_text('["a/",\n {"prefix": "b/", "egress": "http://x"}]')
     ran = shell.run("prepare-tables", "--job-prefix-source-file", "p.json")
     assert (ran.code, "line 2: the egress of 'b/' is 'http://x'" in ran.err) == (2, True), ran.err
+
+
+def test_two_rows_that_would_write_the_same_names_stop_a_run_before_it_begins(stage: Stage, tmp_path: Path) -> None:
+    fill(stage, {"b/x": b"one", "a/b/x": b"another"})
+    shell = loaded(stage, tmp_path, [{"prefix": "b/", "destination": f"gs://{SINK}/a"}, "a/b/"])
+    ended = shell.run("run", *BUCKETS, *QUICK, "--until-done")
+    assert ended.code == 2, ended.err
+    assert "would write the same names" in ended.err
+    assert f"gs://{SINK}/a/b/" in ended.err
+    assert at_sink(stage) == {}
+    assert stage.ledger.calls["sts", "CreateTransferJob"] == 0

@@ -95,6 +95,12 @@ class MemoryStore:
         progress(len(prefixes))
         return Loaded(added=len(new), present=len(prefixes) - len(new))
 
+    def prefixes(self) -> Iterator[Prefix]:
+        return iter(sorted(self.rows))
+
+    def own_destinations(self) -> Iterator[tuple[Prefix, str]]:
+        return iter([(prefix, self.rows[prefix].destination) for prefix in sorted(self.rows) if self.rows[prefix].destination])
+
     def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
         def found() -> Iterator[PrefixClash]:
             for prefix in prefixes:
