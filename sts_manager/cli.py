@@ -19,7 +19,18 @@ from rich.live import Live
 from rich.progress import Progress
 
 from sts_manager import chores, logs, queries, screens, wiring
-from sts_manager.commands import EXIT_ERRORS, STORE_FLAGS, AllInProject, DryRun, command, err, opened_store, print_lines, report
+from sts_manager.commands import (
+    EXIT_ERRORS,
+    EXIT_UNFINISHED,
+    STORE_FLAGS,
+    AllInProject,
+    DryRun,
+    command,
+    err,
+    opened_store,
+    print_lines,
+    report,
+)
 from sts_manager.daemon import Ending, Stop
 from sts_manager.doctor.finding import Level
 from sts_manager.domain.choice import AUTO
@@ -59,7 +70,8 @@ def run(
         bool,
         typer.Option(
             "--until-done",
-            help="End when every prefix has ended: exit 0, or 1 if any ended in error. One that is followed has: its bulk is "
+            help="End when every prefix has ended: exit 0, or 1 if any ended in error; 4 if it is stopped before. "
+            "One that is followed has ended: its bulk is "
             "done, and the service goes on without the daemon; 1 as well if what failed of it is not at the destination.",
         ),
     ] = False,
@@ -70,7 +82,7 @@ def run(
     if settings.stackdriver_project and not settings.publish_heartbeat:
         err.print("warning: --stackdriver-project has no effect without --publish-heartbeat", markup=False)
     log.info("settings", extra={"fields": {**shown(settings), "project": wiring.project_told(settings)}})
-    stop = Stop()
+    stop = Stop(late_exit=EXIT_UNFINISHED if until_done else 0)
     with opened_store(settings) as opened, stop.on_signals(), closing(wiring.OwnRoutes(settings)) as own:
         if dry_run:
             choice = wiring.chosen(settings)
@@ -117,6 +129,13 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.Ow
         what = "ended in error, or are followed and lack something" if followed else "ended in error"
         print(f"some prefixes {what}; `sts-manager status` says which and why", file=sys.stderr)
         raise typer.Exit(EXIT_ERRORS)
+    if ending is Ending.STOPPED and until_done:
+        counts = opened.counts()
+        unended = (JobStatus.WAITING, JobStatus.RUNNING, JobStatus.PAUSED)
+        left = ", ".join(f"{counts[one]:,} {one.value}" for one in unended if counts[one])
+        told = left or "every prefix has ended, and what the service passed over was still looked for"
+        print(f"stopped before the end: {told}. Run the same command again: nothing is lost", file=sys.stderr)
+        raise typer.Exit(EXIT_UNFINISHED)
     if ending is Ending.BLOCKED:
         breaker = opened.control().breaker
         assert breaker is not None

@@ -20,6 +20,8 @@ from sts_manager.ports import JobStore
 from sts_manager.settings import Settings, disagreements, flag_of, load_settings
 
 EXIT_ERRORS, EXIT_USAGE, EXIT_CANNOT_GO_ON = 1, 2, 3
+EXIT_UNFINISHED = 4
+"""Told to stop before what was asked for was done: whoever runs the command must not take it for done."""
 err = Console(stderr=True)
 
 

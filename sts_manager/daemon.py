@@ -53,9 +53,13 @@ class Ending(Enum):
 
 
 class Stop:
-    """A wish to stop that can be waited for. The second signal ends the process at once."""
+    """A wish to stop that can be waited for. The second signal ends the process at once.
 
-    def __init__(self) -> None:
+    late_exit   the exit code when a signal came and a call does not return in time
+    """
+
+    def __init__(self, late_exit: int = 0) -> None:
+        self._late_exit = late_exit
         self._event = threading.Event()
         self._signals = 0
         self._signalled_at: float | None = None
@@ -90,7 +94,7 @@ class Stop:
             self._event.set()
             grace.start()
 
-        grace = threading.Timer(GRACE_S, _end_now)
+        grace = threading.Timer(GRACE_S, _end_now, [self._late_exit])
         grace.daemon = True
         before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -101,9 +105,9 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _end_now() -> None:
+def _end_now(code: int) -> None:
     log.warning("ended_without_last_write", extra={"fields": {"cause": f"a call did not return within {GRACE_S:g} s"}})
-    os._exit(0)
+    os._exit(code)
 
 
 class Daemon:

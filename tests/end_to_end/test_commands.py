@@ -221,6 +221,21 @@ def test_the_service_away_at_start_and_in_the_middle(stage: Stage, shell: Shell)
     assert len(stage.sts.jobs) == 2
 
 
+def test_a_run_until_done_that_is_stopped_before_is_not_taken_for_done(stage: Stage, shell: Shell) -> None:
+    fill(stage, {"p/x": b"x", "q/x": b"x"})
+    stage.ledger.change({"sts.operations_in_progress_max": 0})
+    prepared(shell, "p/", "q/")
+    with shell.started("run", *BUCKETS, *QUICK, "--until-done", "--max-concurrent-jobs", "1") as daemon:
+        wait_for(lambda: status(shell)["counts"]["running"] == 1)
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=30) == 4
+        assert daemon.stderr is not None
+        assert "stopped before the end: 1 waiting, 1 running. Run the same command again" in daemon.stderr.read()
+    stage.ledger.change({"sts.operations_in_progress_max": 200})
+    stage.sts._admit()  # type: ignore[union-attr]
+    assert shell.run("run", *BUCKETS, *QUICK, "--until-done").code == 0
+
+
 def test_the_store_locked_in_the_middle(stage: Stage, shell: Shell) -> None:
     fill(stage, {"p/x": b"x"})
     stage.ledger.change({"sts.operations_in_progress_max": 0})
