@@ -21,6 +21,7 @@ from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.keypairs import signer_from_file
 from cdn_worker.listing import Sizes
 from cdn_worker.lists.lister import Sizes as ListSizes
+from cdn_worker.logs import visible
 from cdn_worker.queues.places import open_queues, prepare_queues
 from cdn_worker.reach_settings import ReachFlags, check_cdn_url, keyed, reach_of
 from cdn_worker.screen import Screen, closing, sized, spent
@@ -68,10 +69,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", visible(str(error), keep="\n"), file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from error
     except CdnWorkerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", visible(str(error), keep="\n"), file=sys.stderr)
         raise typer.Exit(EXIT_NOT_ALL) from error
 
 
@@ -274,7 +275,7 @@ def _ended(result: Result, flags: Flags) -> int:
     if result.verdicts is not None:
         print(f"verdicts: {result.verdicts}")
     if result.stopped:
-        print(f"error: not complete: {result.stopped}", file=sys.stderr)
+        print(f"error: not complete: {visible(str(result.stopped))}", file=sys.stderr)
     return 0 if result.good else EXIT_NOT_ALL
 
 

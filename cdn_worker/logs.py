@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -23,6 +24,24 @@ def masked(text: str) -> str:
     return _SECRET.sub(r"\1***", text)
 
 
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, which a terminal obeys, and marks that turn the direction of writing or break the line."""
+
+
+def visible(text: str, keep: str = "") -> str:
+    """`text` with control characters as `\\x1b` or `\\u202e`: who names an object must not command a terminal.
+
+    keep   control characters that are meant: the line breaks of a message of ours
+    """
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+
+
+def json_text(value: object, indent: int | None = None, default: Callable[[Any], str] | None = None) -> str:
+    """A value as JSON in which every control character is an escape, which any reader undoes."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=default)
+    return _UNSEEN.sub(lambda found: "\n" if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
 class JsonLines(logging.Formatter):
     """Cloud Logging's structured fields: severity, message, timestamp; then the event's own."""
 
@@ -37,7 +56,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["stack_trace"] = self.formatException(record.exc_info)
-        return masked(json.dumps(line, ensure_ascii=False))
+        return masked(json_text(line))
 
 
 class Readable(logging.Formatter):
@@ -49,7 +68,7 @@ class Readable(logging.Formatter):
         line = " ".join([at, f"{record.levelname:<7}", record.getMessage(), *pairs])
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return masked(line)
+        return masked(visible(line, keep="\n"))
 
 
 def configure(program: str, stream: TextIO | None = None) -> str | None:
@@ -76,5 +95,5 @@ def _plain(value: object) -> object:
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = visible(str(value))
     return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c in '"=' for c in text) else text

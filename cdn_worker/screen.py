@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from cdn_worker.domain.verdict import GOOD, Summary, Tally, Verdict
+from cdn_worker.logs import visible
 
 LINE_EVERY_S = 10.0
 WINDOW_S = 30.0
@@ -96,7 +97,7 @@ class Screen:
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(visible(text, keep="\n"), markup=False, soft_wrap=True)
 
     def _rates(self) -> tuple[float, float]:
         (then, objects, moved), (now, objects_now, moved_now) = self._seen[0], self._seen[-1]

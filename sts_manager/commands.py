@@ -20,6 +20,8 @@ from sts_manager.ports import JobStore
 from sts_manager.settings import Settings, disagreements, flag_of, load_settings
 
 EXIT_ERRORS, EXIT_USAGE, EXIT_CANNOT_GO_ON = 1, 2, 3
+LINES = "\n\t"
+"""What may stay as it is in a text of several lines."""
 EXIT_UNFINISHED = 4
 """Told to stop before what was asked for was done: whoever runs the command must not take it for done."""
 err = Console(stderr=True)
@@ -108,7 +110,7 @@ def flag_annotation(name: str) -> Any:
 
 
 def fail(error: Exception, code: int) -> None:
-    print(f"error: {logs.masked(str(error))}", file=sys.stderr)
+    print(f"error: {logs.visible(logs.masked(str(error)), keep=LINES)}", file=sys.stderr)
     raise typer.Exit(code) from error
 
 
@@ -164,4 +166,4 @@ def report(done: Iterable[chores.Done], verb: str, *, dry_run: bool) -> int:
 
 def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(logs.visible(line, keep=LINES))

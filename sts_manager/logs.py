@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TextIO
 
 from cdn_worker import logs
-from cdn_worker.logs import masked
+from cdn_worker.logs import json_text, masked, visible
 
-__all__ = ["configure", "masked"]
+__all__ = ["configure", "json_text", "masked", "visible"]
 
 
 def configure(stream: TextIO | None = None) -> str | None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sts_manager.doctor.probe.observation import Observation, Outcome, Report, hide
+from sts_manager.screens import plain
 
 COLOURS = {
     Outcome.AGREES: "green",
@@ -23,7 +24,7 @@ COLOURS = {
 def progress_line(event: Observation | str) -> RenderableType:
     """A row when it is made; or a line about what is removed."""
     if isinstance(event, str):
-        return Text(event, style="dim")
+        return plain(event, style="dim")
     return Text.assemble((f"{event.outcome.value:<14}", COLOURS[event.outcome]), event.subject)
 
 
@@ -35,7 +36,7 @@ def table(report: Report) -> RenderableType:
     for row in report.observations:
         if row.outcome is not Outcome.LEFT_OUT:
             subject = Text.assemble(row.subject, "\n", (row.outcome.value, COLOURS[row.outcome]))
-            shown.add_row(subject, Text(row.assumed), Text(hide(row.observed)), Text(row.meaning))
+            shown.add_row(subject, plain(row.assumed), plain(hide(row.observed)), plain(row.meaning))
     return shown
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from sts_manager.doctor.finding import Finding, Level
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
 from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
+from sts_manager.logs import json_text, visible
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, LeftBehind, Sample
 from sts_manager.queries import Answer
 from sts_manager.stores.lease import record_of
@@ -76,6 +77,7 @@ OTHERWISE = "see `sts-manager history PREFIX`"
 RETRY_FAILED = "see its details; `sts-manager retry PREFIX` tries just the failed objects"
 LEFT_BEHIND_SHOWN, NAMED_MAX = 10, 10_000
 """Prefixes that `status` names for what they left behind; objects of one that the store keeps, at most."""
+FORMULAS = ("=", "+", "-", "@")
 DAY_S = 86_400.0
 RATE_OVER = timedelta(minutes=10)
 
@@ -216,7 +218,7 @@ def as_json(status: Status) -> str:
             for group in status.errors
         ],
     }
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    return json_text(value, indent=2)
 
 
 def quota_lines(status: Status) -> Iterator[tuple[str, bool]]:
@@ -232,19 +234,19 @@ def quota_lines(status: Status) -> Iterator[tuple[str, bool]]:
 def screen(status: Status) -> RenderableType:
     """The table of `status`."""
     control, totals = status.control, status.totals
-    lines: list[RenderableType] = [Text(health(status), style="bold")]
+    lines: list[RenderableType] = [plain(health(status), style="bold")]
     if control.source:
-        lines.append(Text(f"{control.source} → {control.sink}   migration {control.migration}"))
+        lines.append(plain(f"{control.source} → {control.sink}   migration {control.migration}"))
     if control.hold is not None:
         hold = control.hold
         why = hold.reason or "no reason given"
         text = f"HELD by {hold.by} since {_at(hold.at)}: {why}; `sts-manager resume-all-jobs` lifts it"
-        lines.append(Text(text, "yellow"))
+        lines.append(plain(text, "yellow"))
     if control.breaker is not None:
         breaker = control.breaker
         what = "nothing new" if breaker.limit is None else f"nothing new {STOPPED[breaker.limit]}"
         text = f"BREAKER OPEN since {_at(breaker.opened_at)}, {what} starts: {breaker.code}: {breaker.message}"
-        lines.append(Text(f"{text}; next probe {_at(breaker.probe_at)}", "red"))
+        lines.append(plain(f"{text}; next probe {_at(breaker.probe_at)}", "red"))
     table = Table("status", "prefixes", title_justify="left")
     table.columns[1].justify = "right"
     for one in JobStatus:
@@ -261,9 +263,9 @@ def screen(status: Status) -> RenderableType:
     ):
         moved.add_row(name, f"{objects:,}", human_bytes(size))
     lines += [table, moved]
-    lines.append(Text(pace(status)))
-    lines += [Text(told, "yellow" if full else "") for told, full in quota_lines(status)]
-    lines += [Text(told, "yellow") for told in left_behind_lines(status)]
+    lines.append(plain(pace(status)))
+    lines += [plain(told, "yellow" if full else "") for told, full in quota_lines(status)]
+    lines += [plain(told, "yellow") for told in left_behind_lines(status)]
     if status.errors:
         lines.append(error_table(status.errors))
     return Group(*lines)
@@ -287,7 +289,7 @@ def error_table(groups: Iterable[ErrorGroup]) -> Table:
             f"{group.prefixes:,}",
             group.status.value,
             group.code,
-            Text(f"{group.example}: {_cut(group.message, 300)}"),
+            plain(f"{group.example}: {_cut(group.message, 300)}"),
             advice,
         )
     return table
@@ -301,7 +303,7 @@ def history_table(prefix: str, rows: Iterable[HistoryRow]) -> Table:
         "copied",
         "failed",
         "what happened",
-        title=Text(f"History of {prefix}"),
+        title=plain(f"History of {prefix}"),
         title_justify="left",
     )
     for row in rows:
@@ -317,11 +319,11 @@ def history_table(prefix: str, rows: Iterable[HistoryRow]) -> Table:
             job.status.value,
             str(job.attempt),
             # What prefixes share is counted once: it must not look as if nothing had been copied.
-            Text(
+            plain(
                 f"{counters.objects_copied:,} ({human_bytes(counters.bytes_copied)})" if job.lead is None else f"with {job.lead}"
             ),
             f"{counters.objects_failed:,}" if job.lead is None else "",
-            Text(words),
+            plain(words),
         )
     return table
 
@@ -343,7 +345,7 @@ def history_json(rows: Iterable[HistoryRow]) -> str:
         }
         for row in rows
     ]
-    return json.dumps(out, ensure_ascii=False, indent=2)
+    return json_text(out, indent=2)
 
 
 def plan_lines(plan: Plan) -> Iterable[str]:
@@ -363,9 +365,9 @@ def plan_lines(plan: Plan) -> Iterable[str]:
 
 def answer_table(answer: Answer, title: str) -> Table:
     """A query's answer."""
-    table = Table(*answer.columns, title=Text(title), title_justify="left")
+    table = Table(*answer.columns, title=plain(title), title_justify="left")
     for row in answer.rows:
-        table.add_row(*(Text(_cut(_cell(value), 200)) for value in row))
+        table.add_row(*(plain(_cut(_cell(value), 200)) for value in row))
     return table
 
 
@@ -381,9 +383,11 @@ COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "bold red", Le
 
 def finding_line(one: Finding) -> RenderableType:
     """One finding of `doctor`, with the exact thing to do under it."""
-    text = Text.assemble((f"{one.level.value:<5}", COLOURS[one.level]), (f"{one.check}: ", "bold"), one.says)
+    text = Text.assemble(
+        (f"{one.level.value:<5}", COLOURS[one.level]), (f"{visible(one.check)}: ", "bold"), visible(one.says, keep="\n")
+    )
     if one.fix and one.level is not Level.PASS:
-        text.append(f"\n     → {one.fix}")
+        text.append(visible(f"\n     → {one.fix}", keep="\n"))
     return text
 
 
@@ -393,7 +397,7 @@ def findings_sum(found: Sequence[Finding]) -> str:
 
 
 def findings_json(found: Sequence[Finding]) -> str:
-    return json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=2)
+    return json_text([asdict(one) for one in found], indent=2)
 
 
 def failures_answer(failures: Sequence[FailedObject]) -> Answer:
@@ -412,19 +416,30 @@ def answer_csv(answer: Answer) -> Iterable[str]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(answer.columns)
-    writer.writerows([_cell(value) for value in row] for row in answer.rows)
+    writer.writerows([_csv_cell(value) for value in row] for row in answer.rows)
     return text.getvalue().splitlines()
 
 
 def answer_json(answer: Answer) -> str:
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-    return json.dumps(rows, ensure_ascii=False, indent=2, default=_cell)
+    return json_text(rows, indent=2, default=_cell)
+
+
+def plain(value: str, style: str = "") -> Text:
+    """A text in which nothing is obeyed: neither markup nor what a key of an object may say to a terminal."""
+    return Text(visible(value, keep="\n"), style)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return _at(value)
     return "" if value is None else str(value)
+
+
+def _csv_cell(value: Any) -> str:
+    """A spreadsheet would take what begins so for a formula: an apostrophe before it says that it is text."""
+    text = visible(_cell(value))
+    return f"'{text}" if text.startswith(FORMULAS) and isinstance(value, str) else text
 
 
 def human_bytes(number: float) -> str:

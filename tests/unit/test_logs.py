@@ -70,3 +70,25 @@ def test_the_level_of_the_environment_is_honoured(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_what_looks_like_a_secret_is_masked(text: str, stream: type[io.StringIO]) -> None:
     assert "hunter2" not in said(stream(), message_of_another=text)
+
+
+HOSTILE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e\x7f\r\nkey"
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_key_commands_no_terminal(stream: type[io.StringIO]) -> None:
+    line = said(stream(), key=HOSTILE)
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert line.count("pwned") == 1
+
+
+def test_json_gives_the_key_back_as_it_is() -> None:
+    assert json.loads(said(io.StringIO(), key=HOSTILE))["key"] == HOSTILE
+    assert json.loads(logs.json_text([{"key": HOSTILE}], indent=2)) == [{"key": HOSTILE}]
+    assert logs.json_text({"a": 1}, indent=2) == '{\n  "a": 1\n}'
+
+
+def test_what_is_seen_is_not_touched() -> None:
+    assert logs.visible("Zürich/日本/😀 a\\b.txt") == "Zürich/日本/😀 a\\b.txt"
+    assert logs.visible("a\nb\tc\x1b", keep="\n\t") == "a\nb\tc\\x1b"
