@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 BUSY_S = 10.0
+
+
+def create_private(path: Path) -> None:
+    """Make a file that only this user may read, unless there is one: it will hold names of objects and texts of errors.
+
+    SQLite gives the files beside it (-wal, -shm) the same rights. Where it cannot be made, SQLite says why.
+    """
+    with suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 class SqliteFile:
@@ -23,6 +33,7 @@ class SqliteFile:
         self.path = path
         self._shown, self._unavailable = f"{what} {path}", unavailable
         self._lock, self._busy_s = threading.Lock(), busy_s
+        create_private(path)
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
             self._connection.row_factory = sqlite3.Row

@@ -158,16 +158,20 @@ class StoreLease:
         if self._lock_path is None or self._lock is not None:
             return True
         try:
-            handle = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            handle = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError:
             return True  # no file, no proof: the beat is watched instead
+        file = os.fstat(handle)
+        if file.st_uid != os.geteuid():
+            os.close(handle)
+            return True  # somebody else's file: its lock says nothing of our daemons
+        os.fchmod(handle, 0o600)  # whoever may open it may lock it, and keep every daemon waiting
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(handle)
             return False
         self._lock = handle
-        file = os.fstat(handle)
         self._boot = f"{boot_id()}:{file.st_dev}:{file.st_ino}"
         return True
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -476,6 +477,10 @@ def _check_sqlite_path(url: sa.URL, *, create: bool) -> None:
         raise StoreNotPrepared(f"there is no store at {path}; run `sts-manager prepare-tables` with the same --store first")
     if not path.parent.is_dir():
         raise BadInput(f"--store {path}: the folder {path.parent} does not exist")
+    if create:
+        # For this user alone: it will hold names of objects and texts of errors. SQLite gives -wal and -shm the same rights.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _as_sqlite(engine: sa.Engine) -> None:
