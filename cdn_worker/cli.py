@@ -18,6 +18,7 @@ from cdn_worker.copy_settings import Flags, job_of
 from cdn_worker.domain.errors import BadInput, CdnWorkerError
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, sign_prefix
+from cdn_worker.health import LOOPBACK
 from cdn_worker.keypairs import signer_from_file
 from cdn_worker.listing import Sizes
 from cdn_worker.lists.lister import Sizes as ListSizes
@@ -184,6 +185,10 @@ def run(
     allow_source: Annotated[list[str] | None, typer.Option(help="A bucket that tasks may name; any when not given.")] = None,
     allow_destination: Annotated[list[str] | None, typer.Option(help="The same of destinations.")] = None,
     health_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz, /metrics; 0: none.")] = 0,
+    health_address: Annotated[
+        str,
+        typer.Option(help="Address that the health port listens at; 0.0.0.0 where probers come from outside. They need no key."),
+    ] = LOOPBACK,
     state: Annotated[
         Path | None, typer.Option(help="A file of this worker's own: large objects go on where they were after a restart.")
     ] = None,
@@ -219,7 +224,7 @@ def run(
         with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
             for told in queues.warnings:
                 print(f"warning: {told}", file=sys.stderr)
-            serve(pool, queues, health_port=health_port, parent=parent)
+            serve(pool, queues, health_port=health_port, health_address=health_address, parent=parent)
 
 
 @app.command("lists", hidden=True)

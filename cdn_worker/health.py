@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.worker import Figures
@@ -14,10 +17,59 @@ STUCK_S = 60.0
 """A loop that has not turned for so long is stuck: an orchestrator should replace it."""
 
 
+CONNECTIONS_MAX = 16
+ANSWERED_WITHIN_S = 10.0
+"""From the beginning of a connection to its end: a prober that gets no answer in that time has given up, too."""
+LOOPBACK = "127.0.0.1"
+
+
+class _Server(ThreadingHTTPServer):
+    """Never holds more than CONNECTIONS_MAX connections, nor one for longer than ANSWERED_WITHIN_S.
+
+    The oldest makes room for a new one: whoever opens connections and says nothing keeps no prober out, and takes no
+    descriptors from the copying.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._since: dict[Any, float] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._since[request] = time.monotonic()
+            crowd = list(self._since)[:-CONNECTIONS_MAX]
+        self._hang_up(crowd)
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Called twice a second."""
+        late = time.monotonic() - ANSWERED_WITHIN_S
+        with self._lock:
+            overdue = [request for request, since in self._since.items() if since < late]
+        self._hang_up(overdue)
+
+    def _hang_up(self, requests: Iterable[Any]) -> None:
+        for request in requests:
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)  # its thread sees the end, and closes it
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Somebody hung up, or was hung up on: that is not worth a traceback."""
+
+
 class Health:
     """Serves on a port, in threads of its own. Raises BadInput when the port cannot be had. port 0: any that is free."""
 
-    def __init__(self, figures: Callable[[], Figures], port: int, address: str = "") -> None:
+    def __init__(self, figures: Callable[[], Figures], port: int, address: str = LOOPBACK) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 status, body = answered(self.path, figures())
@@ -32,10 +84,12 @@ class Health:
                 """A probe comes every few seconds: it is not worth a line."""
 
         try:
-            self._server = ThreadingHTTPServer((address, port), Handler)
+            self._server = _Server((address, port), Handler)
         except OSError as error:
-            raise BadInput(f"--health-port {port}: {error.strerror}; give another one, or none") from error
-        self.port = self._server.server_address[1]
+            raise BadInput(
+                f"--health-address {address} --health-port {port}: {error.strerror}; give others, or no port"
+            ) from error
+        self.address, self.port = str(self._server.server_address[0]), self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

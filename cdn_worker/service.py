@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.health import Health
+from cdn_worker.health import LOOPBACK, Health
 from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.lists.lister import Sizes
 from cdn_worker.lists.service import Listers, alone
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 SECOND_SIGNAL_EXIT = 130
 
 
-def serve(pool: Pool, queues: Queues, *, health_port: int = 0, parent: int = 0) -> None:
+def serve(pool: Pool, queues: Queues, *, health_port: int = 0, health_address: str = LOOPBACK, parent: int = 0) -> None:
     """Run a worker until SIGTERM or SIGINT; a second signal ends it at once. parent: also until this process has ended."""
     worker = Worker(pool, queues, stopping=stopping(parent))
-    health = Health(lambda: worker.figures, health_port) if health_port else None
+    health = Health(lambda: worker.figures, health_port, health_address) if health_port else None
     log.info("worker_began", extra={"fields": {"processes": pool.processes, "cdn": pool.reach.cdn_url or "none: S3 itself"}})
     try:
         worker.run()
