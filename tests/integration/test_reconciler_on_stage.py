@@ -23,6 +23,7 @@ from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.stores.sql import SqlStore, open_store
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.stage import KEYS, PROJECT, Stage
+from tools.emulators.sts.copier import Status
 
 CLOCK = SystemClock()
 
@@ -272,13 +273,13 @@ def test_a_queued_operation_is_paused_when_the_service_lets_it(migration: Migrat
     migration.load("p/")
     migration.reconciler.run_pass(dispatch=True)
     (operation,) = service.operations.values()
-    assert operation.work.status.name == "QUEUED"
+    assert operation.work.status == Status.QUEUED
     if how != "paused at once":
         ledger.add_rule({"service": "sts", "method": "PauseTransferOperation", "error": "FAILED_PRECONDITION", "times": 3})
     migration.store.set_hold(Hold(by="ops", at=CLOCK.now()))
     wait_for(lambda: bool(migration.reconciler.run_pass(dispatch=True)) and migration.row("p/").status is JobStatus.PAUSED)
     assert all(rule.fired == 3 for rule in ledger.rules)
-    assert operation.work.status.name == "PAUSED"
+    assert operation.work.status == Status.PAUSED
     migration.store.set_hold(None)
     ledger.change({"sts.operations_in_progress_max": 200})
     migration.until_ended()

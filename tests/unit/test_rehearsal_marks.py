@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "rehearsal.md"
 LEDGER = ROOT / "tools" / "emulators" / "ledger.py"
 HEADER = ("behaviour", "how sure", "source, or what settles it")
-SETTING = re.compile(r"`((?:%s)\.[a-z_0-9]+)`" % "|".join(sorted({name.partition(".")[0] for name in DEFAULTS})))
+KINDS = "|".join(sorted({name.partition(".")[0] for name in DEFAULTS}))
+SETTING = re.compile(rf"`((?:{KINDS})\.[a-z_0-9]+)`")
 DOUBT = re.compile(r'assumed|nobody could verify|\bor "')
 """In the comment of a setting: that it is there because nobody knows."""
 PROBED = {
@@ -141,7 +143,7 @@ def has_docstring(path: str) -> bool:
     parts = path.split(".")
     cut = next((index for index, part in enumerate(parts) if part[:1].isupper()), len(parts))
     try:
-        found = importlib.import_module(".".join(parts[:cut]))
+        found: Any = importlib.import_module(".".join(parts[:cut]))
     except ImportError:
         return False
     for at, part in enumerate(parts[cut:], cut):
@@ -180,6 +182,8 @@ def test_each_setting_that_is_told_exists() -> None:
 
 
 TABLE = "| behaviour | how sure | source, or what settles it |\n|---|---|---|\n"
+WITH_SETTING = "tests/integration/test_reconciler_on_stage.py::test_failed_objects_are_never_called_done"
+WITHOUT = "tests/unit/test_pages.py::test_a_restore_is_read_wherever_it_stands"
 GOOD = [
     "| it does | documented | https://cloud.google.com/storage/docs/consistency |",
     "| it does | documented | `docstring: google.cloud.storage_transfer_v1.TransferJob.name` |",
@@ -189,8 +193,7 @@ GOOD = [
     "| it does | observed | `tests/wire/gcs/put-200-http2.http` |",
     "| it does | assumed | `probe: S3 requester pays` |",
     "| it does | assumed | `probe: S3 class GLACIER`, `probe: CDN: If-Match` |",
-    "| it does (`sts.failed_objects_end`) | assumed | `either way: "
-    "tests/integration/test_reconciler_on_stage.py::test_failed_objects_are_never_called_done` |",
+    f"| it does (`sts.failed_objects_end`) | assumed | `either way: {WITH_SETTING}` |",
 ]
 BAD = [
     ("| it does | | https://cloud.google.com/storage |", "'' is no mark"),
@@ -213,8 +216,7 @@ BAD = [
     ("| it does | assumed | `either way: tests/unit/test_pages.py::test_no_such_test` |", "there is no test"),
     ("| it does | assumed | `either way: tests/unit/test_pages.py` |", "there is no test"),
     (
-        "| it does (`sts.manifest_missing`) | assumed | `either way: "
-        "tests/unit/test_pages.py::test_a_restore_is_read_wherever_it_stands` |",
+        f"| it does (`sts.manifest_missing`) | assumed | `either way: {WITHOUT}` |",
         "no test that is named sets sts.manifest_missing",
     ),
     ("| it does (`sts.no_such_setting`) | assumed | `probe: S3 requester pays` |", "no setting is called sts.no_such_setting"),
