@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.ports import JobState, QueueUnavailable
+from cdn_worker.ports import JobState, Leased, QueueUnavailable
 from cdn_worker.queues.memory import memory_queues
 from cdn_worker.queues.places import open_queues, prepare_queues
 from cdn_worker.queues.sqlite import sqlite_queues
 from cdn_worker.queues.sqlite_file import SqliteFile
 from tests.conformance.work_queue import *  # noqa: F403
-from tests.conformance.work_queue import DELIVERIES_MAX, Bench
-from tests.stages import gcs_client
+from tests.conformance.work_queue import DELIVERIES_MAX, Bench, drained
+from tests.stages import gcs_client, wait_for
 from tools.emulators.stage import PROJECT, Stage
 
 
@@ -229,3 +229,28 @@ def test_one_who_waits_is_given_what_comes(tmp_path: Path) -> None:
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(BadInput, match="sqlite:///FILE or pubsub://PROJECT/NAME"):
         open_queues(address)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.6])
+def test_a_pull_that_is_answered_at_once_or_cut_short_loses_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """How long the service lets a pull wait, nobody told: here less and more than the caller does."""
+    bench = PubSubBench(stage, monkeypatch)
+    monkeypatch.setattr("cdn_worker.queues.pubsub.PULL_S", 0.3)
+    stage.ledger.change({"pubsub.pull_seconds": seconds})
+    found: list[Leased] = []
+
+    def came() -> bool:
+        bench.end_leases()  # also of what a pull that was cut short had leased
+        found.extend(bench.queues.copies.lease(1))
+        return bool(found)
+
+    with closing(bench.queues):
+        assert bench.queues.copies.lease(5) == []
+        bench.queues.copies.publish([b"a task"])
+        stage.ledger.change({"pubsub.pull_seconds": 0.1})  # or else each pull that is cut short would be first at what comes
+        wait_for(came)
+        assert [one.body for one in found] == [b"a task"]
+        bench.queues.copies.ack(found)
+        assert drained(bench)

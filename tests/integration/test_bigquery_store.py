@@ -76,6 +76,17 @@ def test_a_write_that_is_committed_and_then_said_to_have_failed_is_in_the_histor
     assert stale == {"a/"}, "the second try finds the row changed: the next pass reads it and goes on from there"
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_was_written_is_known_whether_or_not_a_script_answers_with_rows(
+    stage: Stage, store: BigQueryStore, told: bool
+) -> None:
+    first, second = started(store, "a/"), started(store, "b/")
+    stage.ledger.change({"bigquery.script_answers": told})
+    assert not store.record(Batch(changes=(first,), at=NOW))
+    assert store.record(Batch(changes=(first, second), at=NOW)) == {"a/"}, "the row is not any more as this change read it"
+    assert (written(store, "a/"), written(store, "b/")) == ((1, 1), (1, 1))
+
+
 def test_a_row_leads_to_the_job_that_wrote_it(store: BigQueryStore) -> None:
     store.record(Batch(changes=(started(store, "a/"),), at=NOW))
     client = store._warehouse.client

@@ -295,7 +295,7 @@ def test_a_clock_that_jumps_ends_nothing_between_two_operations(scene: Scene) ->
     assert scene.rows() == [(JobStatus.RUNNING, "")] * 2
 
 
-@pytest.mark.parametrize("how", ["deleted", "disabled", "forgotten"])
+@pytest.mark.parametrize("how", ["deleted", "deleted, and what runs goes on to its end", "disabled", "forgotten"])
 def test_a_job_that_is_taken_away_ends_its_rows(scene: Scene, how: str) -> None:
     scene.begin()
     if how == "deleted":
@@ -306,12 +306,17 @@ def test_a_job_that_is_taken_away_ends_its_rows(scene: Scene, how: str) -> None:
             del scene.service.operations[name]
         del scene.service.jobs[scene.job]
         scene.restart()
-    else:
+    elif how == "disabled":
         scene.service.jobs[scene.job].status = 2  # type: ignore[assignment]
         wait_for(lambda: scene.present.work.status == Status.SUCCESS)
+    else:
+        scene.service.jobs[scene.job].status = 3  # type: ignore[assignment]
+        scene.passes(2)
+        assert scene.rows() == [(JobStatus.RUNNING, "")] * 2, "what runs is waited for"
+        scene.service.force(scene.present.name, Status.SUCCESS)
     scene.passes(4, seconds=300)
     assert scene.rows() == [(JobStatus.ERROR, "CANCELLED")] * 2
-    told = {"deleted": "was deleted outside", "disabled": "was disabled outside", "forgotten": "is not there any more"}[how]
+    told = {"disabled": "was disabled outside", "forgotten": "is not there any more"}.get(how, "was deleted outside")
     assert told in scene.row().error_message
 
 

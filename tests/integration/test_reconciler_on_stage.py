@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from sts_manager.clock import SystemClock
-from sts_manager.domain.model import JobStatus, Policy, PrefixJob, Route
+from sts_manager.domain.model import Hold, JobStatus, Policy, PrefixJob, Route
 from sts_manager.domain.naming import Prefix, checked_prefixes
 from sts_manager.domain.place import place
 from sts_manager.reconciler import Reconciler
@@ -23,6 +23,7 @@ from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.stores.sql import SqlStore, open_store
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.stage import KEYS, PROJECT, Stage
+from tools.emulators.sts.copier import Status
 
 CLOCK = SystemClock()
 
@@ -134,6 +135,26 @@ def test_a_second_migration_copies_only_what_differs(migration: Migration, tmp_p
     again.store.close()
 
 
+def test_a_service_that_finds_nothing_the_same_copies_all_again_and_that_is_no_error(
+    migration: Migration, tmp_path: Path
+) -> None:
+    """What the service takes for the same, nobody told: by ALWAYS it takes nothing for it."""
+    fill(migration.stage, {"p/one": b"1", "p/two": b"2"})
+    migration.load("p/")
+    migration.until_ended()
+    (tmp_path / "again").mkdir()
+    again = Migration(migration.stage, tmp_path / "again")
+    again.settings = replace(again.settings, overwrite_when="ALWAYS")
+    again.restarted()
+    again.load("p/")
+    again.until_ended()
+    counters = again.row("p/").counters
+    assert (counters.objects_copied, counters.objects_skipped) == (2, 0)
+    assert again.row("p/").status is JobStatus.DONE
+    assert at_sink(migration.stage) == {"p/one": b"1", "p/two": b"2"}
+    again.store.close()
+
+
 def test_a_gcs_source(stage: Stage, tmp_path: Path) -> None:
     with gcs_client(stage) as gcs:
         bucket = gcs.create_bucket(SOURCE)
@@ -241,6 +262,28 @@ def test_more_than_the_services_limit_is_queued_and_all_is_done(migration: Migra
     migration.load(*(f"p{index:02}/" for index in range(12)))
     migration.until_ended()
     assert migration.store.counts()[JobStatus.DONE] == 12
+
+
+@pytest.mark.parametrize("how", ["paused at once", "refused while it is queued"])
+def test_a_queued_operation_is_paused_when_the_service_lets_it(migration: Migration, how: str) -> None:
+    ledger, service = migration.stage.ledger, migration.stage.sts
+    assert service is not None
+    fill(migration.stage, {"p/x": b"1", "p/y": b"2"})
+    ledger.change({"sts.operations_in_progress_max": 0})
+    migration.load("p/")
+    migration.reconciler.run_pass(dispatch=True)
+    (operation,) = service.operations.values()
+    assert operation.work.status == Status.QUEUED
+    if how != "paused at once":
+        ledger.add_rule({"service": "sts", "method": "PauseTransferOperation", "error": "FAILED_PRECONDITION", "times": 3})
+    migration.store.set_hold(Hold(by="ops", at=CLOCK.now()))
+    wait_for(lambda: bool(migration.reconciler.run_pass(dispatch=True)) and migration.row("p/").status is JobStatus.PAUSED)
+    assert all(rule.fired == 3 for rule in ledger.rules)
+    assert operation.work.status == Status.PAUSED
+    migration.store.set_hold(None)
+    ledger.change({"sts.operations_in_progress_max": 200})
+    migration.until_ended()
+    assert migration.row("p/").status is JobStatus.DONE
 
 
 def test_the_services_create_quota_is_waited_for(migration: Migration) -> None:

@@ -349,6 +349,17 @@ def test_a_large_object_is_done_when_the_sinks_hash_is_that_of_all_bytes_read() 
     assert Note(LARGE, Resume(SESSION, 0, 0)) in commands
 
 
+def test_a_session_that_refused_the_hash_is_not_gone_on_with_whether_or_not_the_service_kept_it() -> None:
+    """Nobody told what becomes of such a session: another one is begun, and the old one is not asked for."""
+    bad = Streamed(put=Answer(400, pieces=[b"<Error><Code>BadDigest</Code></Error>"]), got=None, why=None, crc=5, read=LARGE.size)
+    good = Streamed(put=whole(), got=None, why=None, crc=5, read=LARGE.size)
+    another = Answer(200, [b"HTTP/1.1 200\r\n", b"Location: http://gcs/upload/2\r\n"])
+    verdict, commands = played(LARGE, [HEAD, BEGUN, bad, HEAD, HEAD, another, good])
+    assert verdict.verdict is Verdict.DONE
+    assert ("PUT", SESSION) not in requests(commands)
+    assert Note(LARGE, Resume("http://gcs/upload/2", 0, 0)) in commands
+
+
 def test_a_large_object_whose_hash_differs_is_deleted_and_sent_again() -> None:
     bad = Streamed(put=whole(6), got=None, why=None, crc=5, read=LARGE.size)
     good = Streamed(put=whole(5), got=None, why=None, crc=5, read=LARGE.size)

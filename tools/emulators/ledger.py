@@ -25,13 +25,13 @@ DEFAULTS: dict[str, Any] = {
     "projects.others": [],  # projects beside those the suite was started with; each has resources and quotas of its own
     "sqs.queues": {},  # ARN of a queue -> the S3 bucket whose changes are told to it
     "sts.follow_operation_seconds": 86_400,  # how long an operation of a job with an event stream takes events
-    "sts.follow_gap_seconds": 0,  # from then until the next one begins
+    "sts.follow_gap_seconds": 0,  # from then until the next one begins: assumed
     "sts.suspend_seconds": 0.05,
     "sts.buckets_checked_at": "create",  # or "run": the operation fails instead of the create
     "sts.gcs_bucket_code": "FAILED_PRECONDITION",  # of a bucket that is missing or forbidden; or PERMISSION_DENIED, NOT_FOUND
     "sts.s3_missing_bucket_code": "PERMISSION_DENIED",  # or "NOT_FOUND": nobody could verify it
     "sts.manifest_folders": "fail",  # rows of a manifest that end in "/"; or "refuse": the operation fails, or "take"
-    "sts.fill_defaults": False,  # whether a stored job shows what its options are that were left open
+    "sts.fill_defaults": False,  # whether a stored job shows what its options are that were left open: assumed
     "sts.failed_objects_end": "FAILED",  # or "SUCCESS": nobody could verify which the service says
     "sts.archived_tiering": "PERMISSION_DENIED",  # the error of an object in an archive tier of Intelligent-Tiering; or "skip"
     "sts.secrets": {},  # projects/{number}/secrets/{name} -> "KEY_ID:SECRET"
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "sts.url_list_md5_required": "",  # rows without an MD5: taken; or "row": those fail; or "list": the operation does
     "sts.deleted_names": "kept",  # or "free": the name of a deleted job may be used again
     "sts.manifest_missing": "failed",  # or "ignored": what becomes of a manifest's name that is not there
-    "logging.delay_seconds": 0.0,  # from when something is logged until it can be read
+    "logging.delay_seconds": 0.0,  # from when something is logged until it can be read: assumed
     "logging.reads_per_minute": 60,
     "s3.verify_signatures": True,
     "s3.restore_seconds": 0,  # how long RestoreObject takes
@@ -49,20 +49,20 @@ DEFAULTS: dict[str, Any] = {
     "bigquery.dml_seconds": 0,  # how long a statement that changes rows takes: two that overlap conflict
     "bigquery.fail_late": 0,  # how many of the next jobs do their work and then say that they failed
     "bigquery.rows_per_page": 50_000,
-    "bigquery.script_answers": True,  # whether a script's answer has the rows of its last SELECT
+    "bigquery.script_answers": True,  # whether a script's answer has the rows of its last SELECT: assumed
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
     "cdn.error_page": "",  # stands in the place of every body of a 403 or 404 (CloudFront, custom error pages)
     "cdn.public": False,  # whether URLs need no signature
-    "pubsub.pull_seconds": 2.0,  # how long a pull waits for a first message
+    "pubsub.pull_seconds": 2.0,  # how long a pull waits for a first message: assumed
     "pubsub.duplicates": 0.0,  # the share of messages that come twice
     "pubsub.reorder": False,  # whether waiting messages are shuffled before each delivery
     "pubsub.delay_seconds": 0.0,  # the longest time until a message is delivered
     "monitoring.sampling_seconds": 5,  # the least time between two points of a series
-    "monitoring.fill_defaults": False,  # whether a stored alert policy spells out what the client left to the service
+    "monitoring.fill_defaults": False,  # whether a stored alert policy spells out what the client left to the service: assumed
     "gcs.buckets": {},  # bucket -> fields of its resource: location, autoclass, softDeletePolicy, encryption, …
     "gcs.put_answer_headers": True,  # whether the answer to a PUT tells generation, size and hashes
-    "gcs.session_answer_headers": False,  # whether the last answer of a session tells them in headers, too
+    "gcs.session_answer_headers": False,  # whether the last answer of a session tells them in headers, too: assumed
     "gcs.policies": {},  # bucket -> bindings of its IAM policy; by default the transfer service's agent has what it needs
     "apis.disabled": [],  # services, as storagetransfer.googleapis.com
     "iam.denied": [],  # permissions, as bigquery.tables.getData
