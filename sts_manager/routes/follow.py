@@ -21,10 +21,10 @@ from sts_manager.domain.days import Days
 from sts_manager.domain.errors import Denied, NotFound, Permanent, Retryable, Unready
 from sts_manager.domain.following import QUEUE_MISSING, Following
 from sts_manager.domain.model import OperationSnapshot, OperationState, PrefixJob, StartJob
-from sts_manager.domain.naming import JobName, OperationName
+from sts_manager.domain.naming import JobName, OperationName, chunks
 from sts_manager.ports import Clock, Started
 from sts_manager.routes.repairs import Repairs
-from sts_manager.routes.sts import StsClient, client_in, listed, made, same_job
+from sts_manager.routes.sts import NAMES_PER_POLL, StsClient, client_in, listed, made, same_job
 from sts_manager.routes.sts_spec import TransferSettings, classes_of, transfer_job
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,8 @@ class FollowRoute:
         seen = [one for _, one in client.operations(jobNames=[str(job)])]
         days = Days.of(job, seen)
         if days.failing:
-            seen += [one for _, one in client.operations(jobNamePattern=f"{job}-r*")]
+            for some in chunks(self._repairs.names(days), NAMES_PER_POLL):
+                seen += [one for _, one in client.operations(jobNames=list(some))]
             days = Days.of(job, seen)
         over = ""
         if days.present is None or not days.present.active:

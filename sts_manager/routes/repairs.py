@@ -120,6 +120,10 @@ class Repairs:
         self._not_before: dict[JobName, float] = {}
         self._settled: set[OperationName] = set()
 
+    def names(self, days: Days) -> list[JobName]:
+        """All jobs that may have been made for what failed: they are asked for by name, as no page tells what a pattern is."""
+        return [repair_name(days.job, one.name, number) for one in days.failing for number in range(1, self._tries_max + 1)]
+
     def known(self, days: Days) -> Known | None:
         """What is known of a job's failed objects; None where that has to be found out first."""
         if not days.failing:
