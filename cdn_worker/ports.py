@@ -52,7 +52,13 @@ class SinkPage:
 
 
 class Source(Protocol):
-    """Where objects are read from. Held by tests/conformance/test_sources.py for every implementation."""
+    """Where objects are read from. Held by tests/conformance/test_sources.py for every implementation.
+
+    origin   the store itself, where this is a cache before it and the store can be read; else None
+    """
+
+    @property
+    def origin(self) -> Source | None: ...
 
     def use(self, access: Access) -> None:
         """Sign with this from now on."""

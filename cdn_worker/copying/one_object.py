@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 from cdn_worker.copying.steps import (
     BROKEN_MAX,
@@ -94,6 +95,10 @@ class OneObject:
         answer = yield from self.ask(self.way.source.head(self.task.key))
         if answer.status in (404, 410):
             raise Ended("vanished", "it was listed, and is not there any more", Verdict.VANISHED)
+        origin = self.way.source.origin
+        if why == "changed" and origin is not None and answer.headers.get("etag") == f'"{self.task.etag}"':
+            # The store has it as it was listed: what the cache has is older, and may stay for as long as its policy says.
+            self.way = replace(self.way, source=origin)
         yield pause
 
     # The sink's side

@@ -18,10 +18,9 @@ class SmallObject(OneObject):
     """One read, one write."""
 
     def steps(self) -> Steps:
-        task, way = self.task, self.way
-        request = way.source.get
+        task = self.task
         while True:
-            answer = yield request(task.key, task.etag, task.size)
+            answer = yield self.way.source.get(task.key, task.etag, task.size)
             assert isinstance(answer, Answer)
             why = self._unfit(answer)
             if why is not None:

@@ -24,17 +24,18 @@ class CdnSource:
     def __init__(
         self, url: str, mapping: KeyMapping, origin: Source | None, *, key_pair_id: str = "", now: Callable[[], float] = time.time
     ) -> None:
-        self._url, self._mapping, self._origin, self._key_pair_id = url, mapping, origin, key_pair_id
+        self._url, self._mapping, self._key_pair_id = url, mapping, key_pair_id
+        self.origin = origin
         self._query = ""
         self._now = now
 
     def use(self, access: Access) -> None:
         self._query = f"?{access.signed}" if access.signed else ""
-        if self._origin is not None:
-            self._origin.use(access)
+        if self.origin is not None:
+            self.origin.use(access)
 
     def uri(self, key: str) -> str:
-        return self._url + self._mapping.path(key) if self._origin is None else self._origin.uri(key)
+        return self._url + self._mapping.path(key) if self.origin is None else self.origin.uri(key)
 
     def get(self, key: str, etag: str, size: int, span: tuple[int, int] | None = None) -> Request:
         headers = [f'If-Match: "{etag}"', "Accept-Encoding: identity"]
@@ -43,8 +44,8 @@ class CdnSource:
         return Request(Host.SOURCE, "GET", self._url + self._mapping.path(key) + self._query, headers, None, size)
 
     def head(self, key: str) -> Request:
-        if self._origin is not None:
-            return self._origin.head(key)
+        if self.origin is not None:
+            return self.origin.head(key)
         url = self._url + self._mapping.path(key) + self._query
         return Request(Host.SOURCE, "HEAD", url, ["Accept-Encoding: identity"], deadline_s=HEAD_S)
 

@@ -32,6 +32,9 @@ SKEW_S = 300
 class S3Source:
     """One bucket. `endpoint`: `https://s3.REGION.amazonaws.com`, or a server of one's own; the bucket is put into the path."""
 
+    origin = None
+    """It is the store itself."""
+
     def __init__(self, endpoint: str, bucket: str, region: str, now: Callable[[], float] = time.time) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:

@@ -31,6 +31,7 @@ from cdn_worker.domain.integrity import MultipartMd5, Verified
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
 from cdn_worker.sinks.gcs import GcsSink
+from cdn_worker.sources.cdn import CdnSource
 from cdn_worker.sources.s3 import S3Source
 
 BODY = b"the bytes of an object"
@@ -192,6 +193,66 @@ def test_what_is_not_the_listed_object_is_never_written(answer: Answer, why: str
     verdict, commands = played(TASK, [source] * {"source_changing": 5, "connection_lost": 5, "redirected": 5}.get(why, 5))
     assert verdict.error == why
     assert all("//gcs/" not in url for _, url in requests(commands))
+
+
+@pytest.mark.parametrize("stale", [got(b"an older version", "0" * 32), Answer(412, [b"HTTP/1.1 412 X\r\n"])])
+def test_what_a_cache_has_an_older_version_of_is_read_from_the_store(stale: Answer) -> None:
+    """S3 has the object as it was listed, and the CDN may answer otherwise for a day."""
+    cached = way()
+    cached.source = CdnSource("http://cdn/", KeyMapping(), S3Source("http://s3", "b", "us-east-1"))
+    verdict, commands = played(TASK, [stale, got(b""), got(), stored()], cached)
+    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.MD5)
+    asked = [url for _, url in requests(commands)][:3]
+    assert asked == ["http://cdn/k", "http://s3/b/k", "http://s3/b/k"]
+    assert "//cdn/" in way_of_a_large_object(stale)[0]
+    assert "//s3/" in way_of_a_large_object(stale)[1]
+
+
+def way_of_a_large_object(stale: Answer) -> list[str]:
+    """The addresses of the first two streams of a large object that the cache has an older version of."""
+    cached = way(buffer_max=1)
+    cached.source = CdnSource("http://cdn/", KeyMapping(), S3Source("http://s3", "b", "us-east-1"))
+    asked: list[str] = []
+
+    def streamed(command: Command) -> Outcome:
+        assert isinstance(command, Stream)
+        asked.append(command.get(0, 1).url)
+        why, answer = ("changed", stale) if len(asked) == 1 else ("missing", Answer(404))
+        return Streamed(put=None, got=answer, why=why, crc=0, read=0)
+
+    steps = copied(TASK, cached)
+    outcome: Outcome = None
+    while len(asked) < 2:
+        command = steps.send(outcome)
+        match command:
+            case Stream():
+                outcome = streamed(command)
+            case Request() if "//gcs/" not in command.url:
+                outcome = got()
+            case Request(method="POST"):
+                outcome = Answer(200, [b"HTTP/1.1 200 OK\r\n", b"location: http://gcs/session\r\n"])
+            case Request(method="PUT"):
+                outcome = Answer(308)
+            case Request():
+                outcome = Answer(404)
+            case _:
+                outcome = None
+    return asked
+
+
+def test_an_object_that_changed_at_the_store_is_not_read_from_it() -> None:
+    cached = way()
+    cached.source = CdnSource("http://cdn/", KeyMapping(), S3Source("http://s3", "b", "us-east-1"))
+    asked: list[str] = []
+
+    def answer(command: Command) -> Outcome:
+        assert isinstance(command, Request)
+        asked.append(f"{command.method} {command.url}")
+        return got(b"newer", "1" * 32)
+
+    verdict, _ = played(TASK, [answer] * 5, cached)
+    assert verdict.error == "source_changing"
+    assert "GET http://s3/b/k" not in asked
 
 
 def test_a_retry_after_is_waited_for_exactly() -> None:
