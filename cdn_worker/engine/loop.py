@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-import certifi
 import pycurl
 
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.http import DEADLINE_S, Answer, Fault, Host, Request, status_of
 from cdn_worker.domain.outage import Contacts
 from cdn_worker.domain.pace import Pace
+from cdn_worker.engine.certificates import find_ca_file
 
 MIB = 1 << 20
 HOLD_ON: int = pycurl.WRITEFUNC_PAUSE
@@ -158,7 +158,7 @@ class Engine:
         self._free: dict[str, list[Any]] = {"read": [], "write": [], "send": [], "other": []}
         self._wakes: list[Any] = []
         self._under_way = 0
-        self._ca_file = self.limits.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where()
+        self._ca_file = self.limits.ca_file or find_ca_file(os.environ)
         self._now = time.monotonic()
         self._share = (self._now, 0.0)
         self.idle_share = 0.0
