@@ -158,9 +158,8 @@ DEFECTS = (
     Defect(
         "J what follows is told to stop although a row was not marked",
         "sts_manager/chores.py",
-        "    _mark(store, at, lambda job: _no_longer_following(job, at) if job.route is Route.STS_FOLLOW else None)\n",
-        "    list(_change_all(store, [j for j in store.live() if j.route is Route.STS_FOLLOW], at, lambda j: "
-        "_no_longer_following(j, at)))\n",
+        "    _mark(store, at, lambda job: _no_longer_following(job, failed, at) if job.route is Route.STS_FOLLOW else None)\n",
+        "    list(_change_all(store, followed, at, lambda j: _no_longer_following(j, failed, at)))\n",
         ("tests/unit/test_reconciler.py",),
     ),
     # Of the hostile review: findings of the worker pool, by their numbers.

@@ -27,6 +27,7 @@ from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.stores.lease import StoreLease
 from tests.simulation.buckets import SINK, SOURCE
 from tests.simulation.chance import OFTEN, Called, Chance
+from tests.simulation.following import Following, follow_route
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.transfers import PROJECT, TransferApi, Transfers
 from tests.simulation.workers import SimQueues
@@ -62,6 +63,8 @@ STS_CALLS = frozenset(
         "get_transfer_job",
         "run_transfer_job",
         "list_operations",
+        "list_transfer_jobs",
+        "delete_transfer_job",
         "pause_transfer_operation",
         "resume_transfer_operation",
     }
@@ -79,7 +82,7 @@ def client_of(
     transfers: Transfers, process: Process, chance: Chance | None = None, leading: Callable[[], bool] = lambda: True
 ) -> StsClient:
     """A client of one process; with `chance`, faults come between."""
-    api: Any = TransferApi(transfers)
+    api: Any = TransferApi(transfers, process.name)
     if chance is not None:
         api = Called(
             api,
@@ -122,6 +125,8 @@ class Ground(Protocol):
     takeovers: int
 
     @property
+    def following(self) -> Following | None: ...
+    @property
     def jobs(self) -> JobStore: ...
     @property
     def prefixes_per_job(self) -> int: ...
@@ -133,7 +138,7 @@ class DaemonProcess:
 
     def __init__(self, world: Ground, process: Process, ledger: Path) -> None:
         self.process, self._world = process, world
-        self._ledger = open_ledger(ledger)
+        self._ledger, self._host = open_ledger(ledger), ledger.stem
         self.leading = False
         process.spawn("loop", self._run)
 
@@ -155,7 +160,8 @@ class DaemonProcess:
         lease = StoreLease(store, process.clock, lock_path=None, lease_s=LEASE_S)
         clients = {PROJECT: client_of(world.transfers, process, world.chance, lambda: lease.fresh)}
         pool = CdnRoute(queues, ledger, lambda _order: POOLED, process.clock)
-        routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool}
+        follow, mend, follows = follow_route(world.following, clients, SETTINGS, process, self._host, store)
+        routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool, Route.STS_FOLLOW: follow}
         policy = Policy(
             migration=world.jobs.control().migration,
             route=Route.STS_S3,
@@ -163,6 +169,7 @@ class DaemonProcess:
             running_max=4,
             cdn_running_max=3,
             attempts_max=ATTEMPTS_MAX,
+            follows=follows,
             retry_delay=timedelta(seconds=60),
             retry_delay_max=timedelta(minutes=10),
             breaker_delay=timedelta(minutes=2),
@@ -178,6 +185,7 @@ class DaemonProcess:
             fence=lambda: lease.fence,
             stopping=stop,
             leading=lambda: lease.fresh,
+            followed=mend,
             quotas=ServiceQuotas(lambda: clients, process.clock),
         )
         keeper = PoolKeeper(

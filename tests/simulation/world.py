@@ -32,6 +32,7 @@ from tests.simulation import invariants
 from tests.simulation.buckets import SINK, Buckets
 from tests.simulation.chance import Chance
 from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
+from tests.simulation.following import Following
 from tests.simulation.pool_kinds import HUGE_BYTES, PoolKinds
 from tests.simulation.streams import LARGE
 from tests.simulation.timeline import HostClock, Process, Timeline
@@ -82,6 +83,8 @@ class World:
         self.buckets = Buckets(self.chance)
         self.queues = SimQueues(self.timeline, self.chance)
         self.history = invariants.History()
+        self.following = Following(self)
+        self.clocks_set = False
         self.paused_by_people: set[str] = set()
         self.clocks = [HostClock(self.timeline) for _ in range(2)]
         self.paths = [self.folder / f"pool-{index}.db" for index in range(1 if self.shape.one_host else 2)]
@@ -114,12 +117,14 @@ class World:
             self.foreign[key] = self.buckets.store.put(SINK, key, b"somebody else's", Attributes()).generation
         chosen = {prefix: Chosen(route=Route.CDN) for prefix in pooled}
         self.store.load(checked_prefixes([*transfers, *pooled]), self.clocks[0].now(), lambda _: None, chosen)
+        self.following.load(transfers)
 
     def _statuses(self) -> set[str]:
         return {job.status.value for job in self.store.rows.values()}
 
-    def _created(self, job: sts.TransferJob) -> None:
+    def _created(self, job: sts.TransferJob, caller: str) -> None:
         self.history.creates(self.store, job)
+        self.following.created(job, caller)
 
     # The course of things
 
@@ -131,10 +136,12 @@ class World:
                 self.chance.storming = True
                 self._until(self.hours * HOUR)
                 self._calm()
+                self.following.end()
                 self._until(self.timeline.now + CALM_HOURS_MAX * HOUR, done=self._all_ended)
                 self._check()
                 assert self._all_ended(), f"it does not end: {self._unended()}"
                 invariants.truth(self)
+                self.following.compare_all()
             except Exception as error:
                 told = "\n".join(self.chance.told[-15:])
                 raise AssertionError(f"{error}\nlast faults:\n{told}\nreplay: {self.replay}") from error
@@ -150,6 +157,7 @@ class World:
         self._every(PEOPLE_EVERY_S, self._people)
         self._every(HOUR / 4, self._hardware)
         self._every(HOUR / 4, self.kinds.happen)
+        self.following.begin()
 
     def _every(self, seconds: float, call: Any) -> None:
         def again() -> None:
@@ -243,6 +251,7 @@ class World:
         self._resumed = len(self.transfers.resumed)
         invariants.check(self)
         self.kinds.check()
+        self.following.check()
 
     # What happens
 
@@ -264,6 +273,7 @@ class World:
                 process.freeze(draw.uniform(60, 900))
             case _:
                 self.chance.count("clock set", process.name)
+                self.clocks_set = True
                 jump = draw.choice([-HOUR, HOUR, -5 * YEAR, 5 * YEAR, 0])
                 process.clock.offset = timedelta(seconds=jump)
 
@@ -326,11 +336,11 @@ class World:
         return self._console.clock.now()
 
     @contextmanager
-    def _project(self) -> Iterator[Beside]:
-        """As the utility commands see it, run on the host of the pool's ledger that leads."""
+    def _project(self, *, faults: bool = False) -> Iterator[Beside]:
+        """As the utility commands see it, run on the host of the pool's ledger that leads. `faults` come between, or not."""
         ledger = open_ledger(self.paths[self._leading() % len(self.paths)])
         try:
-            client = client_of(self.transfers, self._console)
+            client = client_of(self.transfers, self._console, self.chance if faults else None)
             yield Beside(lambda: StsProject({client.project: client}), [PoolOperations(ledger, self._console.clock)])
         finally:
             ledger.close()
@@ -350,6 +360,7 @@ class World:
 
     def statistics(self) -> Counter[str]:
         found = Counter(job.status.value for job in self.store.rows.values())
+        found += Counter({f"followed, {name}": number for name, number in self.following.quiet.items()})
         return found + Counter(passes=self.passes, takeovers=self.takeovers, faults=len(self.chance.told))
 
 
