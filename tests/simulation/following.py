@@ -55,7 +55,11 @@ SUMS = ("objects_found", "bytes_found", "objects_copied", "bytes_copied", "objec
 
 
 class Following:
-    """Of one world. `follows`: whether it has followed prefixes; `day_s`, `gap_s`: of its operations."""
+    """Of one world. `follows`: whether it has followed prefixes; `day_s`, `gap_s`: of its operations.
+
+    late    the storm is over, but objects change, and fail, all the same
+    quiet   what there was to be looked at in the end
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -63,6 +67,7 @@ class Following:
         self.follows = self.draw.random() < SHARE
         self.day_s = DAY_S if self.draw.random() < DAY_SHARE else self.draw.choice(DAYS_S)
         self.gap_s = 0.0
+        self.late = False
         self.without_queue: set[str] = set()
         self.comparisons: dict[tuple[str, str], tuple[float, Compared | None]] = {}
         self.quiet: Counter[str] = Counter()
@@ -70,6 +75,11 @@ class Following:
         self._rows: dict[Prefix, PrefixJob] = {}
         self._active_at: dict[str, float] = {}
         self._known_operations: set[str] = set()
+
+    @property
+    def fails(self) -> float:
+        """The share of objects and operations that fail at the service."""
+        return 0.3 if self.world.chance.storming or self.late else 0.0
 
     @property
     def moves(self) -> Moves:
@@ -122,7 +132,7 @@ class Following:
             self.world._every(90.0, self._change)
 
     def _change(self) -> None:
-        if self.world.chance.storming:
+        if self.world.chance.storming or self.late:
             prefixes = sorted(prefix for prefix in self.world.store.rows if prefix.startswith("sts-"))
             self.moves.change(f"{self.draw.choice(prefixes)}{self.draw.randrange(12):02}")
 
@@ -324,6 +334,9 @@ class Following:
         if not self._followed():
             self.stop(faults=False)  # a job that was left behind
             self.follow()
+        self.late = True
+        world._until(world.timeline.now + min(self.day_s, 2 * HOUR))
+        self.late = False
         world._until(world.timeline.now + self.day_s + 2400.0 + QUIET_S)
         self.check()
         self._check_quiet()

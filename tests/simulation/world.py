@@ -197,7 +197,7 @@ class World:
         }
 
     def _step(self) -> None:
-        self.transfers.progress(self.draw, fail=0.3 if self.chance.storming else 0.0)
+        self.transfers.progress(self.draw, fail=self.following.fails)
         for index in range(2):
             daemon, worker = self.daemons[index], self.workers[index]
             if daemon is None or not daemon.process.alive:
