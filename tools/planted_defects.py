@@ -387,6 +387,35 @@ DEFECTS = (
         "return self._known.get(days.outstanding[-1].name, Known()) if days.outstanding else Known()",
         (FOLLOW,),
     ),
+    Defect(
+        "O a daemon without the event queue begins to follow",
+        "sts_manager/routes/follow.py",
+        "        if not self._event_queue:\n            raise Unready(",
+        "        self._event_queue = self._event_queue or 'arn:aws:sqs:eu-west-1:123456789012:changes'\n"
+        "        if not self._event_queue:\n            raise Unready(",
+        (FOLLOW,),
+    ),
+    Defect(
+        "P the counters of what is followed go back when the service forgets a day",
+        "sts_manager/domain/settle.py",
+        "    return replace(seen, **{name: max(getattr(before, name), getattr(seen, name)) for name in names})",
+        "    return replace(seen, **{name: getattr(seen, name) for name in names})",
+        (FOLLOW,),
+    ),
+    Defect(
+        "Q what failed in a day that is not over is called done at the stop",
+        "sts_manager/chores.py",
+        "    elif number := max(failed.get(job.job_name, 0), job.counters.objects_failed):",
+        "    elif number := 0:",
+        (FOLLOW,),
+    ),
+    Defect(
+        "R what failed in a day is never brought again",
+        "sts_manager/routes/repairs.py",
+        "        if not days.outstanding:\n            self._settle(",
+        "        if days.failing:\n            self._settle(",
+        (FOLLOW,),
+    ),
 )
 
 

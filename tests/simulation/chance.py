@@ -83,6 +83,8 @@ class Called:
         return partial(self._call, name, found) if name in self._calls else found
 
     def _call(self, name: str, found: Callable[..., T], *args: Any, **more: Any) -> T:
+        if not self._process.alive:
+            raise Killed  # what unwinds after a kill does nothing any more
         chance, about = self._chance, f"{self._process.name} {self._label}.{name}"
         step = chance.step(about)
         if step == BEFORE:

@@ -13,6 +13,7 @@ from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import place
+from sts_manager.keeping import Keeping
 from sts_manager.pass_result import PassResult
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.leading import take_over
@@ -30,6 +31,7 @@ from tests.simulation.chance import OFTEN, Called, Chance
 from tests.simulation.following import Following, follow_route
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.transfers import PROJECT, TransferApi, Transfers
+from tests.simulation.url_lists import UrlLists
 from tests.simulation.workers import SimQueues
 
 LEASE_S = 90.0
@@ -127,6 +129,8 @@ class Ground(Protocol):
     @property
     def following(self) -> Following | None: ...
     @property
+    def lists(self) -> UrlLists | None: ...
+    @property
     def jobs(self) -> JobStore: ...
     @property
     def prefixes_per_job(self) -> int: ...
@@ -162,6 +166,9 @@ class DaemonProcess:
         pool = CdnRoute(queues, ledger, lambda _order: POOLED, process.clock)
         follow, mend, follows = follow_route(world.following, clients, SETTINGS, process, self._host, store)
         routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool, Route.STS_FOLLOW: follow}
+        lists = None if world.lists is None else world.lists.route(clients, POOLED, self._called, process.clock)
+        if lists is not None:
+            routes = {**routes, Route.STS_URL_LIST: lists}
         policy = Policy(
             migration=world.jobs.control().migration,
             route=Route.STS_S3,
@@ -196,7 +203,8 @@ class DaemonProcess:
             leading=lambda: lease.fresh,
             epoch=lambda: lease.fence,
         )
-        duty = _Duty(self, keeper, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
+        advance = None if lists is None else lists.advance
+        duty = _Duty(self, keeper, advance, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
         intervals = Intervals(job_s=60.0, metrics_s=60.0, sleep_s=15.0)
         return Daemon(reconciler, lease, process.clock, intervals, stop, watch=self._passed, duty=duty)
 
@@ -207,8 +215,10 @@ class DaemonProcess:
 class _Duty:
     """The pool is kept while the daemon leads, by an actor of the same process."""
 
-    def __init__(self, daemon: DaemonProcess, keeper: PoolKeeper, lead: Callable[[], None]) -> None:
-        self._daemon, self._keeper, self._lead = daemon, keeper, lead
+    def __init__(
+        self, daemon: DaemonProcess, keeper: PoolKeeper, advance: Callable[[], bool] | None, lead: Callable[[], None]
+    ) -> None:
+        self._daemon, self._keeper, self._advance, self._lead = daemon, keeper, advance, lead
         self._turns: tuple[Callable[[], bool], ...] = (
             keeper.steer,
             keeper.fold_reports,
@@ -243,6 +253,18 @@ class _Duty:
                 process.timeline.sleep(KEEPER_S)
 
         process.spawn("keeper", keep)
+        if self._advance is not None:
+            process.spawn("lists", lambda: self._keep_lists(shift))
+
+    def _keep_lists(self, shift: int) -> None:
+        """Beside the pool's, as in the program: a thread of its own."""
+        assert self._advance is not None
+        process = self._daemon.process
+        keeping = Keeping("lists", (self._advance,), rest_s=KEEPER_S)
+        keeping._ending = _Ending(process)  # type: ignore[assignment]
+        while self._daemon.leading and shift == self._shift:
+            keeping.guarded(self._advance)
+            process.timeline.sleep(KEEPER_S)
 
     def __exit__(self, *_how: object) -> None:
         self._daemon.leading = False

@@ -49,7 +49,6 @@ COMPARING_S = 300.0
 TRIES_MAX = 3
 QUIET_S = 4 * HOUR
 """Beside a day and a gap: for the repairs of what failed, which wait for up to an hour each."""
-RERUN_HOURS_MAX = 24
 _Job = sts.TransferJob.Status
 SUMS = ("objects_found", "bytes_found", "objects_copied", "bytes_copied", "objects_skipped", "bytes_skipped")
 
@@ -363,15 +362,11 @@ class Following:
             missing = [key for key in self.moves.missing(self.moves.failed[name]) if key.startswith(row.prefix)]
             assert not missing or row.error_code == FOLLOWED_FAILURES, f"{missing} failed, and nobody names them: {row}"
 
-    def compare_all(self) -> None:
+    def compare(self) -> None:
         """Once all has ended and was run again, what is done is done."""
         if not self.follows:
             return
-        world = self.world
-        list(chores.rerun_all(world.store, world._now()))
-        world._until(world.timeline.now + RERUN_HOURS_MAX * HOUR, done=world._all_ended)
-        assert world._all_ended(), f"the rerun does not end: {world._unended()}"
-        for row in world.store.rows.values():
+        for row in self.world.store.rows.values():
             if row.status is JobStatus.DONE and row.prefix.startswith("sts-"):
                 missing = self.moves.missing(self.moves.under([row.prefix]))
                 assert not missing, f"{row.prefix!r} is called done, and {missing} are not there: {row}"

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.domain.model import JobStatus, PrefixJob, Route
-from sts_manager.domain.naming import Prefix, repaired_job
+from sts_manager.domain.naming import Prefix, repaired_job, whole_of
 from sts_manager.ports import HistoryRow
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation.buckets import SINK
 from tests.simulation.daemons import ATTEMPTS_MAX
 from tests.simulation.following import FAULTS as FOLLOWED
 from tests.simulation.pool_kinds import KINDS
+from tests.simulation.url_lists import FAULTS as LISTED
 from tools.emulators.sts.copier import Status
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class History:
         """A transfer job is about to be: an intent names it, and no other one is of the same attempt at a prefix."""
         self.fold(store)
         repaired = repaired_job(job.name)
-        assert (repaired or job.name) in self.names, f"{job.name} is created, and no intent names it"
+        assert (repaired or whole_of(job.name)) in self.names, f"{job.name} is created, and no intent names it"
         if repaired is not None:
             return  # named after what it repairs, and so there is one of each
         attempt = job.name.rpartition("-")[2]
@@ -94,6 +95,9 @@ def truth(world: World) -> None:
         if job.route is Route.CDN:
             _copied(world, job)
             continue
+        if job.route is Route.STS_URL_LIST:
+            world.lists.check_done(job)
+            continue
         if job.route is Route.STS_FOLLOW:
             continue  # what was under way at the stop is the business of a rerun, after which all is compared
         operation = service.get(str(job.operation_name))
@@ -125,6 +129,7 @@ def coverage(met: Counter[tuple[str, str]]) -> tuple[list[str], dict[str, dict[s
 FAULTS = (
     *KINDS,
     *FOLLOWED,
+    *LISTED,
     "cancelled by command",
     "cancelled in the console",
     "cdn fault",

@@ -52,6 +52,7 @@ class Sweep:
         self.queues = SimQueues(self.timeline, self.chance)
         self.prefixes_per_job = 1
         self.following = None
+        self.lists = None
         self.takeovers = 0
         self._daemon: DaemonProcess | None = None
         self._worker: Process | None = None

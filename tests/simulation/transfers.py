@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.api_core import exceptions
 from google.cloud import storage_transfer_v1 as sts
@@ -20,6 +20,9 @@ from tools.emulators.sigv4 import Keys
 from tools.emulators.sts.copier import ACTIVE, Status, Work
 from tools.emulators.sts.server import StsAnswers
 from tools.emulators.sts.service import Operation, Places, TransferService
+
+if TYPE_CHECKING:
+    from tests.simulation.url_lists import UrlLists
 
 PROJECT = "stage-project"
 STALE_S = 120.0
@@ -36,9 +39,11 @@ class Transfers:
     """The service, and the world's hand on it. `created` is told of each job that is made, and by which process.
 
     moves   what becomes of objects, in a world where they change; None: they are only counted
+    lists   what becomes of objects that URL lists name
     """
 
     moves: Moves | None = None
+    lists: UrlLists | None = None
 
     def __init__(self, timeline: Timeline, chance: Chance, created: Callable[[sts.TransferJob, str], None]) -> None:
         self.timeline, self.chance, self.created = timeline, chance, created
@@ -67,6 +72,10 @@ class Transfers:
             if work.status == Status.SUSPENDING:
                 work.status = Status.PAUSED
             if work.status != Status.IN_PROGRESS or draw.random() < 0.3:
+                continue
+            if self.lists is not None and "http_data_source" in work.spec:
+                if self.lists.progress(operation, draw, fail):
+                    self.service._ended(work)
                 continue
             if self.moves is not None:
                 if self.moves.progress(operation, draw, fail):

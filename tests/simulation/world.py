@@ -24,9 +24,10 @@ from sts_manager import reconciler as reconciler_module
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import ENDED, Chosen, Hold, PausedBy, PrefixJob, Route
 from sts_manager.domain.naming import Prefix, checked_prefixes
-from sts_manager.own_operations import Beside
+from sts_manager.own_operations import Beside, OwnOperations
 from sts_manager.pool.operations import PoolOperations
 from sts_manager.routes.sts import StsProject
+from sts_manager.url_lists.document import ListOperations
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation import invariants
 from tests.simulation.buckets import SINK, Buckets
@@ -37,6 +38,7 @@ from tests.simulation.pool_kinds import HUGE_BYTES, PoolKinds
 from tests.simulation.streams import LARGE
 from tests.simulation.timeline import HostClock, Process, Timeline
 from tests.simulation.transfers import Transfers
+from tests.simulation.url_lists import UrlLists
 from tests.simulation.workers import SimQueues, SimWorker
 from tools.emulators.gcs.objects import Attributes
 from tools.emulators.sts.copier import Status
@@ -45,6 +47,7 @@ MIGRATION = "0badcafe"
 STEP_S = 20.0
 PEOPLE_EVERY_S = 300.0
 CALM_HOURS_MAX = 48.0
+RERUN_HOURS_MAX = 24.0
 HOUR, YEAR = 3600.0, 365 * 86400.0
 
 
@@ -84,6 +87,7 @@ class World:
         self.queues = SimQueues(self.timeline, self.chance)
         self.history = invariants.History()
         self.following = Following(self)
+        self.lists = UrlLists(self)
         self.clocks_set = False
         self.paused_by_people: set[str] = set()
         self.clocks = [HostClock(self.timeline) for _ in range(2)]
@@ -116,7 +120,9 @@ class World:
             key = draw.choice(sorted(self.buckets.objects))
             self.foreign[key] = self.buckets.store.put(SINK, key, b"somebody else's", Attributes()).generation
         chosen = {prefix: Chosen(route=Route.CDN) for prefix in pooled}
-        self.store.load(checked_prefixes([*transfers, *pooled]), self.clocks[0].now(), lambda _: None, chosen)
+        chosen |= self.lists.load()
+        self.transfers.lists = self.lists
+        self.store.load(checked_prefixes([*transfers, *chosen]), self.clocks[0].now(), lambda _: None, chosen)
         self.following.load(transfers)
 
     def _statuses(self) -> set[str]:
@@ -141,7 +147,7 @@ class World:
                 self._check()
                 assert self._all_ended(), f"it does not end: {self._unended()}"
                 invariants.truth(self)
-                self.following.compare_all()
+                self._run_again()
             except Exception as error:
                 told = "\n".join(self.chance.told[-15:])
                 raise AssertionError(f"{error}\nlast faults:\n{told}\nreplay: {self.replay}") from error
@@ -158,6 +164,18 @@ class World:
         self._every(HOUR / 4, self._hardware)
         self._every(HOUR / 4, self.kinds.happen)
         self.following.begin()
+        self.lists.begin()
+
+    def _run_again(self) -> None:
+        """Where objects have changed meanwhile: now none does, and what is done is compared with its source."""
+        if not (self.following.follows or self.lists.travels):
+            return
+        list(chores.rerun_all(self.store, self._now()))
+        self._until(self.timeline.now + RERUN_HOURS_MAX * HOUR, done=self._all_ended)
+        assert self._all_ended(), f"the rerun does not end: {self._unended()}"
+        self._check()
+        self.following.compare()
+        self.lists.compare()
 
     def _every(self, seconds: float, call: Any) -> None:
         def again() -> None:
@@ -231,6 +249,7 @@ class World:
         for worker in self.workers:
             if worker is not None:
                 worker.kill()
+        self.lists.close()
 
     @property
     def jobs(self) -> MemoryStore:
@@ -252,6 +271,7 @@ class World:
         invariants.check(self)
         self.kinds.check()
         self.following.check()
+        self.lists.check()
 
     # What happens
 
@@ -341,7 +361,10 @@ class World:
         ledger = open_ledger(self.paths[self._leading() % len(self.paths)])
         try:
             client = client_of(self.transfers, self._console, self.chance if faults else None)
-            yield Beside(lambda: StsProject({client.project: client}), [PoolOperations(ledger, self._console.clock)])
+            own: list[OwnOperations] = [PoolOperations(ledger, self._console.clock)]
+            if self.lists.ledger is not None:
+                own.append(ListOperations(self.lists.ledger))
+            yield Beside(lambda: StsProject({client.project: client}), own)
         finally:
             ledger.close()
 
@@ -368,7 +391,7 @@ class World:
 def in_virtual_time(timeline: Timeline, seed: int) -> Iterator[None]:
     """What asks the machine for the time, or for chance, asks the world."""
     fake = types.SimpleNamespace(monotonic=lambda: timeline.now, sleep=timeline.sleep, time=lambda: timeline.now)
-    modules = ("cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
+    modules = ("cdn_worker.lists.service", "cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
     before = random.getstate()
     random.seed(seed)
     with mock.patch.object(reconciler_module, "_overlapping", lambda call, items: [call(one) for one in items]):
