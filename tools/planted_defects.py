@@ -22,6 +22,8 @@ DELIVERIES = "tests/unit/test_deliveries.py"
 QUEUES = "tests/conformance/test_work_queues.py"
 APPETITE = "tests/unit/test_appetite.py"
 FOLLOW = "tests/integration/test_follow_days.py"
+LISTS = "tests/unit/test_list_ledger.py"
+PROOFS = "tests/unit/test_list_proofs.py"
 FOUND = "tests/unit/test_found_by_simulation.py"
 
 
@@ -415,6 +417,20 @@ DEFECTS = (
         "        if not days.outstanding:\n            self._settle(",
         "        if days.failing:\n            self._settle(",
         (FOLLOW,),
+    ),
+    Defect(
+        "S what a URL list brought is taken for the object whatever its MD5",
+        "cdn_worker/lists/proofs.py",
+        "        return Verified.MD5 if md5 == stored.md5 else None",
+        "        return Verified.MD5",
+        (PROOFS,),
+    ),
+    Defect(
+        "T what a URL list did not bring is forgotten",
+        "cdn_worker/lists/ledger.py",
+        'connection.execute("SELECT number, errors FROM part WHERE job = ?", (job,)).fetchall()',
+        'connection.execute("SELECT number, errors FROM part WHERE job = ? AND 0", (job,)).fetchall()',
+        (LISTS,),
     ),
 )
 

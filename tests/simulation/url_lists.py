@@ -1,6 +1,6 @@
 """Prefixes that travel by URL lists: the real route, ledger and lister; the service takes what the lists name, or something else.
 
-A quarter of the worlds have some, where both daemons run on one host: its ledger is one file there. The lister is a process of
+Two fifths of the worlds have some, where both daemons run on one host: its ledger is one file there. The lister is a process of
 its own, and dies as others do. Objects change between listing and transfer, and names may be such as nobody expected.
 """
 
@@ -19,6 +19,7 @@ from cdn_worker.lists.jobs import State
 from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.lists.lister import Sizes
 from cdn_worker.lists.service import Listers
+from sts_manager import chores
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Chosen, JobStatus, PrefixJob, Route
 from sts_manager.domain.naming import Prefix
@@ -38,7 +39,7 @@ from tools.emulators.sts.service import Operation
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SHARE = 0.5
+SHARE = 0.8
 ROWS_OF_A_LIST = 3
 AT_A_STEP = 2
 LISTER_S = 1.0
@@ -97,7 +98,7 @@ class UrlLists:
         self.ledger = ListLedger(self.path, StoreUnavailable)
         prefixes = [Prefix(f"lst-{index:02}/") for index in range(draw.randint(1, 2))]
         for prefix in prefixes:
-            for index in range(draw.randint(0, 9)):
+            for index in range(draw.randint(1, 12)):
                 key = f"{prefix}{index:02}" + draw.choice(["", " ä", "+%"])
                 self._put(key, draw.randbytes(draw.randint(100, 400) if draw.random() < 0.2 else draw.randint(0, 40)))
                 if draw.random() < 0.02:
@@ -117,8 +118,10 @@ class UrlLists:
         if todo is None:
             try:
                 todo = self._todo[operation.name] = self._read(work.spec.http_data_source.list_url)
-            except NotHere:
-                work.fail("NOT_FOUND", work.spec.http_data_source.list_url, "the list is not there")
+            except (NotHere, ValueError) as error:
+                # Gone since, or not as it was sent: Cloud Storage may store other bytes in these worlds.
+                code = "NOT_FOUND" if isinstance(error, NotHere) else "INVALID_ARGUMENT"
+                work.fail(code, work.spec.http_data_source.list_url, "the list is not there, or is none")
                 work.status = Status.FAILED
                 return True
         for row in todo[:AT_A_STEP]:
@@ -131,7 +134,7 @@ class UrlLists:
             if why is not None:
                 work.fail(*why)
         del todo[:AT_A_STEP]
-        if draw.random() < fail / 30:
+        if draw.random() < fail / 8:
             chance.count("list's operation failed", operation.name)
             work.fail("INTERNAL", "", "an internal error")
             work.status = Status.FAILED
@@ -146,7 +149,8 @@ class UrlLists:
     def _read(self, location: str) -> list[_Row]:
         bucket, _, name = location.removeprefix("gs://").partition("/")
         header, *lines = self.world.buckets.store.get(bucket, name).read().decode().splitlines()
-        assert header == "TsvHttpData-1.0", header
+        if header != "TsvHttpData-1.0":
+            raise ValueError(header)
         cells = [(*line.split("\t"), "")[:3] for line in lines]
         return [_Row(url, int(size), md5) for url, size, md5 in cells]
 
@@ -160,14 +164,14 @@ class UrlLists:
             return "NOT_FOUND", row.url, "HTTP 404"
         if key in buckets.tiered:
             return "PERMISSION_DENIED", row.url, "InvalidObjectState"
-        if draw.random() < fail / 6:
+        if draw.random() < fail / 3:
             chance.count("listed object failed", key)
             return "UNAVAILABLE", row.url, "the host was away"
         if len(body) != row.size:
             return "FAILED_PRECONDITION", row.url, "its size is another one than the list says"
         if row.md5 and base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode() != row.md5:
             return "FAILED_PRECONDITION", row.url, "its MD5 is another one than the list says"
-        if draw.random() < fail / 6:
+        if draw.random() < fail / 3:
             chance.count("other bytes brought", key)
             body = (OTHER_BYTES * 20)[: len(body)] if draw.random() < 0.5 and body else body + b"!"
             if row.md5 == "" and len(body) == row.size:
@@ -191,7 +195,7 @@ class UrlLists:
     def begin(self) -> None:
         if self.travels:
             self.world._every(20.0, self._step)
-            self.world._every(600.0, self._happen)
+            self.world._every(150.0, self._happen)
 
     def _step(self) -> None:
         """Whoever starts the lister starts it anew when it has died."""
@@ -210,19 +214,23 @@ class UrlLists:
         if not self.world.chance.storming:
             return
         draw, chance, objects = self.draw, self.world.chance, self.world.buckets.objects
-        match draw.randrange(4):
+        match draw.randrange(12):
             case 0 if self.lister is not None:
                 chance.count("lister killed")
                 self.lister.kill()
             case 1 if self.lister is not None:
                 self.lister.doomed = True
-            case _:
-                keys = sorted(self._versions)
-                if keys:
-                    key = draw.choice(keys)
-                    chance.count("listed object changed", key)
-                    longer = draw.random() < 0.5
-                    self._put(key, draw.randbytes(len(objects[key]) + longer))
+            case 2 | 3 | 4:
+                # What has changed is to be brought, too.
+                at = self.world._now()
+                rows = [job for job in self.world.store.rows.values() if job.prefix.startswith("lst-")]
+                chores.rerun(self.world.store, [job.prefix for job in rows if job.status is JobStatus.DONE], at)
+                chores.retry(self.world.store, [job.prefix for job in rows if job.status is JobStatus.ERROR], at)
+            case _ if self._versions:
+                key = draw.choice(sorted(self._versions))
+                chance.count("listed object changed", key)
+                longer = draw.random() < 0.5
+                self._put(key, draw.randbytes(len(objects[key]) + longer))
 
     def close(self) -> None:
         if self.lister is not None:
