@@ -84,8 +84,6 @@ class Called:
 
     def _call(self, name: str, found: Callable[..., T], *args: Any, **more: Any) -> T:
         if not self._process.alive:
-            if self._process.runs:
-                raise Killed
             return cast("T", None)  # whatever is cleared away after a kill does nothing any more
         chance, about = self._chance, f"{self._process.name} {self._label}.{name}"
         step = chance.step(about)

@@ -28,7 +28,8 @@ from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.stores.lease import StoreLease
 from tests.simulation.buckets import SINK, SOURCE
 from tests.simulation.chance import OFTEN, Called, Chance
-from tests.simulation.following import Following, follow_route
+from tests.simulation.follow_part import follow_route
+from tests.simulation.following import Following
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.transfers import PROJECT, TransferApi, Transfers
 from tests.simulation.url_lists import UrlLists

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from google.cloud import storage_transfer_v1 as sts
@@ -22,16 +19,10 @@ from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.following import FOLLOWED_FAILURES, QUEUE_MISSING
 from sts_manager.domain.model import LIVE, JobStatus, PrefixJob, Route
 from sts_manager.domain.naming import OperationName, Prefix, is_ours, repaired_job
-from sts_manager.follow_wiring import Mending
-from sts_manager.followed_failures import FollowedFailures, Means
-from sts_manager.ports import JobStore
-from sts_manager.routes.follow import FollowRoute
-from sts_manager.routes.repairs import Behind, Compared, NotCompared, Repairs, Wanted
-from sts_manager.routes.sts import StsClient
-from sts_manager.routes.sts_spec import TransferSettings
-from tests.simulation.buckets import SINK, SOURCE
+from sts_manager.routes.repairs import Compared
+from tests.simulation.buckets import SOURCE
 from tests.simulation.moves import Moves
-from tests.simulation.timeline import START, Process
+from tests.simulation.timeline import Process
 from tools.emulators.sts.copier import ACTIVE, Status
 from tools.emulators.sts.service import Operation
 
@@ -45,8 +36,6 @@ HOUR = 3600.0
 DAYS_S = (1200.0, 1800.0, HOUR, 2 * HOUR)
 DAY_S, DAY_SHARE = 86_400.0, 0.06
 """How long an operation takes events: about an hour or a day by the service's pages. A shorter one ends oftener in a storm."""
-COMPARING_S = 300.0
-TRIES_MAX = 3
 QUIET_S = 4 * HOUR
 """Beside a day and a gap: for the repairs of what failed, which wait for up to an hour each."""
 _Job = sts.TransferJob.Status
@@ -151,7 +140,7 @@ class Following:
             if new:
                 transfers.ran_at[job.name] = self.world.timeline.now
                 if len(service.by_job[job.name]) > 1:
-                    chance.count("followed operation began", *new)
+                    chance.count("followed operation began", max(new))
                 self._known_operations |= new
                 self._draw_gap()
 
@@ -370,98 +359,6 @@ class Following:
             if row.status is JobStatus.DONE and row.prefix.startswith("sts-"):
                 missing = self.moves.missing(self.moves.under([row.prefix]))
                 assert not missing, f"{row.prefix!r} is called done, and {missing} are not there: {row}"
-
-
-class SimComparisons(FollowedFailures):
-    """What the service names is found by the real code; the lister's part takes its time, and may not be had at all."""
-
-    def __init__(
-        self, following: Following, settings: TransferSettings, host: str, store: Callable[[], JobStore], process: Process
-    ):
-        sinks = SimpleNamespace(source=settings.source, sink=settings.sink)
-        means = Means(
-            finds=lambda: True,
-            ledger=_no_ledger,
-            known_ledger=lambda: None,
-            keep=lambda: None,
-            logged=lambda _project, _operation: {},
-            open_store=store,
-        )
-        super().__init__(sinks, means, process.clock)  # type: ignore[arg-type]
-        self._following, self._host = following, host
-
-    def compare(self, wanted: Wanted) -> Compared | None:
-        following, key = self._following, (self._host, str(wanted.name))
-        now = following.world.timeline.now
-        if key not in following.comparisons:
-            if hash_share(wanted.name) < 0.4:
-                raise NotCompared("listings cannot be compared on this machine")
-            following.comparisons[key] = (now, None)
-            return None
-        began, found = following.comparisons[key]
-        if found is None and now - began >= COMPARING_S:
-            found = self._find(wanted)
-            following.comparisons[key] = (began, found)
-        return found
-
-    def _find(self, wanted: Wanted) -> Compared:
-        moves = self._following.moves
-        until = self._following.world.timeline.now if wanted.before is None else (wanted.before - START) / timedelta(seconds=1)
-        keys = [key for key in moves.missing(moves.under(list(wanted.prefixes))) if moves.changed_at.get(key, 0.0) <= until]
-        manifest = f"gs://{SINK}/.{self._host}/{wanted.name}.csv"
-        moves.manifests[manifest] = tuple(keys)
-        behind: Mapping[Prefix, Behind] = {
-            prefix: Behind(objects=len(under), example=under[0])
-            for prefix in wanted.prefixes
-            if (under := [key for key in keys if key.startswith(prefix)])
-        }
-        return Compared(manifest=manifest, behind=behind)
-
-
-def hash_share(name: str) -> float:
-    """A number in [0, 1) that goes with a name, in whichever process."""
-    return random.Random(name).random()
-
-
-def _no_ledger() -> Any:
-    raise AssertionError("nothing is listed here")
-
-
-def follow_route(
-    following: Following | None,
-    clients: Mapping[str, StsClient],
-    settings: TransferSettings,
-    process: Process,
-    host: str,
-    store: JobStore,
-) -> tuple[FollowRoute, Mending, bool]:
-    """(the route; what is done after each look; whether this daemon knows the queue)."""
-    from sts_manager.routes.repairs import NothingCompared
-
-    queue = "" if following is None else following.queue_of(process)
-
-    def row_of(name: OperationName) -> PrefixJob | None:
-        return next((job for job in store.live() if job.operation_name == name), None)
-
-    comparisons: Any = NothingCompared()
-    if following is not None and following.follows:
-        comparisons = SimComparisons(following, settings, host, lambda: _Open(store), process)
-    repairs = Repairs(settings, comparisons, process.clock, tries_max=TRIES_MAX, retry_delay=timedelta(minutes=1))
-    route = FollowRoute(clients, settings, queue, process.clock, repairs, row_of)
-    return route, Mending(route), bool(queue)
-
-
-class _Open:
-    """The store, which whoever opens it may close."""
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def close(self) -> None:
-        pass
 
 
 FAULTS = (

@@ -125,11 +125,6 @@ class Process:
         self.timeline.after(0, actor.go_on)
         return actor
 
-    @property
-    def runs(self) -> bool:
-        """Whether it is one of its actors that runs now."""
-        return self.timeline.running in self._actors
-
     def kill(self) -> None:
         """At once: an actor that sleeps does not wake any more. The one that calls this must not go on."""
         self.alive = False
