@@ -34,10 +34,13 @@ THEIRS = "transferJobs/somebody-elses"
 SHARE = 0.5
 HOUR = 3600.0
 DAYS_S = (1200.0, 1800.0, HOUR, 2 * HOUR)
-DAY_S, DAY_SHARE = 86_400.0, 0.06
+DAY_S, DAY_SHARE = 86_400.0, 0.04
 """How long an operation takes events: about an hour or a day by the service's pages. A shorter one ends oftener in a storm."""
-QUIET_S = 4 * HOUR
-"""Beside a day and a gap: for the repairs of what failed, which wait for up to an hour each."""
+QUIET_S = 1.5 * HOUR
+"""Beside a day and a gap: for the repairs of what failed, which wait for minutes each."""
+FROZEN_S_MIN, FROZEN_S_MAX = 60.0, 1200.0
+"""A process that was frozen acts on what it saw before, for about so long."""
+TWELVE_LOOKS_S = 12 * 15.0
 _Job = sts.TransferJob.Status
 SUMS = ("objects_found", "bytes_found", "objects_copied", "bytes_copied", "objects_skipped", "bytes_skipped")
 
@@ -62,6 +65,7 @@ class Following:
         self._read, self._stopping = 0, False
         self._rows: dict[Prefix, PrefixJob] = {}
         self._active_at: dict[str, float] = {}
+        self._gaps: dict[str, tuple[float, float]] = {}
         self._known_operations: set[str] = set()
 
     @property
@@ -133,7 +137,10 @@ class Following:
             transfers.begin_next(job)
             active = [one for one in service._operations_of(job.name) if one.work.status in ACTIVE]
             if active:
-                self._active_at[job.name] = self.world.timeline.now
+                now = self.world.timeline.now
+                if now - (before := self._active_at.get(job.name, now)) > FROZEN_S_MIN:
+                    self._gaps[job.name] = (now, now - before)
+                self._active_at[job.name] = now
             if len(active) > 1:
                 chance.count("two operations at once", job.name)
             new = set(service.by_job.get(job.name, ())) - self._known_operations
@@ -163,7 +170,7 @@ class Following:
                 service.jobs[listening[0]].status = _Job.DISABLED  # type: ignore[assignment]
             case 8:
                 self._listen_too()
-            case 9 | 10:
+            case 9 | 10 | 14 | 15:
                 self._forget()
             case 11 | 12:
                 disabled = [name for name, job in service.jobs.items() if job.status == _Job.DISABLED]
@@ -306,9 +313,13 @@ class Following:
             return True
         if "event_stream" not in job:
             return False
-        # Time may have been told wrong by an hour and more; twelve looks take more than ten minutes all the same.
-        idle = self.world.timeline.now - self._active_at.get(name, 0.0)
-        return idle > (600.0 if self.world.clocks_set else HOUR - 300.0)
+        # Time may have been told wrong by an hour and more; twelve looks take their time all the same.
+        now = self.world.timeline.now
+        idle = now - self._active_at.get(name, 0.0)
+        ended, gap = self._gaps.get(name, (0.0, 0.0))
+        if now - ended < FROZEN_S_MAX:
+            idle = max(idle, gap)  # the next one began while whoever had looked was frozen
+        return idle > (TWELVE_LOOKS_S if self.world.clocks_set else HOUR - 300.0)
 
     # The end
 
@@ -323,7 +334,7 @@ class Following:
             self.stop(faults=False)  # a job that was left behind
             self.follow()
         self.late = True
-        world._until(world.timeline.now + min(self.day_s, 2 * HOUR))
+        world._until(world.timeline.now + min(self.day_s, HOUR))
         self.late = False
         world._until(world.timeline.now + self.day_s + 2400.0 + QUIET_S)
         self.check()

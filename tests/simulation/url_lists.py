@@ -134,7 +134,7 @@ class UrlLists:
             if why is not None:
                 work.fail(*why)
         del todo[:AT_A_STEP]
-        if draw.random() < fail / 8:
+        if draw.random() < fail / 5:
             chance.count("list's operation failed", operation.name)
             work.fail("INTERNAL", "", "an internal error")
             work.status = Status.FAILED
@@ -171,7 +171,7 @@ class UrlLists:
             return "FAILED_PRECONDITION", row.url, "its size is another one than the list says"
         if row.md5 and base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode() != row.md5:
             return "FAILED_PRECONDITION", row.url, "its MD5 is another one than the list says"
-        if draw.random() < fail / 3:
+        if draw.random() < fail * 0.7:
             chance.count("other bytes brought", key)
             body = (OTHER_BYTES * 20)[: len(body)] if draw.random() < 0.5 and body else body + b"!"
             if row.md5 == "" and len(body) == row.size:
