@@ -217,14 +217,17 @@ def _refuse_a_second(store: JobStore, project: TransferProject, queue: str) -> N
 def stop_following(store: JobStore, project: TransferProject, at: datetime) -> list[Done]:
     """End it: the rows have ended, and the transfer job is deleted, with the jobs that bring what failed. Safe to repeat.
 
-    A row is done, or in error where objects that failed are not at the destination. Deleted is every job that listens and was
-    made for this store, whatever became of its rows.
+    A row is done, or in error where objects of its job failed that are not known to be at the destination. Deleted is every job
+    that listens and was made for this store, whatever became of its rows.
 
     Raises BadInput, and deletes nothing, where the daemon keeps changing the rows meanwhile.
     """
-    stopped = dict.fromkeys(job.prefix for job in store.live() if job.route is Route.STS_FOLLOW)
+    followed = [job for job in store.live() if job.route is Route.STS_FOLLOW]
+    stopped = dict.fromkeys(job.prefix for job in followed)
+    # Also of a day that is not over, in which they are not named yet: counted in the row of whoever leads.
+    failed = {job.job_name: job.counters.objects_failed for job in followed if job.lead is None}
     # First the rows, and all of them: the daemon must not take the deletion for somebody's cancel.
-    _mark(store, at, lambda job: _no_longer_following(job, at) if job.route is Route.STS_FOLLOW else None)
+    _mark(store, at, lambda job: _no_longer_following(job, failed, at) if job.route is Route.STS_FOLLOW else None)
     out = [Done(name=prefix, done=True) for prefix in stopped]
     stem = f"{JOB_NAME_STEM}{store.control().migration}-"
     ours = [job for job in project.transfer_jobs() if job.name.startswith(stem)]
@@ -233,10 +236,15 @@ def stop_following(store: JobStore, project: TransferProject, at: datetime) -> l
     return out + [_call(name, project.delete_job, dry_run=False) for name in sorted(listening) + sorted(repairs)]
 
 
-def _no_longer_following(job: PrefixJob, at: datetime) -> PrefixJob:
-    behind = job.error_code == FOLLOWED_FAILURES
-    code, message = (job.error_code, job.error_message) if behind else ("", "")
-    status = JobStatus.ERROR if behind else JobStatus.DONE
+def _no_longer_following(job: PrefixJob, failed: Mapping[TransferJobName | None, int], at: datetime) -> PrefixJob:
+    code, message = "", ""
+    if job.error_code == FOLLOWED_FAILURES:
+        code, message = job.error_code, job.error_message
+    elif number := max(failed.get(job.job_name, 0), job.counters.objects_failed):
+        objects = "1 object" if number == 1 else f"{number:,} objects"
+        code = FOLLOWED_FAILURES
+        message = f"{objects} of {job.job_name} failed, here or under a prefix that followed in the same job: `retry` brings them"
+    status = JobStatus.ERROR if code else JobStatus.DONE
     return replace(
         job, status=status, error_code=code, error_message=message, paused_by=PausedBy.NOBODY, ended_at=at, not_before=None
     )

@@ -22,6 +22,8 @@ DELIVERIES = "tests/unit/test_deliveries.py"
 QUEUES = "tests/conformance/test_work_queues.py"
 APPETITE = "tests/unit/test_appetite.py"
 FOLLOW = "tests/integration/test_follow_days.py"
+LISTS = "tests/unit/test_list_ledger.py"
+PROOFS = "tests/unit/test_list_proofs.py"
 FOUND = "tests/unit/test_found_by_simulation.py"
 
 
@@ -158,9 +160,8 @@ DEFECTS = (
     Defect(
         "J what follows is told to stop although a row was not marked",
         "sts_manager/chores.py",
-        "    _mark(store, at, lambda job: _no_longer_following(job, at) if job.route is Route.STS_FOLLOW else None)\n",
-        "    list(_change_all(store, [j for j in store.live() if j.route is Route.STS_FOLLOW], at, lambda j: "
-        "_no_longer_following(j, at)))\n",
+        "    _mark(store, at, lambda job: _no_longer_following(job, failed, at) if job.route is Route.STS_FOLLOW else None)\n",
+        "    list(_change_all(store, followed, at, lambda j: _no_longer_following(j, failed, at)))\n",
         ("tests/unit/test_reconciler.py",),
     ),
     # Of the hostile review: findings of the worker pool, by their numbers.
@@ -387,6 +388,49 @@ DEFECTS = (
         "return self._known.get(days.outstanding[-1].name) if days.outstanding else Known()",
         "return self._known.get(days.outstanding[-1].name, Known()) if days.outstanding else Known()",
         (FOLLOW,),
+    ),
+    Defect(
+        "O a daemon without the event queue begins to follow",
+        "sts_manager/routes/follow.py",
+        "        if not self._event_queue:\n            raise Unready(",
+        "        self._event_queue = self._event_queue or 'arn:aws:sqs:eu-west-1:123456789012:changes'\n"
+        "        if not self._event_queue:\n            raise Unready(",
+        (FOLLOW,),
+    ),
+    Defect(
+        "P the counters of what is followed go back when the service forgets a day",
+        "sts_manager/domain/settle.py",
+        "    return replace(seen, **{name: max(getattr(before, name), getattr(seen, name)) for name in names})",
+        "    return replace(seen, **{name: getattr(seen, name) for name in names})",
+        (FOLLOW,),
+    ),
+    Defect(
+        "Q what failed in a day that is not over is called done at the stop",
+        "sts_manager/chores.py",
+        "    elif number := max(failed.get(job.job_name, 0), job.counters.objects_failed):",
+        "    elif number := 0:",
+        (FOLLOW,),
+    ),
+    Defect(
+        "R what failed in a day is never brought again",
+        "sts_manager/routes/repairs.py",
+        "        if not days.outstanding:\n            self._settle(",
+        "        if days.failing:\n            self._settle(",
+        (FOLLOW,),
+    ),
+    Defect(
+        "S what a URL list brought is taken for the object whatever its MD5",
+        "cdn_worker/lists/proofs.py",
+        "        return Verified.MD5 if md5 == stored.md5 else None",
+        "        return Verified.MD5",
+        (PROOFS,),
+    ),
+    Defect(
+        "T what a URL list did not bring is forgotten",
+        "cdn_worker/lists/ledger.py",
+        'connection.execute("SELECT number, errors FROM part WHERE job = ?", (job,)).fetchall()',
+        'connection.execute("SELECT number, errors FROM part WHERE job = ? AND 0", (job,)).fetchall()',
+        (LISTS,),
     ),
 )
 

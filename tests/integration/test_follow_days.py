@@ -405,6 +405,18 @@ def test_tries_are_bounded_and_what_stays_is_named(scene: Scene) -> None:
     assert not [job for job in scene.service.jobs.values() if job.status != 3], "the repairs are gone, too"
 
 
+def test_what_failed_in_a_day_that_is_not_over_is_not_called_done(scene: Scene) -> None:
+    """Found by the simulation: rows were done, with a count of objects that failed."""
+    scene.begin()
+    scene.fail("b/1")
+    scene.passes()
+    assert (scene.row().counters.objects_failed, scene.rows()) == (1, [(JobStatus.RUNNING, "")] * 2)
+    assert all(one.done for one in chores.stop_following(scene.store, scene.project, scene.clock.now()))
+    assert scene.rows() == [(JobStatus.ERROR, FOLLOWED_FAILURES)] * 2, "under which of them it failed is not known yet"
+    assert scene.row(PREFIXES[1]).error_message.startswith(f"1 object of {scene.job} failed")
+    assert not chores.stop_following(scene.store, scene.project, scene.clock.now()), "to repeat it changes nothing"
+
+
 def test_the_next_failing_day_brings_what_an_earlier_one_gave_up(scene: Scene) -> None:
     scene.tries = 1
     scene.restart()

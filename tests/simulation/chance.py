@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tests.simulation.timeline import Killed, Process
 
@@ -83,6 +83,8 @@ class Called:
         return partial(self._call, name, found) if name in self._calls else found
 
     def _call(self, name: str, found: Callable[..., T], *args: Any, **more: Any) -> T:
+        if not self._process.alive:
+            return cast("T", None)  # whatever is cleared away after a kill does nothing any more
         chance, about = self._chance, f"{self._process.name} {self._label}.{name}"
         step = chance.step(about)
         if step == BEFORE:

@@ -13,6 +13,7 @@ from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Policy, Route
 from sts_manager.domain.place import place
+from sts_manager.keeping import Keeping
 from sts_manager.pass_result import PassResult
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.leading import take_over
@@ -27,8 +28,11 @@ from sts_manager.routes.sts_spec import S3Access, TransferSettings
 from sts_manager.stores.lease import StoreLease
 from tests.simulation.buckets import SINK, SOURCE
 from tests.simulation.chance import OFTEN, Called, Chance
+from tests.simulation.follow_part import follow_route
+from tests.simulation.following import Following
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.transfers import PROJECT, TransferApi, Transfers
+from tests.simulation.url_lists import UrlLists
 from tests.simulation.workers import SimQueues
 
 LEASE_S = 90.0
@@ -62,6 +66,8 @@ STS_CALLS = frozenset(
         "get_transfer_job",
         "run_transfer_job",
         "list_operations",
+        "list_transfer_jobs",
+        "delete_transfer_job",
         "pause_transfer_operation",
         "resume_transfer_operation",
     }
@@ -79,7 +85,7 @@ def client_of(
     transfers: Transfers, process: Process, chance: Chance | None = None, leading: Callable[[], bool] = lambda: True
 ) -> StsClient:
     """A client of one process; with `chance`, faults come between."""
-    api: Any = TransferApi(transfers)
+    api: Any = TransferApi(transfers, process.name)
     if chance is not None:
         api = Called(
             api,
@@ -122,6 +128,10 @@ class Ground(Protocol):
     takeovers: int
 
     @property
+    def following(self) -> Following | None: ...
+    @property
+    def lists(self) -> UrlLists | None: ...
+    @property
     def jobs(self) -> JobStore: ...
     @property
     def prefixes_per_job(self) -> int: ...
@@ -133,7 +143,7 @@ class DaemonProcess:
 
     def __init__(self, world: Ground, process: Process, ledger: Path) -> None:
         self.process, self._world = process, world
-        self._ledger = open_ledger(ledger)
+        self._ledger, self._host = open_ledger(ledger), ledger.stem
         self.leading = False
         process.spawn("loop", self._run)
 
@@ -155,7 +165,11 @@ class DaemonProcess:
         lease = StoreLease(store, process.clock, lock_path=None, lease_s=LEASE_S)
         clients = {PROJECT: client_of(world.transfers, process, world.chance, lambda: lease.fresh)}
         pool = CdnRoute(queues, ledger, lambda _order: POOLED, process.clock)
-        routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool}
+        follow, mend, follows = follow_route(world.following, clients, SETTINGS, process, self._host, store)
+        routes: Routes = {Route.STS_S3: StsRoute(clients, SETTINGS), Route.CDN: pool, Route.STS_FOLLOW: follow}
+        lists = None if world.lists is None else world.lists.route(clients, POOLED, self._called, process.clock)
+        if lists is not None:
+            routes = {**routes, Route.STS_URL_LIST: lists}
         policy = Policy(
             migration=world.jobs.control().migration,
             route=Route.STS_S3,
@@ -163,6 +177,7 @@ class DaemonProcess:
             running_max=4,
             cdn_running_max=3,
             attempts_max=ATTEMPTS_MAX,
+            follows=follows,
             retry_delay=timedelta(seconds=60),
             retry_delay_max=timedelta(minutes=10),
             breaker_delay=timedelta(minutes=2),
@@ -178,6 +193,7 @@ class DaemonProcess:
             fence=lambda: lease.fence,
             stopping=stop,
             leading=lambda: lease.fresh,
+            followed=mend,
             quotas=ServiceQuotas(lambda: clients, process.clock),
         )
         keeper = PoolKeeper(
@@ -188,7 +204,8 @@ class DaemonProcess:
             leading=lambda: lease.fresh,
             epoch=lambda: lease.fence,
         )
-        duty = _Duty(self, keeper, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
+        advance = None if lists is None else lists.advance
+        duty = _Duty(self, keeper, advance, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
         intervals = Intervals(job_s=60.0, metrics_s=60.0, sleep_s=15.0)
         return Daemon(reconciler, lease, process.clock, intervals, stop, watch=self._passed, duty=duty)
 
@@ -199,8 +216,10 @@ class DaemonProcess:
 class _Duty:
     """The pool is kept while the daemon leads, by an actor of the same process."""
 
-    def __init__(self, daemon: DaemonProcess, keeper: PoolKeeper, lead: Callable[[], None]) -> None:
-        self._daemon, self._keeper, self._lead = daemon, keeper, lead
+    def __init__(
+        self, daemon: DaemonProcess, keeper: PoolKeeper, advance: Callable[[], bool] | None, lead: Callable[[], None]
+    ) -> None:
+        self._daemon, self._keeper, self._advance, self._lead = daemon, keeper, advance, lead
         self._turns: tuple[Callable[[], bool], ...] = (
             keeper.steer,
             keeper.fold_reports,
@@ -235,6 +254,18 @@ class _Duty:
                 process.timeline.sleep(KEEPER_S)
 
         process.spawn("keeper", keep)
+        if self._advance is not None:
+            process.spawn("lists", lambda: self._keep_lists(shift))
+
+    def _keep_lists(self, shift: int) -> None:
+        """Beside the pool's, as in the program: a thread of its own."""
+        assert self._advance is not None
+        process = self._daemon.process
+        keeping = Keeping("lists", (self._advance,), rest_s=KEEPER_S)
+        keeping._ending = _Ending(process)  # type: ignore[assignment]
+        while self._daemon.leading and shift == self._shift:
+            keeping.guarded(self._advance)
+            process.timeline.sleep(KEEPER_S)
 
     def __exit__(self, *_how: object) -> None:
         self._daemon.leading = False

@@ -47,10 +47,12 @@ class Sweep:
         self.folder, self.seed = folder, seed
         self.timeline = Timeline()
         self.chance = Chance(random.Random(seed), set, at=at)
-        self.transfers = Transfers(self.timeline, self.chance, lambda _job: None)
+        self.transfers = Transfers(self.timeline, self.chance, lambda _job, _caller: None)
         self.buckets = Buckets(self.chance)
         self.queues = SimQueues(self.timeline, self.chance)
         self.prefixes_per_job = 1
+        self.following = None
+        self.lists = None
         self.takeovers = 0
         self._daemon: DaemonProcess | None = None
         self._worker: Process | None = None

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from google.api_core import exceptions
 from google.cloud import storage_transfer_v1 as sts
 from google.longrunning import operations_pb2
 
 from tests.simulation.chance import Chance
-from tests.simulation.timeline import Timeline
+from tests.simulation.moves import Moves
+from tests.simulation.timeline import START, Timeline
 from tools.emulators.ledger import Ledger
 from tools.emulators.rpc import Refused
 from tools.emulators.sigv4 import Keys
 from tools.emulators.sts.copier import ACTIVE, Status, Work
 from tools.emulators.sts.server import StsAnswers
 from tools.emulators.sts.service import Operation, Places, TransferService
+
+if TYPE_CHECKING:
+    from tests.simulation.url_lists import UrlLists
 
 PROJECT = "stage-project"
 STALE_S = 120.0
@@ -31,13 +36,22 @@ class _NoCopier:
 
 
 class Transfers:
-    """The service, and the world's hand on it. `created` is told of each job that is made."""
+    """The service, and the world's hand on it. `created` is told of each job that is made, and by which process.
 
-    def __init__(self, timeline: Timeline, chance: Chance, created: Callable[[sts.TransferJob], None]) -> None:
+    moves   what becomes of objects, in a world where they change; None: they are only counted
+    lists   what becomes of objects that URL lists name
+    """
+
+    moves: Moves | None = None
+    lists: UrlLists | None = None
+
+    def __init__(self, timeline: Timeline, chance: Chance, created: Callable[[sts.TransferJob, str], None]) -> None:
         self.timeline, self.chance, self.created = timeline, chance, created
-        ledger = Ledger(clock=lambda: timeline.now)
+        ledger = self.ledger = Ledger(clock=lambda: timeline.now)
         ledger.change({"sts.buckets_checked_at": "run"})
         self.service = TransferService(ledger, PROJECT, Places("", "", (Keys("", ""),)))
+        self.service.now = lambda: START + timedelta(seconds=timeline.now)
+        self.service.streams._now = self.service.now
         self.service.copier = _NoCopier()  # type: ignore[assignment]
         self.answers = StsAnswers(self.service)
         self.ran_at: dict[str, float] = {}
@@ -58,6 +72,14 @@ class Transfers:
             if work.status == Status.SUSPENDING:
                 work.status = Status.PAUSED
             if work.status != Status.IN_PROGRESS or draw.random() < 0.3:
+                continue
+            if self.lists is not None and "http_data_source" in work.spec:
+                if self.lists.progress(operation, draw, fail):
+                    self.service._ended(work)
+                continue
+            if self.moves is not None:
+                if self.moves.progress(operation, draw, fail):
+                    self.service._ended(work)
                 continue
             for counter in (work.counts.found, work.counts.copied):
                 counter[0] += 1
@@ -88,8 +110,20 @@ class Transfers:
                     work.fail("PERMISSION_DENIED", "s3://source", "the role may not read the bucket")
         self.service._ended(work)
 
+    def begin_next(self, job: sts.TransferJob) -> None:
+        """What the service does by itself for a job with an event stream: its operations end, and new ones begin."""
+        known = self.service._operations_of(job.name)
+        if known:
+            self.service.streams.tend(job, known)
+        elif job.status == sts.TransferJob.Status.ENABLED:
+            self.service.streams.begin(job)
+
     def delete_job(self, name: str) -> None:
         self.service.delete(name, PROJECT)
+
+    def age(self, name: str) -> float:
+        """How long ago an operation began, in seconds."""
+        return (self.service.now() - self.operations[name].started).total_seconds()
 
     def forget(self, operation: Operation) -> None:
         """The service knows an operation no more; its job was deleted long ago."""
@@ -102,19 +136,22 @@ class Transfers:
 class TransferApi:
     """The official client's methods, as far as they are used. What it reads may be up to two minutes old."""
 
-    def __init__(self, transfers: Transfers) -> None:
-        self._transfers, self._answers = transfers, transfers.answers
+    def __init__(self, transfers: Transfers, caller: str = "") -> None:
+        self._transfers, self._answers, self._caller = transfers, transfers.answers, caller
 
     def create_transfer_job(self, request: sts.CreateTransferJobRequest, **_how: object) -> sts.TransferJob:
         created: sts.TransferJob = self._ask(self._answers.create, request)
-        self._transfers.created(created)
+        self._transfers.created(created, self._caller)
+        if "event_stream" in created:
+            self._transfers.ran_at[created.name] = self._transfers.timeline.now
         return created
 
     def get_transfer_job(self, request: sts.GetTransferJobRequest, **_how: object) -> sts.TransferJob:
         job: sts.TransferJob = self._ask(self._answers.get, request)
         ran = self._transfers.ran_at.get(job.name, -STALE_S)
         if job.latest_operation_name and self._transfers.timeline.now - ran < STALE_S and self._stale(job.name):
-            job.latest_operation_name = ""
+            *_, before, _latest = "", "", *self._transfers.service.by_job[job.name]
+            job.latest_operation_name = before
         return job
 
     def run_transfer_job(self, request: sts.RunTransferJobRequest, **_how: object) -> Any:
@@ -134,7 +171,7 @@ class TransferApi:
             seen.append((now, one))
             if not self._stale(one.name):
                 shown.append(one)
-            elif now - self._transfers.ran_at.get(self._transfers.operations[one.name].job, -STALE_S) >= STALE_S:
+            elif self._transfers.age(one.name) >= STALE_S:
                 shown.append(self._transfers.chance.random.choice(seen)[1])
             # else it has begun so lately that it may not be known yet
         return operations_pb2.ListOperationsResponse(operations=shown, next_page_token=page.next_page_token)

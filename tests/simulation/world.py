@@ -24,18 +24,21 @@ from sts_manager import reconciler as reconciler_module
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import ENDED, Chosen, Hold, PausedBy, PrefixJob, Route
 from sts_manager.domain.naming import Prefix, checked_prefixes
-from sts_manager.own_operations import Beside
+from sts_manager.own_operations import Beside, OwnOperations
 from sts_manager.pool.operations import PoolOperations
 from sts_manager.routes.sts import StsProject
+from sts_manager.url_lists.document import ListOperations
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation import invariants
 from tests.simulation.buckets import SINK, Buckets
 from tests.simulation.chance import Chance
 from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
+from tests.simulation.following import Following
 from tests.simulation.pool_kinds import HUGE_BYTES, PoolKinds
 from tests.simulation.streams import LARGE
 from tests.simulation.timeline import HostClock, Process, Timeline
 from tests.simulation.transfers import Transfers
+from tests.simulation.url_lists import UrlLists
 from tests.simulation.workers import SimQueues, SimWorker
 from tools.emulators.gcs.objects import Attributes
 from tools.emulators.sts.copier import Status
@@ -44,6 +47,7 @@ MIGRATION = "0badcafe"
 STEP_S = 20.0
 PEOPLE_EVERY_S = 300.0
 CALM_HOURS_MAX = 48.0
+RERUN_HOURS_MAX = 24.0
 HOUR, YEAR = 3600.0, 365 * 86400.0
 
 
@@ -82,6 +86,9 @@ class World:
         self.buckets = Buckets(self.chance)
         self.queues = SimQueues(self.timeline, self.chance)
         self.history = invariants.History()
+        self.following = Following(self)
+        self.lists = UrlLists(self)
+        self.clocks_set = False
         self.paused_by_people: set[str] = set()
         self.clocks = [HostClock(self.timeline) for _ in range(2)]
         self.paths = [self.folder / f"pool-{index}.db" for index in range(1 if self.shape.one_host else 2)]
@@ -113,13 +120,17 @@ class World:
             key = draw.choice(sorted(self.buckets.objects))
             self.foreign[key] = self.buckets.store.put(SINK, key, b"somebody else's", Attributes()).generation
         chosen = {prefix: Chosen(route=Route.CDN) for prefix in pooled}
-        self.store.load(checked_prefixes([*transfers, *pooled]), self.clocks[0].now(), lambda _: None, chosen)
+        chosen |= self.lists.load()
+        self.transfers.lists = self.lists
+        self.store.load(checked_prefixes([*transfers, *chosen]), self.clocks[0].now(), lambda _: None, chosen)
+        self.following.load(transfers)
 
     def _statuses(self) -> set[str]:
         return {job.status.value for job in self.store.rows.values()}
 
-    def _created(self, job: sts.TransferJob) -> None:
+    def _created(self, job: sts.TransferJob, caller: str) -> None:
         self.history.creates(self.store, job)
+        self.following.created(job, caller)
 
     # The course of things
 
@@ -131,10 +142,12 @@ class World:
                 self.chance.storming = True
                 self._until(self.hours * HOUR)
                 self._calm()
+                self.following.end()
                 self._until(self.timeline.now + CALM_HOURS_MAX * HOUR, done=self._all_ended)
                 self._check()
                 assert self._all_ended(), f"it does not end: {self._unended()}"
                 invariants.truth(self)
+                self._run_again()
             except Exception as error:
                 told = "\n".join(self.chance.told[-15:])
                 raise AssertionError(f"{error}\nlast faults:\n{told}\nreplay: {self.replay}") from error
@@ -150,6 +163,19 @@ class World:
         self._every(PEOPLE_EVERY_S, self._people)
         self._every(HOUR / 4, self._hardware)
         self._every(HOUR / 4, self.kinds.happen)
+        self.following.begin()
+        self.lists.begin()
+
+    def _run_again(self) -> None:
+        """Where objects have changed meanwhile: now none does, and what is done is compared with its source."""
+        if not (self.following.follows or self.lists.travels):
+            return
+        list(chores.rerun_all(self.store, self._now()))
+        self._until(self.timeline.now + RERUN_HOURS_MAX * HOUR, done=self._all_ended)
+        assert self._all_ended(), f"the rerun does not end: {self._unended()}"
+        self._check()
+        self.following.compare()
+        self.lists.compare()
 
     def _every(self, seconds: float, call: Any) -> None:
         def again() -> None:
@@ -189,7 +215,7 @@ class World:
         }
 
     def _step(self) -> None:
-        self.transfers.progress(self.draw, fail=0.3 if self.chance.storming else 0.0)
+        self.transfers.progress(self.draw, fail=self.following.fails)
         for index in range(2):
             daemon, worker = self.daemons[index], self.workers[index]
             if daemon is None or not daemon.process.alive:
@@ -223,6 +249,7 @@ class World:
         for worker in self.workers:
             if worker is not None:
                 worker.kill()
+        self.lists.close()
 
     @property
     def jobs(self) -> MemoryStore:
@@ -243,6 +270,8 @@ class World:
         self._resumed = len(self.transfers.resumed)
         invariants.check(self)
         self.kinds.check()
+        self.following.check()
+        self.lists.check()
 
     # What happens
 
@@ -264,6 +293,7 @@ class World:
                 process.freeze(draw.uniform(60, 900))
             case _:
                 self.chance.count("clock set", process.name)
+                self.clocks_set = True
                 jump = draw.choice([-HOUR, HOUR, -5 * YEAR, 5 * YEAR, 0])
                 process.clock.offset = timedelta(seconds=jump)
 
@@ -326,12 +356,15 @@ class World:
         return self._console.clock.now()
 
     @contextmanager
-    def _project(self) -> Iterator[Beside]:
-        """As the utility commands see it, run on the host of the pool's ledger that leads."""
+    def _project(self, *, faults: bool = False) -> Iterator[Beside]:
+        """As the utility commands see it, run on the host of the pool's ledger that leads. `faults` come between, or not."""
         ledger = open_ledger(self.paths[self._leading() % len(self.paths)])
         try:
-            client = client_of(self.transfers, self._console)
-            yield Beside(lambda: StsProject({client.project: client}), [PoolOperations(ledger, self._console.clock)])
+            client = client_of(self.transfers, self._console, self.chance if faults else None)
+            own: list[OwnOperations] = [PoolOperations(ledger, self._console.clock)]
+            if self.lists.ledger is not None:
+                own.append(ListOperations(self.lists.ledger))
+            yield Beside(lambda: StsProject({client.project: client}), own)
         finally:
             ledger.close()
 
@@ -350,6 +383,7 @@ class World:
 
     def statistics(self) -> Counter[str]:
         found = Counter(job.status.value for job in self.store.rows.values())
+        found += Counter({f"followed, {name}": number for name, number in self.following.quiet.items()})
         return found + Counter(passes=self.passes, takeovers=self.takeovers, faults=len(self.chance.told))
 
 
@@ -357,7 +391,7 @@ class World:
 def in_virtual_time(timeline: Timeline, seed: int) -> Iterator[None]:
     """What asks the machine for the time, or for chance, asks the world."""
     fake = types.SimpleNamespace(monotonic=lambda: timeline.now, sleep=timeline.sleep, time=lambda: timeline.now)
-    modules = ("cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
+    modules = ("cdn_worker.lists.service", "cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
     before = random.getstate()
     random.seed(seed)
     with mock.patch.object(reconciler_module, "_overlapping", lambda call, items: [call(one) for one in items]):

@@ -187,7 +187,7 @@ def test_who_was_frozen_between_the_commit_and_the_calls_makes_none() -> None:
 def test_who_was_frozen_between_making_a_job_and_running_it_does_not_run_it() -> None:
     timeline = Timeline()
     fresh = [True, False]
-    transfers = Transfers(timeline, Chance(random.Random(1), set), lambda _job: None)
+    transfers = Transfers(timeline, Chance(random.Random(1), set), lambda _job, _caller: None)
     process = Process(timeline, "frozen", HostClock(timeline))
     client = client_of(transfers, process, leading=lambda: fresh.pop(0))
     order = starts(decide(Observed(startable=(PrefixJob(prefix=PREFIX),)), POLICY, START))[0]
