@@ -182,7 +182,7 @@ def test_what_stays_failed_is_named_with_its_day_and_brought_after_the_stop(stag
         assert "1 object of 20" in shell.run("status", "--json").out
         stage.ledger.rules.clear()
         assert shell.run("follow", "--stop").code == 0
-        assert rows(shell) == ["done", "error", "done"]
+        assert rows(shell) == ["error", "error", "done"], "also who shared the job in which objects failed"
         assert shell.run("retry", "--errors").code == 0
         wait_for(lambda: rows(shell) == ["done"] * 3)
         assert now_at_sink(stage)["b/bad"] == b"bad"
