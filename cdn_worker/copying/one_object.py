@@ -21,6 +21,7 @@ from cdn_worker.copying.steps import (
     Task,
     Tries,
     Way,
+    compressed,
     expired,
 )
 from cdn_worker.domain import archive
@@ -29,6 +30,8 @@ from cdn_worker.domain.integrity import Stored, Verified, alike, equal, etag_of
 from cdn_worker.domain.metadata import Attributes, MetadataTooLarge, kept
 from cdn_worker.domain.replace import REPLACES_IT
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
+
+FROM_STORE = "the CDN has an older version in its cache, so it was read from S3 itself"
 
 
 class OneObject:
@@ -39,6 +42,7 @@ class OneObject:
         self.name = way.mapping.sink_name(task.key)
         self.etag = etag_of(task.etag)
         self._asked_for_archive = False
+        self.remark = ""
 
     def ask(self, request: Request) -> Asking:
         answer = yield request
@@ -54,6 +58,7 @@ class OneObject:
             generation=stored.generation,
             crc32c=crc.to_bytes(4),
             verified=verified,
+            details=self.remark,
             tries=self.tries.made,
         )
 
@@ -68,7 +73,7 @@ class OneObject:
             yield Renew()
             yield pause
         elif why in ("missing", "changed"):
-            yield from self._looked_at(why, told)
+            yield from self._looked_at(why, told, answer)
         elif why in BUSY:
             yield again(why, told, BUSY_MAX, answer.retry_after())
         elif why == "refused":
@@ -88,17 +93,19 @@ class OneObject:
         if told is not None:
             raise Ended(archive.CODE, told, Verdict.UNMAPPABLE)
 
-    def _looked_at(self, why: str, told: str) -> Pausing:
-        """Ask the source itself whether the object is gone, or is another one now."""
+    def _looked_at(self, why: str, told: str, got: Answer) -> Pausing:
+        """Ask the store whether the object is gone, or is another one now. got: what the source answered instead of it."""
         code = "source_changing" if why == "changed" else "not_found"
         pause = self.tries.again(code, f"{told}; the listing has ETag {self.task.etag}", CHANGED_MAX)
         answer = yield from self.ask(self.way.source.head(self.task.key))
         if answer.status in (404, 410):
             raise Ended("vanished", "it was listed, and is not there any more", Verdict.VANISHED)
         origin = self.way.source.origin
-        if why == "changed" and origin is not None and answer.headers.get("etag") == f'"{self.task.etag}"':
-            # The store has it as it was listed: what the cache has is older, and may stay for as long as its policy says.
-            self.way = replace(self.way, source=origin)
+        as_listed = answer.headers.get("etag") == f'"{self.task.etag}"'
+        if why == "changed" and origin is not None and as_listed and not compressed(got):
+            # What the cache has is older, and may stay for as long as its policy says. One that compresses does so with every
+            # object, and is mended: to read all of them from the store would cost what the cache is there to save.
+            self.way, self.remark = replace(self.way, source=origin), FROM_STORE
         yield pause
 
     # The sink's side

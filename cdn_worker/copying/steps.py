@@ -210,6 +210,11 @@ def wrong(answer: Answer, task: Task, span: tuple[int, int] | None) -> str | Non
     return None if headers.get("content-range") == f"bytes {span[0]}-{span[1]}/{task.size}" else "range"
 
 
+def compressed(answer: Answer) -> bool:
+    """Whether the CDN compressed what it answers: its ETag is a weak one then (CloudFront, "Serve compressed files")."""
+    return answer.headers.get("etag", "").startswith("W/")
+
+
 def expired(answer: Answer) -> bool:
     """Whether S3 says that temporary credentials have expired, which it does by 400 (S3, error responses: ExpiredToken).
 

@@ -29,7 +29,7 @@ class KeyVerdict:
 
     size, etag    of the listing
     generation    of the sink's object; crc32c: of the bytes read (done) or of the object found (skipped), raw bytes
-    error         a constant code, details: for a person; both empty when all is well
+    error         a constant code, empty when all is well; details: for a person, also of a good end that cost more than others
     """
 
     key: str

@@ -12,6 +12,7 @@ import pytest
 from google_crc32c import value as crc32c
 
 from cdn_worker.copying import copied
+from cdn_worker.copying.one_object import FROM_STORE
 from cdn_worker.copying.steps import (
     BROKEN_MAX,
     BUSY_MAX,
@@ -175,7 +176,7 @@ def test_a_multipart_etag_is_recomputed_where_the_part_size_can_be_told() -> Non
         (got(BODY[:-1], Content_Length=str(len(BODY))), "truncated"),
         (got(BODY[:-1]), "length"),
         (got(BODY + b"x", Content_Length=str(len(BODY))), "too_long"),
-        (got(etag=f'W/"{MD5}'), "source_changing"),
+        (got(ETag=f'W/"{MD5}"'), "source_changing"),
         (got(etag=MD5.upper()), "source_changing"),
         (got(status=206, Content_Range=f"bytes 0-{len(BODY) - 1}/{len(BODY)}"), "length"),
         (got(status=302, Location="http://elsewhere"), "redirected"),
@@ -201,7 +202,7 @@ def test_what_a_cache_has_an_older_version_of_is_read_from_the_store(stale: Answ
     cached = way()
     cached.source = CdnSource("http://cdn/", KeyMapping(), S3Source("http://s3", "b", "us-east-1"))
     verdict, commands = played(TASK, [stale, got(b""), got(), stored()], cached)
-    assert (verdict.verdict, verdict.verified) == (Verdict.DONE, Verified.MD5)
+    assert (verdict.verdict, verdict.verified, verdict.details) == (Verdict.DONE, Verified.MD5, FROM_STORE)
     asked = [url for _, url in requests(commands)][:3]
     assert asked == ["http://cdn/k", "http://s3/b/k", "http://s3/b/k"]
     assert "//cdn/" in way_of_a_large_object(stale)[0]
@@ -240,7 +241,8 @@ def way_of_a_large_object(stale: Answer) -> list[str]:
     return asked
 
 
-def test_an_object_that_changed_at_the_store_is_not_read_from_it() -> None:
+@pytest.mark.parametrize(("head", "seen"), [(got(b"newer", "1" * 32), f'"{"1" * 32}"'), (got(b""), f'W/"{MD5}"')])
+def test_it_is_not_read_from_the_store_where_that_has_another_too_or_where_the_cdn_compresses(head: Answer, seen: str) -> None:
     cached = way()
     cached.source = CdnSource("http://cdn/", KeyMapping(), S3Source("http://s3", "b", "us-east-1"))
     asked: list[str] = []
@@ -248,7 +250,7 @@ def test_an_object_that_changed_at_the_store_is_not_read_from_it() -> None:
     def answer(command: Command) -> Outcome:
         assert isinstance(command, Request)
         asked.append(f"{command.method} {command.url}")
-        return got(b"newer", "1" * 32)
+        return head if command.method == "HEAD" else got(ETag=seen)
 
     verdict, _ = played(TASK, [answer] * 5, cached)
     assert verdict.error == "source_changing"
