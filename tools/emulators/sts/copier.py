@@ -188,19 +188,26 @@ class Copier:
         self._ended(work)
 
     def _pace(self, work: Work, size: int) -> None:
-        """Wait for this object's turn under the configured rates, as long as the operation is at work."""
-        per_object = self._ledger.setting("sts.objects_per_second")
-        per_byte = self._ledger.setting("sts.bytes_per_second")
-        cost = (1 / per_object if per_object else 0.0) + (size / per_byte if per_byte else 0.0)
+        """Wait for this object's turn under the rates as they are set by now, as long as the operation is at work."""
+        cost = self._cost(size)
         if cost <= 0:
             return
         with self._ready:
             begin = max(time.monotonic(), self._next_slot)
-            self._next_slot = begin + cost
-        while time.monotonic() < begin + cost and not self._stopping:
+            end = self._next_slot = begin + cost
+        while time.monotonic() < begin + self._cost(size) and not self._stopping:
             if work.status not in (Status.IN_PROGRESS, Status.SUSPENDING):
                 return
             time.sleep(min(0.02, max(0.0, begin + cost - time.monotonic())))
+        with self._ready:
+            if self._next_slot == end:
+                self._next_slot = min(end, time.monotonic())  # the rates were raised meanwhile
+
+    def _cost(self, size: int) -> float:
+        """Seconds that an object takes."""
+        per_object = self._ledger.setting("sts.objects_per_second")
+        per_byte = self._ledger.setting("sts.bytes_per_second")
+        return (1 / per_object if per_object else 0.0) + (size / per_byte if per_byte else 0.0)
 
 
 def _included(path: str, includes: list[str], source: Source) -> Iterator[Listed]:
