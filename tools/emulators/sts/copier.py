@@ -109,6 +109,11 @@ class Copier:
             if thread.is_alive():
                 thread.join(timeout=10)
 
+    def reset(self) -> None:
+        """Nobody's turn is taken any more."""
+        with self._ready:
+            self._next_slot = 0.0
+
     def add(self, work: Work) -> None:
         with self._ready:
             self._queue.append(work)
@@ -195,13 +200,13 @@ class Copier:
         with self._ready:
             begin = max(time.monotonic(), self._next_slot)
             end = self._next_slot = begin + cost
-        while time.monotonic() < begin + self._cost(size) and not self._stopping:
+        while (left := self._cost(size)) > 0 and time.monotonic() < begin + left and not self._stopping:
             if work.status not in (Status.IN_PROGRESS, Status.SUSPENDING):
-                return
+                break
             time.sleep(min(0.02, max(0.0, begin + cost - time.monotonic())))
         with self._ready:
             if self._next_slot == end:
-                self._next_slot = min(end, time.monotonic())  # the rates were raised meanwhile
+                self._next_slot = min(end, time.monotonic())  # it needs no more than it took: the next one's turn is now
 
     def _cost(self, size: int) -> float:
         """Seconds that an object takes."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent import futures
+from traceback import format_exc
 
 import grpc
 from google.cloud import storage_transfer_v1 as sts
@@ -108,7 +110,10 @@ class StsServer:
 
     def _tick(self) -> None:
         while not self._stopping.wait(TICK_S):
-            self._service.tend()
+            try:
+                self._service.tend()
+            except Exception:  # noqa: BLE001 - a defect of the stage must not stop the time of all that come after
+                print(f"stage: the clock of event streams:\n{format_exc()}", file=sys.stderr)
 
     def stop(self) -> None:
         self._stopping.set()

@@ -82,6 +82,7 @@ class TransferService:
             self.by_job.clear()
             self.storage_classes.clear()
             self.streams.reset()
+            self.copier.reset()
 
     def tend(self) -> None:
         """What the service does by itself, as time goes by: called again and again."""
