@@ -52,7 +52,7 @@ class SinkPage:
 
 
 class Source(Protocol):
-    """Where objects are read from. Held by tests/conformance/test_sources.py for every implementation.
+    """Where objects are read from. Both implementations are held to it by tests/wire and tests/integration/test_faults.py.
 
     origin   the store itself, where this is a cache before it and the store can be read; else None
     """

@@ -453,7 +453,10 @@ def cancel(
     settings: Settings,
     prefixes: Annotated[list[str], typer.Argument(help="Prefixes whose transfer is to end.")],
 ) -> None:
-    """End the transfers of prefixes, by whichever route. They end in `error` (CANCELLED) and start again only by `retry`."""
+    """End the transfers of prefixes, by whichever route; of followed ones `follow --stop` does.
+
+    They end in `error` (CANCELLED) and start again only by `retry`.
+    """
     with opened_store(settings) as opened, wiring.transfer_project(settings) as project:
         done = chores.cancel(opened, [Prefix(prefix) for prefix in prefixes], project.cancel)
     report(done, "cancelled", dry_run=False)

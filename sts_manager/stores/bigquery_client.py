@@ -283,7 +283,7 @@ def connect(names: Names, emulator: str | None, *, patience_s: float = 15.0) -> 
 
 
 def fault_of(error: Exception) -> Fault:
-    """Class an error by its type, reason and words (FACTS.md section 2: conflicts arrive as HTTP 400)."""
+    """Class an error by its type, reason and words (conflicts arrive as HTTP 400: tests/wire/bigquery)."""
     said = message_of(error).lower()
     reasons = {one.get("reason", "") for one in getattr(error, "errors", None) or () if isinstance(one, Mapping)}
     if any(words in said for words in _AGAIN) or reasons & set(_RATE):

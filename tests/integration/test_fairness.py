@@ -105,7 +105,8 @@ def test_nor_in_a_copy_of_one_machine(make: Make, tmp_path: Path) -> None:
         [sys.executable, "-m", "cdn_worker", *words], cwd=tmp_path, env={**os.environ}, stderr=subprocess.PIPE
     )
     try:
-        wait_for(lambda: sparse.streams == 2, 30)
+        wait_for(lambda: sparse.streams == 2 or copy.poll() is not None, 30)
+        assert copy.poll() is None, copy.communicate()[1]
         wait_for(lambda: sparse.written == set(small), 60)
     finally:
         copy.kill()

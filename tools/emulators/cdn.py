@@ -50,7 +50,15 @@ METHODS = ("GET", "HEAD")
 
 
 class Forbidden(Exception):
-    """The signature does not open this URL."""
+    """The signature does not open this URL. Codes and messages as in tests/wire/cdn."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code)
+        self.code, self.message = code, message
+
+
+DENIED = ("AccessDenied", "Access denied")
+"""Of a signature that does not fit, has expired or covers another URL: CloudFront does not tell these apart."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class Cdn:
             whole = fault is not None and (fault.error == "WHOLE" or request.method == "HEAD")
             found = self._fetch(path, request, whole=whole)
         except Forbidden as refused:
-            return refusal(403, str(refused))
+            return refusal(403, refused.code, refused.message)
         except ClientError as error:
             return passed_through(error)
         return misbehaved(answered(request, found), found, fault)
@@ -138,17 +146,20 @@ class Cdn:
         """CloudFront's own checks, in its order. Raises Forbidden with its code."""
         given = dict(parse_qsl(query, keep_blank_values=True))
         if "Key-Pair-Id" not in given:
-            raise Forbidden("MissingKey")
+            raise Forbidden("MissingKey", "Missing Key-Pair-Id query parameter or cookie value")
         key = self._public.get(given["Key-Pair-Id"])
         if key is None:
-            raise Forbidden("InvalidKey: unknown Key-Pair-Id")
+            raise Forbidden("InvalidKey", "Unknown Key")
+        try:
+            signature = _unsafe(given["Signature"])
+        except (KeyError, ValueError) as error:
+            raise Forbidden("MalformedSignature", "Could not unencode Signature") from error
         try:
             policy = _unsafe(given["Policy"])
-            signature = _unsafe(given["Signature"])
             statement = json.loads(policy)["Statement"][0]
             expires = int(statement["Condition"]["DateLessThan"]["AWS:EpochTime"])
         except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise Forbidden("MalformedPolicy") from error
+            raise Forbidden("MalformedPolicy", "Malformed Policy") from error
         hash_: hashes.HashAlgorithm = hashes.SHA256() if given.get("Hash-Algorithm") == "SHA256" else hashes.SHA1()  # noqa: S303
         try:
             if isinstance(key, rsa.RSAPublicKey):
@@ -156,20 +167,20 @@ class Cdn:
             else:
                 key.verify(signature, policy, ec.ECDSA(hash_))
         except InvalidSignature as error:
-            raise Forbidden("InvalidSignature: the signature does not fit this policy and Key-Pair-Id") from error
+            raise Forbidden(*DENIED) from error
         begins = statement["Condition"].get("DateGreaterThan", {}).get("AWS:EpochTime", 0)
         if not int(begins) <= time.time() < expires:
-            raise Forbidden("AccessDenied: the policy is not valid now")
+            raise Forbidden(*DENIED)
         # Only `*` and `?` are special in a policy's resource, so brackets are not fnmatch's.
         pattern = str(statement["Resource"]).replace("[", "[[]")
         if not fnmatch.fnmatchcase(f"http://{self.address}{path}", pattern):
-            raise Forbidden("AccessDenied: the policy does not cover this URL")
+            raise Forbidden(*DENIED)
 
     def _fetch(self, path: str, request: RawRequest, *, whole: bool) -> Found:
         """Ask the origin for just what the viewer asked for: a HEAD by HEAD, a range by a range."""
         bucket, _, key = path.lstrip("/").partition("/")
         if not key:
-            raise Forbidden("AccessDenied")
+            raise Forbidden(*DENIED)
         named = {"Bucket": unquote(bucket), "Key": unquote(key)}
         if request.method == "HEAD" and not whole:
             return self._head(named)
@@ -276,9 +287,10 @@ def refuse_method() -> RawResponse:
     return RawResponse(403, headers, [body], len(body), hang_up=True)
 
 
-def refusal(status: int, code: str, *, retry_after: bool = False) -> RawResponse:
+def refusal(status: int, code: str, message: str = "", *, retry_after: bool = False) -> RawResponse:
     """CloudFront's own, or its origin's."""
-    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'.encode()
+    told = f"<Message>{message}</Message>" if message else ""
+    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code>{told}</Error>'.encode()
     headers = {"Content-Type": "text/xml", "X-Cache": "Error from cloudfront"}
     if retry_after:
         headers["Retry-After"] = "1"

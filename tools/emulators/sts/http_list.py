@@ -135,7 +135,7 @@ class HttpSource:
         return Fetched(data, listed.etag, headers, {})  # user metadata and times are lost on this way
 
     def url(self, key: str) -> str:
-        return self._rows[key].url  # with its query: nobody could verify that the service leaves it out
+        return self._rows[key].url  # with its query, as observed (docs/rehearsal.md)
 
     def close(self) -> None:
         for connection in self._connections.values():
