@@ -146,15 +146,19 @@ class FollowedFailures:
         self._means.keep()
         self._means.ledger().compare(spec, str(wanted.job), self._clock.now(), hints, project=row.project, shared=shared)
 
-    def settled(self, job: JobName, prefixes: Collection[Prefix]) -> None:
-        """Everything that was named is at the destination."""
+    def settled(self, job: JobName, prefixes: Collection[Prefix]) -> Mapping[Prefix, Behind]:
+        """Everything that was named and can travel is at the destination. What cannot is returned, and named on."""
         ledger = self._means.known_ledger()
         if ledger is not None and ledger.mend(str(job)):
             self._means.keep()
-            return
+            return {
+                Prefix(prefix): Behind(objects=number, example=_example(key, details))
+                for prefix, number, key, details in ledger.stuck(str(job))
+            }
         with closing(self._means.open_store()) as store:
             for prefix in {one.prefix for one in store.failures(None, NAMES_MAX)} & set(prefixes):
                 store.put_failures(prefix, [], self._clock.now())
+        return {}
 
     def _known(self, name: str) -> Job | None:
         ledger = self._means.known_ledger()

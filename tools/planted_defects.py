@@ -385,8 +385,8 @@ DEFECTS = (
     Defect(
         "N what failed in a day is said to be at the destination when nobody has looked yet",
         "sts_manager/routes/repairs.py",
-        "return self._known.get(days.outstanding[-1].name) if days.outstanding else Known()",
-        "return self._known.get(days.outstanding[-1].name, Known()) if days.outstanding else Known()",
+        "            return self._known.get(days.outstanding[-1].name)\n",
+        "            return self._known.get(days.outstanding[-1].name, Known())\n",
         (FOLLOW,),
     ),
     Defect(

@@ -15,6 +15,9 @@ from cdn_worker.contract import JobSpec
 from cdn_worker.lists.jobs import Hints, Kind, State, spec_text
 from cdn_worker.queues.sqlite_file import SqliteFile
 
+CAN_TRAVEL = "verdict = 'failed' AND error <> 'exists'"
+"""Of a failure: another transfer may bring it. Else it is archived, or has no legal name, or another object has its name."""
+
 
 class Comparisons:
     """A mixin of the ledger."""
@@ -81,14 +84,29 @@ class Comparisons:
     def mend(self, shared_by: str) -> bool:
         """What was named of prefixes that share something is there; what cannot travel is named on.
 
-        Returns whether there ever was a comparison of them here.
+        A comparison that found nothing to move stays as it is: whoever asks again is told so. Returns whether there ever was a
+        comparison of them here.
         """
         with self._write() as connection:
-            self._forget(connection, shared_by, told=0, also="AND verdict = 'failed'")
+            self._forget(connection, shared_by, told=0, also=f"AND {CAN_TRAVEL}", which="AND manifest <> ''")
             return connection.execute("SELECT 1 FROM job WHERE prefix = ? LIMIT 1", (shared_by,)).fetchone() is not None
 
-    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int, also: str = "") -> None:
-        where = "prefix = ? AND kind <> ? AND NOT forgotten"
+    def stuck(self, shared_by: str) -> list[tuple[str, int, str, str]]:
+        """Of prefixes that share something, what cannot travel: (prefix, how many, one of them, its details).
+
+        The key that is given is relative to the source's path.
+        """
+        rows = self._read(
+            "SELECT shared.prefix, under, count(*) AS number, min(key) AS key, details FROM job "
+            "JOIN job_prefix AS shared ON shared.job = job.name JOIN failure ON failure.job = job.name "
+            "AND key >= under AND substr(key, 1, length(under)) = under "
+            f"WHERE job.prefix = ? AND NOT ({CAN_TRAVEL}) GROUP BY shared.prefix ORDER BY shared.prefix",
+            (shared_by,),
+        )
+        return [(row["prefix"], row["number"], row["prefix"] + row["key"][len(row["under"]) :], row["details"]) for row in rows]
+
+    def _forget(self, connection: sqlite3.Connection, prefix: str, *, told: int, also: str = "", which: str = "") -> None:
+        where = f"prefix = ? AND kind <> ? AND NOT forgotten {which}"
         named = f"SELECT name FROM job WHERE {where}"
         connection.execute(f"DELETE FROM failure WHERE job IN ({named}) {also}", (prefix, Kind.URLS))
         # What has no manifest has nothing to be cleared away.
@@ -153,7 +171,7 @@ class Comparisons:
         """Of the keys under a prefix: (how many might have travelled and have not, one of them, its details)."""
         found = self._read(
             "SELECT count(*) AS number, min(key) AS key, details FROM failure WHERE job = ? AND key >= ? AND key < ? "
-            "AND verdict = 'failed' AND error <> 'exists'",
+            f"AND {CAN_TRAVEL}",
             (job, under, _after_all(under)),
         )[0]
         return found["number"], found["key"] or "", found["details"] or ""

@@ -77,8 +77,8 @@ class Comparisons(Protocol):
         """Begin a comparison, or look at it; None while it goes on. Raises NotCompared."""
         ...
 
-    def settled(self, job: JobName, prefixes: Collection[Prefix]) -> None:
-        """Everything that was named is at the destination."""
+    def settled(self, job: JobName, prefixes: Collection[Prefix]) -> Mapping[Prefix, Behind]:
+        """Everything that was named and can travel is at the destination. What cannot is returned, and named on."""
         ...
 
 
@@ -91,8 +91,8 @@ class NothingCompared:
     def compare(self, _wanted: Wanted) -> Compared | None:
         raise NotCompared("listings are not compared here")
 
-    def settled(self, _job: JobName, _prefixes: Collection[Prefix]) -> None:
-        pass
+    def settled(self, _job: JobName, _prefixes: Collection[Prefix]) -> Mapping[Prefix, Behind]:
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +126,11 @@ class Repairs:
 
     def known(self, days: Days) -> Known | None:
         """What is known of a job's failed objects; None where that has to be found out first."""
-        if not days.failing:
-            return None
-        return self._known.get(days.outstanding[-1].name) if days.outstanding else Known()
+        if days.outstanding:
+            return self._known.get(days.outstanding[-1].name)
+        # All of it was moved once more; what is known of before that is true no longer.
+        last = days.failing[-1].name if days.failing else None
+        return self._known.get(last) if last in self._settled else None
 
     def step(self, row: PrefixJob, prefixes: tuple[Prefix, ...], days: Days, client: StsClient, *, may_start: bool) -> None:
         """Go on with what failed in a job's operations that have ended.
@@ -141,11 +143,11 @@ class Repairs:
         if not days.failing:
             return
         if not days.outstanding:
-            self._settle(days.failing[-1].name, days.job, prefixes)
+            self._settle(days.failing, days.job, prefixes)
             return
         last = days.outstanding[-1]
-        if self._known.get(last.name) == Known():
-            return  # nothing of it is missing at the destination
+        if last.name in self._settled:
+            return  # nothing of it that can travel is missing at the destination
         tried = days.tries(last)
         given_up = len(tried) >= self._tries_max or any(one.state is OperationState.ABORTED for one in tried.values())
         number = max(tried, default=0) + 1
@@ -183,8 +185,8 @@ class Repairs:
                 return
             last = wanted.failed[-1].name
             if not found.behind:
-                # They came to be there all the same, or are gone from the source.
-                self._settle(last, wanted.job, wanted.prefixes)
+                # They came to be there all the same, are gone from the source, or cannot travel.
+                self._settle(wanted.failed, wanted.job, wanted.prefixes)
                 return
             self._named[last], manifest = found.behind, found.manifest
             concerned = self._concerned(wanted)
@@ -227,11 +229,15 @@ class Repairs:
         due = self._not_before.setdefault(name, now + backoff(name, tries, self._retry_delay, WAIT_MAX).total_seconds())
         return now < due
 
-    def _settle(self, last: OperationName, job: JobName, prefixes: tuple[Prefix, ...]) -> None:
-        if last not in self._settled:
-            self._comparisons.settled(job, prefixes)
-            self._settled.add(last)
-        self._known[last] = Known()
+    def _settle(self, failed: Sequence[OperationSnapshot], job: JobName, prefixes: tuple[Prefix, ...]) -> None:
+        last = failed[-1].name
+        if last in self._settled:
+            return
+        stuck = self._comparisons.settled(job, prefixes)
+        self._settled.add(last)
+        what = "they cannot travel as they are: `sts-manager failures` says why, and what to do"
+        standing = {prefix: _says(one.objects, failed, one.example, what) for prefix, one in stuck.items()}
+        self._known[last] = Known(standing=standing, left=sum(one.objects for one in stuck.values()))
 
     # What the rows say
 

@@ -45,6 +45,7 @@ class Names:
         self.found: Compared | None = Compared(manifest="", behind={})
         self.asked: list[Wanted] = []
         self.done: list[JobName] = []
+        self.stuck: dict[Prefix, Behind] = {}
 
     def named(self, _wanted: Wanted) -> Mapping[Prefix, Behind] | None:
         return None
@@ -53,8 +54,9 @@ class Names:
         self.asked.append(wanted)
         return self.found
 
-    def settled(self, job: JobName, _prefixes: object) -> None:
+    def settled(self, job: JobName, _prefixes: object) -> Mapping[Prefix, Behind]:
         self.done.append(job)
+        return self.stuck
 
 
 class Scene:
@@ -536,6 +538,29 @@ def test_what_a_comparison_names_is_brought_by_its_manifest(scene: Scene, found:
 
 
 # Which job listens
+
+
+def test_what_cannot_travel_stays_named_and_is_not_called_repaired(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """An archived object failed: no other transfer can bring it."""
+    caplog.set_level(logging.INFO)
+    names = scene.names = Names()
+    names.stuck = {Prefix("a/"): Behind(objects=1, example="for example a/cold (archived)")}
+    scene.restart()
+    scene.begin()
+    scene.fail("a/cold")
+    scene.end_day()
+    scene.next_day()
+    for _ in range(2):
+        scene.passes(3)
+        assert [code for _, code in scene.rows()] == [FOLLOWED_FAILURES, ""]
+        assert "1 object of 20" in scene.row().error_message
+        assert "a/cold (archived); they cannot travel as they are: `sts-manager failures` says why" in scene.row().error_message
+        assert scene.row().counters.objects_failed == 1
+        scene.restart()
+    assert not scene.repairs, "nothing was moved in vain"
+    assert "followed_objects_repaired" not in [record.message for record in caplog.records]
+    chores.stop_following(scene.store, scene.project, scene.clock.now())
+    assert scene.row().status is JobStatus.ERROR
 
 
 def test_a_second_job_on_a_queue_is_refused_whoever_made_the_first(scene: Scene) -> None:

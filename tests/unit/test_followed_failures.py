@@ -177,13 +177,29 @@ def test_what_is_mended_is_shown_no_more_and_what_cannot_travel_is(scene: Scene)
     scene.failures.compare(asked)
     scene.lists(asked, "root/b/x", unfit=("root/a/cold",))
     scene.tell()
-    scene.failures.settled(JOB, PREFIXES)
+    (stuck,) = scene.failures.settled(JOB, PREFIXES).items()
+    assert (stuck[0], stuck[1].objects) == ("a/", 1)
+    assert stuck[1].example.startswith("for example a/cold (")
     scene.tell()
     assert scene.shown() == {"a/": ["root/a/cold"]}
     (job,) = scene.ledger.work()
     assert job.state is State.MOVING, "its manifest is cleared away"
     scene.again().settled(JOB, PREFIXES)
     scene.tell()
+    assert scene.shown() == {"a/": ["root/a/cold"]}
+
+
+def test_a_comparison_that_found_nothing_to_move_says_so_to_the_next_daemon_too(scene: Scene) -> None:
+    asked = wanted(failed("one", 1, "b/x"))
+    scene.failures.compare(asked)
+    scene.lists(asked, unfit=("root/a/cold",), manifest="")
+    found = scene.failures.compare(asked)
+    assert (found and found.behind, found and found.manifest) == ({}, "")
+    assert list(scene.failures.settled(JOB, PREFIXES)) == ["a/"]
+    scene.tell()
+    again = scene.again().compare(asked)
+    assert (again and again.behind, again and again.manifest) == ({}, ""), "not everything is moved once more"
+    assert list(scene.failures.settled(JOB, PREFIXES)) == ["a/"]
     assert scene.shown() == {"a/": ["root/a/cold"]}
 
 
