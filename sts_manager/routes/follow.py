@@ -18,7 +18,7 @@ from typing import Any
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.domain.days import Days
-from sts_manager.domain.errors import Denied, NotFound, Permanent, Retryable, Unready
+from sts_manager.domain.errors import NotFound, Permanent, Retryable, Unready
 from sts_manager.domain.following import QUEUE_MISSING, Following
 from sts_manager.domain.model import OperationSnapshot, OperationState, PrefixJob, StartJob
 from sts_manager.domain.naming import JobName, OperationName, chunks
@@ -66,10 +66,7 @@ class FollowRoute:
     def start(self, order: StartJob) -> Started:
         """Make the job or find it, and its operation. Its rows belong together, so what is refused ends all of them."""
         client = client_in(self._clients, order.project)
-        try:
-            found, made_now = self._found(client, order)
-        except Denied as error:
-            raise Permanent(str(error), code=error.code) from error
+        found, made_now = self._found(client, order)
         if found is None:
             return Started(operation_name=None)
         if not found.latest_operation_name:

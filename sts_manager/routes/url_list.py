@@ -168,7 +168,9 @@ class UrlListRoute:
             told = f"{aborted.operation} was cancelled outside this program; `retry` starts it again"
             self._ledger.enter(job.name, State.MOVING, was=job.state, code=CANCELLED, message=told)
         elif job.state is State.SENDING:
-            self._ledger.enter(job.name, State.MOVING, was=State.SENDING)
+            refused = next((part.errors[0] for part in parts if not part.operation), None)
+            code, message = ("", "") if refused is None else (refused[0], refused[2])
+            self._ledger.enter(job.name, State.MOVING, was=State.SENDING, code=code, message=message)
         elif parts[0].state == "SUCCESS" and not parts[0].errors:
             self._ledger.enter(job.name, State.LOOKING, was=State.CANARY)
         else:
@@ -198,7 +200,14 @@ class UrlListRoute:
             self._tell("part_waits", f"{part.transfer_job}: {error}")
             return False
         except Permanent as error:
-            self._ledger.enter(job.name, State.MOVING, was=job.state, code=error.code, message=str(error))
+            if job.state is State.CANARY:
+                self._ledger.enter(job.name, State.MOVING, was=job.state, code=error.code, message=str(error))
+                return False
+            # What has begun goes on, and is waited for: else it would land when nobody clears up any more.
+            for one in self._ledger.parts(job.name):
+                if one.state == "ready":
+                    told = [(error.code, one.rows, str(error))]
+                    self._ledger.seen(one, "FAILED", copied=0, copied_bytes=0, errors=told, paused=False)
             return False
         assert started.operation_name is not None, "a job that was not there, or did not run, is run"
         self._ledger.started(part, started.operation_name)

@@ -395,6 +395,21 @@ def test_an_object_that_the_sink_refuses_fails_alone(stage: Stage, tmp_path: Pat
     assert set(at_sink(stage)) == set(OBJECTS) - {one["key"]}, "and it is cleared away"
 
 
+def test_a_list_that_may_not_begin_leaves_nothing_of_those_that_had_begun(stage: Stage, tmp_path: Path) -> None:
+    """They were not waited for: what they brought landed when everything had been cleared away, and stayed there."""
+    fill(stage, OBJECTS)
+    stage.ledger.change({"sts.objects_per_second": 2})
+    # The canary's job and the first list's are made; then a right is gone, until the retry.
+    stage.ledger.add_rule({"service": "sts", "method": "CreateTransferJob", "error": "PERMISSION_DENIED", "after": 2, "times": 1})
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--url-list-rows", "3", "--max-attempts", "1")
+    assert ended.code == 1, ended.err
+    assert lists.row("status, error_code") == ("error", "PERMISSION_DENIED")
+    there = at_sink(stage)
+    assert 1 < len(there) < len(OBJECTS), "what had begun was brought, and has its own names"
+    assert set(there) < set(OBJECTS), "and nothing else is left in the bucket"
+
+
 def test_moves_that_are_refused_for_a_while_wait(stage: Stage, tmp_path: Path) -> None:
     """What has been transferred is not paid for twice because a right was lost for a minute."""
     fill(stage, OBJECTS)

@@ -674,6 +674,18 @@ def test_the_service_is_away_and_comes_back(scene: Scene) -> None:
     assert scene.rows()[0] == (JobStatus.RUNNING, "")
 
 
+@pytest.mark.parametrize("method", ["GetTransferJob", "CreateTransferJob"])
+def test_a_right_that_is_missing_at_the_start_is_named_and_waited_for(scene: Scene, method: str) -> None:
+    """The rows are started together, or not at all: an intent may be carried out already, and must not end in error."""
+    scene.stage.ledger.add_rule({"service": "sts", "method": method, "error": "PERMISSION_DENIED", "times": 1})
+    scene.follow()
+    scene.passes(2)
+    assert scene.rows() == [(JobStatus.RUNNING, "PERMISSION_DENIED")] * 2
+    scene.passes(3, seconds=3600)
+    assert scene.rows() == [(JobStatus.RUNNING, "")] * 2
+    assert scene.row().operation_name == scene.present.name
+
+
 @pytest.mark.parametrize("name", ["p/", "a/"])
 def test_the_names_of_repairs(name: str) -> None:
     job, operation = JobName("transferJobs/stsm-0badcafe-ff-a12"), OperationName(f"transferOperations/{name}1")
