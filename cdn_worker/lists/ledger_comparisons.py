@@ -15,8 +15,8 @@ from cdn_worker.contract import JobSpec
 from cdn_worker.lists.jobs import Hints, Kind, State, spec_text
 from cdn_worker.queues.sqlite_file import SqliteFile
 
-CAN_TRAVEL = "verdict = 'failed' AND error <> 'exists'"
-"""Of a failure: another transfer may bring it. Else it is archived, or has no legal name, or another object has its name."""
+STUCK = "(verdict = 'unmappable' OR error = 'exists')"
+"""Of a failure: no other transfer brings it. It is archived, or has no legal name, or another object has its name."""
 
 
 class Comparisons:
@@ -49,6 +49,8 @@ class Comparisons:
                 [(spec.job, one, spec.source_root + one, told) for one, told in shared.items()],
             )
             self._forget(connection, prefix, told=1)
+            earlier = "SELECT name FROM job WHERE prefix = ? AND kind <> ?"
+            connection.execute(f"DELETE FROM failure WHERE job IN ({earlier})", (prefix, Kind.URLS))
             connection.execute(
                 "INSERT OR IGNORE INTO job (name, kind, prefix, spec, full_metadata, state, began_at, hints, operation, project) "
                 "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
@@ -71,9 +73,9 @@ class Comparisons:
         return bool(self._read(f"SELECT 1 FROM {pairs} WHERE this.name = ? LIMIT 1", (name,)))
 
     def forget(self, prefix: str) -> None:
-        """The prefix is there: nobody needs what a comparison found, and nothing of it has failed any more."""
+        """The prefix is done: what a comparison named is there. What cannot travel is named on, until it is compared again."""
         with self._write() as connection:
-            self._forget(connection, prefix, told=0)
+            self._forget(connection, prefix, told=0, also=f"AND NOT {STUCK}")
             for job, under in connection.execute("SELECT job, under FROM job_prefix WHERE prefix = ?", (prefix,)).fetchall():
                 gone = connection.execute(
                     "DELETE FROM failure WHERE job = ? AND key >= ? AND substr(key, 1, length(?)) = ?", (job, under, under, under)
@@ -88,7 +90,7 @@ class Comparisons:
         comparison of them here.
         """
         with self._write() as connection:
-            self._forget(connection, shared_by, told=0, also=f"AND {CAN_TRAVEL}", which="AND manifest <> ''")
+            self._forget(connection, shared_by, told=0, also=f"AND NOT {STUCK}", which="AND manifest <> ''")
             return connection.execute("SELECT 1 FROM job WHERE prefix = ? LIMIT 1", (shared_by,)).fetchone() is not None
 
     def stuck(self, shared_by: str) -> list[tuple[str, int, str, str]]:
@@ -100,7 +102,7 @@ class Comparisons:
             "SELECT shared.prefix, under, count(*) AS number, min(key) AS key, details FROM job "
             "JOIN job_prefix AS shared ON shared.job = job.name JOIN failure ON failure.job = job.name "
             "AND key >= under AND substr(key, 1, length(under)) = under "
-            f"WHERE job.prefix = ? AND NOT ({CAN_TRAVEL}) GROUP BY shared.prefix ORDER BY shared.prefix",
+            f"WHERE job.prefix = ? AND {STUCK} GROUP BY shared.prefix ORDER BY shared.prefix",
             (shared_by,),
         )
         return [(row["prefix"], row["number"], row["prefix"] + row["key"][len(row["under"]) :], row["details"]) for row in rows]
@@ -171,7 +173,7 @@ class Comparisons:
         """Of the keys under a prefix: (how many might have travelled and have not, one of them, its details)."""
         found = self._read(
             "SELECT count(*) AS number, min(key) AS key, details FROM failure WHERE job = ? AND key >= ? AND key < ? "
-            f"AND {CAN_TRAVEL}",
+            f"AND verdict = 'failed' AND NOT {STUCK}",
             (job, under, _after_all(under)),
         )[0]
         return found["number"], found["key"] or "", found["details"] or ""

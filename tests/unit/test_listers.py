@@ -18,7 +18,7 @@ from cdn_worker.lists.lister import Sizes
 from cdn_worker.lists.service import JOBS_MAX, Listers
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.url_lists.comparison import is_first, left_behind_of
-from tests.unit.test_list_ledger import SPEC
+from tests.unit.test_list_ledger import SPEC, bad, row
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 NO_HINTS = Hints(otherwise=("failed", ""))
@@ -119,3 +119,19 @@ def test_the_job_store_needs_to_be_told_of_nothing_only_where_it_may_know_someth
     again = replace(SPEC, job="transferJobs/stsm-m-p1-a1-x", prefix="p1/")
     ledger.compare(again, "p1/", NOW, NO_HINTS)
     assert ledger.compared_before(name)
+
+
+def test_a_prefix_that_is_done_takes_what_cannot_travel_with_it(ledger: ListLedger) -> None:
+    """An attempt by a manifest brings what it names, and says nothing of the archived objects that it leaves out."""
+    ledger.compare(SPEC, "p/", NOW, NO_HINTS)
+    ledger.found(SPEC.job, [row("p/x")], [bad("p/cold")])
+    ledger.ready(SPEC.job, "gs://b/m.csv")
+    assert [one.key for one in ledger.failures(SPEC.job, 9)] == ["p/cold", "p/x"]
+    ledger.telling(SPEC.job)
+    ledger.told(SPEC.job)
+    ledger.forget("p/")
+    assert [one.key for one in ledger.failures(SPEC.job, 9)] == ["p/cold"]
+    assert [one.name for one in ledger.untold()] == [SPEC.job], "the job store is told so"
+    ledger.compare(replace(SPEC, job="later"), "p/", NOW, NO_HINTS, kind=Kind.LEFT_BEHIND)
+    ledger.ready("later", "")
+    assert ledger.failures("later", 9) == [], "and what is compared again is judged anew"
