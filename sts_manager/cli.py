@@ -136,6 +136,15 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.Ow
         told = left or "every prefix has ended, and what the service passed over was still looked for"
         print(f"stopped before the end: {told}. Run the same command again: nothing is lost", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED)
+    number, why = own.lists.uncompared() if ending is Ending.DONE else (0, "")
+    if number:
+        told = f": {why}" if why else ", as nothing more was listed for long (the lister's lines in the log say why)"
+        print(
+            f"{number:,} prefixes are done and could not be compared{told}. What the service passed over of them is not known; "
+            "`rerun` them, or give --no-compare",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_ERRORS)
     if ending is Ending.BLOCKED:
         breaker = opened.control().breaker
         assert breaker is not None

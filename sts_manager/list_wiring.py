@@ -20,7 +20,16 @@ from sts_manager.clock import SystemClock
 from sts_manager.crew import Crew
 from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable, Throttled
-from sts_manager.domain.model import Change, FailedObject, JobStatus, OperationSnapshot, PrefixJob, Route, StartJob
+from sts_manager.domain.model import (
+    COUNTED_BY_SERVICE,
+    Change,
+    FailedObject,
+    JobStatus,
+    OperationSnapshot,
+    PrefixJob,
+    Route,
+    StartJob,
+)
 from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.failure_log.reader import LogReader
@@ -124,8 +133,6 @@ class UrlLists(OwnRoute[_Parts]):
                 return
             if job.status is JobStatus.DONE:
                 self._forget(change)
-                if job.route is Route.STS_S3:
-                    self._look_behind(job)
                 return
             if job.counters.objects_failed and job.route is Route.STS_S3 and self._finds:
                 self._compare(change)
@@ -134,15 +141,22 @@ class UrlLists(OwnRoute[_Parts]):
         except (BadInput, StoreUnavailable, Permanent) as error:
             # It costs a longer retry, and names nobody knows; nothing else.
             log.warning("failed_objects_not_found", extra={"fields": {"prefix": job.prefix, "cause": str(error)}})
+        finally:
+            if job.status is JobStatus.DONE and job.route is Route.STS_S3:
+                self._look_behind(job)
 
     def _look_behind(self, job: PrefixJob) -> None:
         """The transfer succeeded: have it found out what it passed over, or at least how much."""
         if not self._settings.compare:
             return
-        if self._compares:
-            self._compare_left(job)
-        elif job.lead is None and not self._uncounted:
-            self._count_left(job)
+        try:
+            if self._compares:
+                self._compare_left(job)
+            elif job.lead is None and not self._uncounted:
+                self._count_left(job)
+        except (BadInput, StoreUnavailable, Permanent) as error:
+            effect = "what the service passed over of it is not known; `rerun` looks again"
+            log.warning("prefix_not_compared", extra={"fields": {"prefix": job.prefix, "cause": str(error), "effect": effect}})
 
     def _forget(self, change: Change) -> None:
         job, parts = change.after, self._known()
@@ -231,8 +245,12 @@ class UrlLists(OwnRoute[_Parts]):
             return
         try:
             passed = client_in(self._clients(), job.project).passed_over(job.operation_name)
-        except (Retryable, Permanent) as error:
-            self._uncounted = True  # once is enough: each prefix would wait for it
+        except Retryable as error:
+            effect = "whether the service passed over archived objects of it is not known"
+            log.warning("prefix_not_compared", extra={"fields": {"prefix": job.prefix, "cause": str(error), "effect": effect}})
+            return
+        except Permanent as error:
+            self._uncounted = True  # once is enough: it is the same for every prefix
             log.warning("prefixes_not_compared", extra={"fields": {"cause": str(error), "effect": "nor are they counted"}})
             return
         number = passed.glacier + passed.deep_archive
@@ -242,7 +260,7 @@ class UrlLists(OwnRoute[_Parts]):
             return
         told = (
             f"the service passed over {passed.glacier:,} GLACIER and {passed.deep_archive:,} DEEP_ARCHIVE objects, by its own "
-            "count; their names can be found where AWS credentials are"
+            "count, in the transfer job of this prefix; their names can be found where AWS credentials are"
         )
         log.warning("objects_left_behind", extra={"fields": {"prefix": job.prefix, "objects": number, "cause": told}})
         found = FailedObject(
@@ -251,11 +269,16 @@ class UrlLists(OwnRoute[_Parts]):
             size=0,
             etag="",
             verdict="unmappable",
-            error="archived",
+            error=COUNTED_BY_SERVICE,
             details=told,
             job_name=str(job.job_name),
         )
         self._put(job.prefix, [found])
+
+    def uncompared(self) -> tuple[int, str]:
+        """(prefixes that are done and were not compared, though they were to be; why, of one of them)."""
+        parts = self._known()
+        return (0, "") if parts is None else parts.ledger.uncompared()
 
     def comparing(self) -> bool:
         """Whether successful transfers are still being compared, and that gets on. Raises StoreUnavailable."""

@@ -59,11 +59,16 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftBehind:
-    """A prefix that is done, and objects of it that are known not to be at the destination. bytes: their sizes as listed."""
+    """A prefix that is done, and objects of it that are known not to be at the destination. bytes: their sizes as listed.
+
+    counted_by_service   no object is known by name: one row of `failures` tells the service's own count, of all prefixes that
+                         shared the transfer job
+    """
 
     prefix: Prefix
     objects: int
     bytes: int
+    counted_by_service: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

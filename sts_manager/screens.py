@@ -17,7 +17,7 @@ from rich.text import Text
 
 from sts_manager.doctor.finding import Finding, Level
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
-from sts_manager.domain.model import Counters, FailedObject, JobStatus, Limit, Plan, StartJob
+from sts_manager.domain.model import COUNTED_BY_SERVICE, Counters, FailedObject, JobStatus, Limit, Plan, StartJob
 from sts_manager.logs import json_text, visible
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, LeftBehind, Sample
 from sts_manager.queries import Answer
@@ -51,6 +51,7 @@ ADVICE: Mapping[str, str] = {
 OBJECT_ADVICE: Mapping[str, str] = {
     "archived": "restore the object in S3 (its details say how; or leave it out with a filter), then `sts-manager retry PREFIX`; "
     "`rerun PREFIX` where that is done. The transfer service takes GLACIER only with --include-storage-classes: else route cdn",
+    COUNTED_BY_SERVICE: "restore them in S3, then `sts-manager rerun PREFIX`; with AWS credentials here they are found by name",
     "exists": "another object has its name: delete that, or run with --overwrite-when DIFFERENT, then `sts-manager retry PREFIX`",
     "forbidden": "may the CDN (or the AWS key) read the object? Then `sts-manager retry PREFIX`",
     "sink_forbidden": "grant the workers roles/storage.objectUser on the destination",
@@ -274,6 +275,10 @@ def screen(status: Status) -> RenderableType:
 def left_behind_lines(status: Status) -> Iterator[str]:
     """A line for each prefix that is done and has objects that are not at the destination."""
     for one in status.left_behind:
+        if one.counted_by_service:
+            how_many = f"`sts-manager failures {one.prefix}` tells how many"
+            yield f"{one.prefix} is done, but the service passed over archived objects of its transfer job: {how_many}"
+            continue
         number = f"{one.objects:,}{' or more' if one.objects >= NAMED_MAX else ''}"
         known = f"{number} objects ({human_bytes(one.bytes)}) are not at the destination"
         yield f"{one.prefix} is done, but {known}: `sts-manager failures {one.prefix}` names them, and says what to do"

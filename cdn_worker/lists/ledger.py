@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS job (
 );
 CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
 CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix);
+CREATE INDEX IF NOT EXISTS job_untold ON job (began_at, name) WHERE told <> 1;
 CREATE INDEX IF NOT EXISTS job_used_by ON job (used_by) WHERE used_by <> '';
 CREATE TABLE IF NOT EXISTS part (
   job TEXT, number INTEGER, rows INTEGER, bytes INTEGER, location TEXT, operation TEXT NOT NULL DEFAULT '',
@@ -119,20 +120,30 @@ class ListLedger(Comparisons):
         return next(iter(self._jobs("name = ?", (name,))), None)
 
     def live(self) -> list[Job]:
-        return self._jobs("state <> ? AND kind = ?", (State.OVER, Kind.URLS))
+        states = [one for one in State if one is not State.OVER]
+        return self._jobs(f"state IN ({','.join('?' * len(states))}) AND kind = ?", (*states, Kind.URLS))
 
     def work(self, most: int = ROWS_AT_ONCE, besides: Collection[str] = ()) -> list[Job]:
-        """What a lister has to do, oldest first: so many jobs at most, and none of those named."""
+        """What a lister has to do: so many jobs at most, and none of those named.
+
+        The oldest first; but what only reports waits for what a transfer waits for.
+        """
         states, names = ",".join("?" * len(THE_LISTERS)), ",".join("?" * len(besides))
         where = f"state IN ({states}) AND (NOT paused OR state = ?) AND name NOT IN ({names})"
-        return self._jobs(where, (*THE_LISTERS, State.MOVING, *besides), most)
+        values = (*THE_LISTERS, State.MOVING, *besides)
+        return self._jobs(where, values, most, first=f"kind = '{Kind.LEFT_BEHIND}', ")
 
     def busy(self) -> bool:
         """Whether there is anything to do, or to tell."""
-        return bool(self._read("SELECT 1 FROM job WHERE state NOT IN (?, ?) OR told <> 1 LIMIT 1", (State.OVER, State.READY)))
+        states = [one for one in State if one not in (State.OVER, State.READY)]
+        marks = ",".join("?" * len(states))
+        return bool(
+            self._read("SELECT 1 FROM job WHERE told <> 1 LIMIT 1")
+            or self._read(f"SELECT 1 FROM job WHERE state IN ({marks}) LIMIT 1", states)
+        )
 
-    def _jobs(self, where: str, values: Sequence[str], most: int = -1) -> list[Job]:
-        rows = self._read(f"SELECT * FROM job WHERE {where} ORDER BY began_at, name LIMIT ?", (*values, most))
+    def _jobs(self, where: str, values: Sequence[str], most: int = -1, first: str = "") -> list[Job]:
+        rows = self._read(f"SELECT * FROM job WHERE {where} ORDER BY {first}began_at, name LIMIT ?", (*values, most))
         return [job_of(row) for row in rows]
 
     def enter(self, job: str, state: State, *, was: State, code: str = "", message: str = "") -> None:

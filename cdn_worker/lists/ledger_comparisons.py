@@ -142,6 +142,15 @@ class Comparisons:
         row = self._read(f"SELECT {sums} FROM job WHERE kind = ? AND told <> 1 AND NOT forgotten", (Kind.LEFT_BEHIND,))[0]
         return row["number"], row["keys"]
 
+    def uncompared(self) -> tuple[int, str]:
+        """(successful transfers of which nobody found out what they passed over, or nobody yet; why, of one of them)."""
+        row = self._read(
+            "SELECT count(*) AS number, max(error_message) AS why FROM job WHERE kind = ? AND NOT forgotten "
+            "AND (told <> 1 OR error_code <> '')",
+            (Kind.LEFT_BEHIND,),
+        )[0]
+        return row["number"], row["why"] or ""
+
     def use(self, comparison: str, by: str) -> str:
         """The manifest of a comparison, for the transfer job that is to move just that; empty where there is none."""
         with self._write() as connection:

@@ -19,8 +19,8 @@ from cdn_worker.reach import Reach
 log = logging.getLogger(__name__)
 
 JOBS_MAX = 8
-AHEAD = 256
-"""Jobs that are looked for at once: there may be one for each prefix of a migration."""
+AHEAD = 32
+"""Jobs that are looked for at once: there may be one for each prefix of a migration, and what is urgent comes behind these."""
 LOOK_S = 0.2
 AGAIN_S = 2.0
 """Until a state that did not come to its end is begun anew."""

@@ -206,6 +206,10 @@ class Chosen:
     egress: str = ""
 
 
+COUNTED_BY_SERVICE = "archived_counted"
+"""The error of the one row that stands for archived objects whose number alone is known; its key is the prefix."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedObject:
     """An object that is not at the sink after its prefix's last attempt, and why. size in bytes, etag as listed."""

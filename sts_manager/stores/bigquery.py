@@ -143,7 +143,12 @@ class BigQueryStore:
 
     def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
         rows = self._warehouse.read(self._say.left_behind, {"number": Parameter("INT64", limit)})
-        return tuple(LeftBehind(prefix=Prefix(row["prefix"]), objects=row["number"], bytes=row["bytes"]) for row in rows)
+        return tuple(
+            LeftBehind(
+                prefix=Prefix(row["prefix"]), objects=row["number"], bytes=row["bytes"], counted_by_service=bool(row["counted"])
+            )
+            for row in rows
+        )
 
     def totals(self) -> Counters:
         (row,) = self._warehouse.read(self._say.totals)

@@ -17,6 +17,7 @@ from sqlalchemy import event
 
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
 from sts_manager.domain.model import (
+    COUNTED_BY_SERVICE,
     LIVE,
     Change,
     Chosen,
@@ -184,8 +185,9 @@ class SqlStore:
 
     def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
         job, failure, count = self._job, self._failure, sa.func.count()
+        counted = sa.func.max(sa.case((failure.c.error == COUNTED_BY_SERVICE, 1), else_=0))
         query = (
-            sa.select(failure.c.prefix, count, sa.func.coalesce(sa.func.sum(failure.c.size), 0))
+            sa.select(failure.c.prefix, count, sa.func.coalesce(sa.func.sum(failure.c.size), 0), counted)
             .join(job, job.c.prefix == failure.c.prefix)
             .where(job.c.status == JobStatus.DONE.value)
             .group_by(failure.c.prefix)
@@ -194,7 +196,10 @@ class SqlStore:
         )
         with self._reading() as connection:
             rows = connection.execute(query).all()
-        return tuple(LeftBehind(prefix=Prefix(prefix), objects=number, bytes=int(size)) for prefix, number, size in rows)
+        return tuple(
+            LeftBehind(prefix=Prefix(prefix), objects=number, bytes=int(size), counted_by_service=bool(by_service))
+            for prefix, number, size, by_service in rows
+        )
 
     def totals(self) -> Counters:
         sums = [sa.func.coalesce(sa.func.sum(self._job.c[name]), 0) for name in COUNTERS]

@@ -10,6 +10,7 @@ import pytest
 
 from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import (
+    COUNTED_BY_SERVICE,
     Breaker,
     Change,
     Chosen,
@@ -218,6 +219,8 @@ def test_what_done_prefixes_left_behind_is_told_by_prefix(store: JobStore) -> No
     told = [(one.prefix, one.objects, one.bytes) for one in store.left_behind(10)]
     assert told == [("b/", 3, 15), ("a/", 1, 5)], "c/ is not done, d/ has all of its objects"
     assert [one.prefix for one in store.left_behind(1)] == ["b/"]
+    store.put_failures(Prefix("d/"), [replace(failed("d/", "d/"), error=COUNTED_BY_SERVICE)], NOW)
+    assert {one.prefix: one.counted_by_service for one in store.left_behind(10)} == {"b/": False, "a/": False, "d/": True}
 
 
 def known(prefix: str, key: str, verdict: str = "done") -> KnownObject:

@@ -9,7 +9,19 @@ from itertools import islice
 from types import MappingProxyType
 
 from sts_manager.domain.errors import LeaseLost
-from sts_manager.domain.model import LIVE, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
+from sts_manager.domain.model import (
+    COUNTED_BY_SERVICE,
+    LIVE,
+    Chosen,
+    Counters,
+    FailedObject,
+    Hold,
+    JobStatus,
+    KnownObject,
+    Limit,
+    PrefixJob,
+    Route,
+)
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.domain.ramp import is_due
 from sts_manager.domain.service_answers import ServiceAnswers
@@ -148,12 +160,20 @@ class MemoryStore:
         )
 
     def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
-        found: dict[Prefix, list[int]] = {}
+        found: dict[Prefix, list[FailedObject]] = {}
         for one in self.failed:
             if one.prefix in self.rows and self.rows[one.prefix].status is JobStatus.DONE:
-                found.setdefault(one.prefix, []).append(one.size)
+                found.setdefault(one.prefix, []).append(one)
         ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-        return tuple(LeftBehind(prefix=prefix, objects=len(sizes), bytes=sum(sizes)) for prefix, sizes in ordered[:limit])
+        return tuple(
+            LeftBehind(
+                prefix=prefix,
+                objects=len(rows),
+                bytes=sum(one.size for one in rows),
+                counted_by_service=any(one.error == COUNTED_BY_SERVICE for one in rows),
+            )
+            for prefix, rows in ordered[:limit]
+        )
 
     def totals(self) -> Counters:
         jobs = self.rows.values()

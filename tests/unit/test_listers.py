@@ -135,3 +135,39 @@ def test_a_prefix_that_is_done_takes_what_cannot_travel_with_it(ledger: ListLedg
     ledger.compare(replace(SPEC, job="later"), "p/", NOW, NO_HINTS, kind=Kind.LEFT_BEHIND)
     ledger.ready("later", "")
     assert ledger.failures("later", 9) == [], "and what is compared again is judged anew"
+
+
+def test_what_a_transfer_waits_for_comes_before_what_only_reports(ledger: ListLedger, listers: Listers) -> None:
+    names = [compare(ledger, number) for number in range(3)]
+    ledger.compare(replace(SPEC, job="retry", prefix="q/"), "q/", NOW + timedelta(days=1), NO_HINTS)
+    listers.tend()
+    assert ShortLister.begun == ["retry", *names]
+
+
+def test_comparisons_that_came_to_nothing_are_counted(ledger: ListLedger) -> None:
+    names = [compare(ledger, number) for number in range(3)]
+    assert ledger.uncompared() == (3, "")
+    for name in names[:2]:
+        ledger.ready(name, "")
+        ledger.telling(name)
+        ledger.told(name)
+    ledger.enter(names[2], State.MOVING, was=State.LISTING, code="PERMISSION_DENIED", message="no right")
+    ledger.end(names[2], NOW)
+    ledger.telling(names[2])
+    ledger.told(names[2])
+    assert ledger.uncompared() == (1, "no right")
+    assert not ledger.untold()
+    assert not ledger.busy()
+
+
+def test_looking_for_what_is_new_reads_no_old_rows(ledger: ListLedger) -> None:
+    """A row for each prefix of a migration stays, and is looked past every other second."""
+    plans = [
+        " ".join(row["detail"] for row in ledger._read(f"EXPLAIN QUERY PLAN {query}", values))
+        for query, values in (
+            ("SELECT * FROM job WHERE told <> 1 AND (state IN (?, ?) OR forgotten)", ("over", "ready")),
+            ("SELECT count(*) FROM job WHERE kind = ? AND told <> 1 AND NOT forgotten", ("left_behind",)),
+            ("SELECT * FROM job WHERE state IN (?, ?) AND kind = ?", ("listing", "moving", "urls")),
+        )
+    ]
+    assert all("USING INDEX" in plan for plan in plans), plans

@@ -18,7 +18,10 @@ from sts_manager.domain.errors import NotFound, StsManagerError
 from sts_manager.domain.place import Scheme, place
 from sts_manager.stores.bigquery_client import CALL_S, ONCE, VENDOR
 
-FAULTS: tuple[type[Exception], ...] = (StsManagerError, requests.RequestException, BotoCoreError, ClientError, Refusal, *VENDOR)
+FAULTS: tuple[type[Exception], ...] = (
+    *(StsManagerError, requests.RequestException, BotoCoreError, ClientError, Refusal, *VENDOR),
+    *(ValueError, OSError),  # an answer, or a marker, that says what nobody expected
+)
 SETTLE_S, SETTLE_POLL_S = 60.0, 2.0
 """How long operations of deleted jobs are waited for: one that still writes would leave an object behind."""
 
