@@ -75,8 +75,17 @@ def pause_all(
     wanted = [seen for _, seen in found if seen.state in (OperationState.IN_PROGRESS, OperationState.QUEUED)]
     if not dry_run:
         # The wish is stored before the call, so that the daemon knows whose pause it finds.
+        # A row that is paused, of an operation that runs by now, has not been looked at since somebody resumed that.
         by = PausedBy.HOLD if hold is not None else PausedBy.COMMAND
-        _mark(store, at, lambda job: replace(job, paused_by=by) if job.status is JobStatus.RUNNING else None)
+        at_work = {seen.name for seen in wanted}
+        jobs = {_row_name(str(seen.job_name)) for seen in wanted if seen.job_name is not None}
+
+        def marked(job: PrefixJob) -> PrefixJob | None:
+            moves = job.operation_name in at_work or (job.route is Route.STS_FOLLOW and job.job_name in jobs)
+            runs = job.status is JobStatus.RUNNING or (job.status is JobStatus.PAUSED and moves)
+            return replace(job, paused_by=by) if runs else None
+
+        _mark(store, at, marked)
     return [_call(seen.name, project.pause, dry_run=dry_run) for seen in wanted]
 
 
@@ -85,7 +94,7 @@ def resume_all(store: JobStore, project: TransferProject, at: datetime, *, dry_r
     if not dry_run:
         store.set_hold(None)
         # What cannot be resumed right now, the daemon resumes in its next job cycle.
-        _mark(store, at, lambda job: replace(job, paused_by=PausedBy.COMMAND) if job.status is JobStatus.PAUSED else None)
+        _mark(store, at, lambda job: replace(job, paused_by=PausedBy.RESUME) if job.status is JobStatus.PAUSED else None)
     found = _active(store, project, all_in_project=all_in_project)
     wanted = [seen for _, seen in found if seen.state is OperationState.PAUSED]
     return [_call(seen.name, project.resume, dry_run=dry_run) for seen in wanted]

@@ -10,7 +10,7 @@ from datetime import timedelta
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import PrefixJob
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.domain.place import Scheme
 from sts_manager.ports import JobStore, TransferRoute
 from sts_manager.routes.follow import FollowRoute
@@ -48,7 +48,11 @@ def follow_route(
         with closing(open_store()) as store:
             return next((job for job in store.live() if job.operation_name == name), None)
 
-    return FollowRoute(clients, transfers, settings.event_queue, clock, repairs, row_of)
+    def history_of(prefix: Prefix) -> list[PrefixJob]:
+        with closing(open_store()) as store:
+            return [event.job for event in store.history(prefix)]
+
+    return FollowRoute(clients, transfers, settings.event_queue, clock, repairs, row_of, history_of)
 
 
 class Mending:

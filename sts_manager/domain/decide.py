@@ -10,6 +10,7 @@ from itertools import islice
 
 from sts_manager.domain.following import QUEUE_MISSING
 from sts_manager.domain.model import (
+    LIVE,
     Action,
     Breaker,
     Change,
@@ -32,7 +33,7 @@ from sts_manager.domain.model import (
 )
 from sts_manager.domain.naming import JobName, Prefix, job_name
 from sts_manager.domain.ramp import is_due, is_stalled, ramp_room
-from sts_manager.domain.settle import IDLE, Settled, next_breaker, settle, told
+from sts_manager.domain.settle import IDLE, Settled, next_breaker, others_paused, settle, told
 
 PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 
@@ -145,13 +146,19 @@ def steer(
         # a transfer only when starting is allowed; else what it left behind is only looked for.
         if is_due(after.not_before, now) and after.job_name is not None and _asks(after, shared):
             action = _order(after, route_of(after, policy), _others(after, shared), again=True, adopt_only=not may_start)
-    elif observed.hold is not None and row.state in PAUSABLE and after.operation_name is not None:
+    elif observed.hold is not None and _moves(row) and after.operation_name is not None:
         if after.lead is None:
             action = PauseOperation(prefix=after.prefix, operation_name=after.operation_name, route=route_of(after, policy))
         after = replace(after, paused_by=PausedBy.HOLD)
     if after == row.before:
         return None, action  # no news: the history tells what changed, not how often somebody looked
     return changed(row.before, after, now, row.results), action
+
+
+def _moves(row: Settled) -> bool:
+    """Whether there is anything to be paused: the operation, or another one of a followed job."""
+    others = row.after.status in LIVE and row.following is not None and row.following.others_move
+    return row.state in PAUSABLE or others
 
 
 def _left_alone(job: PrefixJob, policy: Policy) -> bool:
@@ -215,7 +222,7 @@ def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy, lim
         job = row.after
         if (
             job.lead is not None
-            or row.state is not OperationState.PAUSED
+            or not (row.state is OperationState.PAUSED or others_paused(row))
             or job.operation_name is None
             or job.paused_by is PausedBy.NOBODY
         ):

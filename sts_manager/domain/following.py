@@ -31,9 +31,13 @@ class Following:
     cause      what the last operation ended with, where that was not the end of its day
     over       why nobody listens any more (the job was deleted, disabled, or has expired); empty while it is enabled
     standing   by prefix, what has failed and is not at the destination; None where that is not known at the moment
+    others_move, others_paused   of what is at work beside the present operation (the one before it, and repairs): whether some
+                                 of it moves, and whether some is paused
     """
 
     between: bool = False
     cause: Problem | None = None
     over: str = ""
     standing: Mapping[Prefix, str] | None = None
+    others_move: bool = False
+    others_paused: bool = False

@@ -69,11 +69,15 @@ class OperationState(StrEnum):
 
 
 class PausedBy(StrEnum):
-    """Who asked for a pause. What nobody here asked for was asked for by a person, and is left alone."""
+    """Who asked for a pause. What nobody here asked for was asked for by a person, and is left alone.
+
+    RESUME   whoever paused it, `resume-all-jobs` asked that it goes on, and the service has not done so yet
+    """
 
     NOBODY = ""
     COMMAND = "pause-all-jobs"
     HOLD = "hold"
+    RESUME = "resume-all-jobs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,7 @@ class Settled:
     denied: tuple[str, str] | None = None
     healthy: bool = False
     state: OperationState | None = None
+    following: Following | None = None
 
 
 Told = Mapping[Prefix, Sequence[Outcome]]
@@ -251,6 +252,7 @@ def _with_snapshot(
         after=job,
         results=snapshot.results if job.lead is None else "",
         state=snapshot.state,
+        following=snapshot.following,
         healthy=snapshot.counters.any_success and snapshot.trouble is None,
         denied=snapshot.trouble if snapshot.state is OperationState.IN_PROGRESS else settled.denied,
     )
@@ -282,9 +284,16 @@ def _with_state(settled: Settled, snapshot: OperationSnapshot, policy: Policy, n
             # paused and runs again, the wish is spent: somebody else resumed it. That it moves proves that; what the service
             # says of its state may be two minutes old.
             was = settled.before
-            spent = was.status is JobStatus.PAUSED and (job.lead is not None or advanced(was.counters, snapshot.counters))
+            moves = job.lead is not None or advanced(was.counters, snapshot.counters)
+            # What is paused of a followed job beside its present operation has not been resumed yet.
+            spent = was.status is JobStatus.PAUSED and moves and not others_paused(settled)
             after = replace(job, status=JobStatus.RUNNING, paused_by=PausedBy.NOBODY if spent else job.paused_by)
             return replace(settled, after=after)
+
+
+def others_paused(row: Settled) -> bool:
+    """Whether an operation of a followed job is paused that is not its present one."""
+    return row.following is not None and row.following.others_paused
 
 
 def _with_following(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -21,7 +21,8 @@ from sts_manager.domain.days import Days
 from sts_manager.domain.errors import NotFound, Permanent, Retryable, Unready
 from sts_manager.domain.following import QUEUE_MISSING, Following
 from sts_manager.domain.model import OperationSnapshot, OperationState, PrefixJob, StartJob
-from sts_manager.domain.naming import JobName, OperationName, chunks
+from sts_manager.domain.naming import JobName, OperationName, Prefix, chunks
+from sts_manager.domain.pauses import is_paused_by_person
 from sts_manager.ports import Clock, Started
 from sts_manager.routes.repairs import Repairs
 from sts_manager.routes.sts import NAMES_PER_POLL, StsClient, client_in, listed, made, same_job
@@ -29,6 +30,7 @@ from sts_manager.routes.sts_spec import TransferSettings, classes_of, transfer_j
 
 log = logging.getLogger(__name__)
 
+PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 LISTENS_WITHIN = timedelta(seconds=10)
 AGAIN = "nobody follows this prefix any more. `follow --stop`, then `retry` catches up, then `follow` it again"
 _STATUS: Any = sts.TransferJob.Status
@@ -41,6 +43,7 @@ class FollowRoute:
     event_queue   the ARN of the SQS queue; without it, what is followed already is watched, and nothing is begun
     repairs       bring what failed
     row_of        the row with this operation, for one that the service has forgotten
+    history_of    a row as it became, oldest first: it tells whose pause of an operation it was
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class FollowRoute:
         clock: Clock,
         repairs: Repairs,
         row_of: Callable[[OperationName], PrefixJob | None] = lambda _name: None,
+        history_of: Callable[[Prefix], Iterable[PrefixJob]] = lambda _prefix: (),
     ) -> None:
         self._clients, self._settings, self._event_queue = clients, settings, event_queue
-        self._clock, self._repairs, self._row_of = clock, repairs, row_of
+        self._clock, self._repairs, self._row_of, self._history_of = clock, repairs, row_of, history_of
         self._home: dict[OperationName, str] = {}
         self._homes: dict[JobName, str] = {}
         self._jobs: dict[OperationName, JobName] = {}
@@ -168,11 +172,14 @@ class FollowRoute:
         present = days.present or OperationSnapshot(name=name, state=OperationState.UNKNOWN, raw_state="", job_name=days.job)
         at_work = days.present is not None and present.active
         known = self._repairs.known(days)
+        others = {one.state for one in days.at_work if one.name != present.name}
         following = Following(
             between=not at_work and not over,
             cause=days.cause,
             over="" if at_work else over,
             standing=None if known is None else known.standing,
+            others_move=not others.isdisjoint(PAUSABLE),
+            others_paused=OperationState.PAUSED in others,
         )
         return replace(present, counters=days.counters(None if known is None else known.left), following=following)
 
@@ -205,25 +212,37 @@ class FollowRoute:
 
     def pause(self, name: OperationName) -> None:
         """All of the job that is at work: the operation before it, and what is brought once more."""
-        self._steer(name, (OperationState.IN_PROGRESS, OperationState.QUEUED), lambda client: client.pause)
+        self._steer(name, self._at_work_of(name, PAUSABLE), lambda client: client.pause)
 
     def resume(self, name: OperationName) -> None:
-        """All of the job that is paused."""
-        self._steer(name, (OperationState.PAUSED,), lambda client: client.resume)
+        """All of the job that is paused, but for what a person paused."""
+        paused = self._at_work_of(name, (OperationState.PAUSED,))
+        row = self._row_of(name)
+        events = [] if row is None or not paused else list(self._history_of(row.prefix))
+        self._steer(name, [one for one in paused if not is_paused_by_person(events, one)], lambda client: client.resume)
+
+    def _at_work_of(self, name: OperationName, states: Collection[OperationState]) -> list[OperationName]:
+        """What is in one of these states of the job that has this operation; the operation itself where no look has told yet."""
+        job = self._jobs.get(name)
+        days = None if job is None else self._days.get(job)
+        return [name] if days is None else [one.name for one in days.at_work if one.state in states]
 
     def _steer(
         self,
         name: OperationName,
-        states: Sequence[OperationState],
+        wanted: Sequence[OperationName],
         call_of: Callable[[StsClient], Callable[[OperationName], None]],
     ) -> None:
+        """Each of them is tried; then what the first refused one was refused for is raised, so that all are asked once more."""
         job = self._jobs.get(name)
-        days = None if job is None else self._days.get(job)
         call = call_of(client_in(self._clients, "" if job is None else self._homes[job]))
-        for one in days.at_work if days is not None else ():
-            if one.name != name and one.state in states:
-                try:
-                    call(one.name)
-                except (Retryable, Permanent) as error:
-                    log.warning("followed_operation_not_steered", extra={"fields": {"operation": one.name, "cause": str(error)}})
-        call(name)
+        refused: list[Retryable | Permanent] = []
+        for one in wanted:
+            try:
+                call(one)
+            except (Retryable, Permanent) as error:
+                refused.append(error)
+                if one != name:
+                    log.warning("followed_operation_not_steered", extra={"fields": {"operation": one, "cause": str(error)}})
+        if refused:
+            raise refused[0]

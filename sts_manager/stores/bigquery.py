@@ -17,7 +17,19 @@ from types import MappingProxyType
 from google.cloud import bigquery
 
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
-from sts_manager.domain.model import Change, Chosen, Counters, FailedObject, Hold, JobStatus, KnownObject, Limit, PrefixJob, Route
+from sts_manager.domain.model import (
+    COUNTED_BY_SERVICE,
+    Change,
+    Chosen,
+    Counters,
+    FailedObject,
+    Hold,
+    JobStatus,
+    KnownObject,
+    Limit,
+    PrefixJob,
+    Route,
+)
 from sts_manager.domain.naming import JobName, Prefix, chunks
 from sts_manager.domain.ramp import WAIT_MAX
 from sts_manager.domain.service_answers import ServiceAnswers
@@ -142,7 +154,9 @@ class BigQueryStore:
         )
 
     def left_behind(self, limit: int) -> tuple[LeftBehind, ...]:
-        rows = self._warehouse.read(self._say.left_behind, {"number": Parameter("INT64", limit)})
+        rows = self._warehouse.read(
+            self._say.left_behind, {"number": Parameter("INT64", limit), "counted": Parameter("STRING", COUNTED_BY_SERVICE)}
+        )
         return tuple(
             LeftBehind(
                 prefix=Prefix(row["prefix"]), objects=row["number"], bytes=row["bytes"], counted_by_service=bool(row["counted"])

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.model import COUNTED_BY_SERVICE
 from sts_manager.stores.rows import ADOPTED, COUNTERS, OLDER_ERROR, OLDER_ERROR_MESSAGE
 
 Columns = Mapping[str, str]
@@ -213,7 +212,7 @@ def statements(names: Names) -> Statements:
         ),
         left_behind=(
             f"SELECT f.prefix, COUNT(*) AS number, COALESCE(SUM(f.size), 0) AS bytes, "
-            f"MAX(IF(f.error = '{COUNTED_BY_SERVICE}', 1, 0)) AS counted FROM {failure} AS f "
+            f"MAX(IF(f.error = @counted, 1, 0)) AS counted FROM {failure} AS f "
             f"JOIN {job} AS j ON j.prefix = f.prefix WHERE j.status = 'done' GROUP BY f.prefix "
             "ORDER BY number DESC, f.prefix LIMIT @number"
         ),

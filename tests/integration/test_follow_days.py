@@ -11,7 +11,7 @@ import pytest
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager import chores
-from sts_manager.domain.errors import BadInput
+from sts_manager.domain.errors import BadInput, Retryable
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
 from sts_manager.domain.model import Hold, JobStatus, PausedBy, Policy, PrefixJob, Route
 from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes, repair_name, repaired_job
@@ -90,12 +90,17 @@ class Scene:
 
     def restart(self, queue: str = QUEUE) -> None:
         repairs = Repairs(self.settings, self.names, self.clock, tries_max=self.tries, retry_delay=timedelta(minutes=1))
-        self.route = FollowRoute({PROJECT: self.client()}, self.settings, queue, self.clock, repairs, self._row_of)
+        self.route = FollowRoute(
+            {PROJECT: self.client()}, self.settings, queue, self.clock, repairs, self._row_of, self._history_of
+        )
         policy = Policy(migration="0badcafe", route=Route.STS_S3, follows=bool(queue))
         self.daemon = Reconciler(self.store, {Route.STS_FOLLOW: self.route}, policy, self.clock, followed=Mending(self.route))
 
     def _row_of(self, name: OperationName) -> PrefixJob | None:
         return next((job for job in self.store.live() if job.operation_name == name), None)
+
+    def _history_of(self, prefix: Prefix) -> list[PrefixJob]:
+        return [event.job for event in self.store.history(prefix)]
 
     def follow(self) -> None:
         done = chores.follow(self.store, self.project, None, self.clock.now(), queue=QUEUE)
@@ -259,6 +264,83 @@ def test_an_operation_that_begins_under_a_hold_is_paused(scene: Scene) -> None:
     second = scene.next_day()
     scene.passes()
     wait_for(lambda: second.work.status == Status.PAUSED)
+
+
+def held(scene: Scene) -> None:
+    scene.store.set_hold(Hold(by="ops", at=scene.clock.now()))
+    scene.passes()
+
+
+def test_what_a_hold_paused_is_resumed_when_the_next_operation_has_begun_meanwhile(scene: Scene) -> None:
+    """Seed 686 of the simulation: the row was the next operation's by then, and the wish to resume was gone with the old one."""
+    first = scene.begin()
+    held(scene)
+    wait_for(lambda: first.work.status == Status.PAUSED)
+    scene.passes()
+    scene.store.set_hold(None)
+    second = scene.next_day()
+    scene.copied("a/1")
+    scene.restart()
+    scene.passes(2)
+    wait_for(lambda: first.work.status != Status.PAUSED)
+    scene.passes()
+    assert (second.work.status, scene.row().status, scene.row().paused_by) == (
+        Status.IN_PROGRESS,
+        JobStatus.RUNNING,
+        PausedBy.NOBODY,
+    )
+
+
+def test_what_a_person_paused_stays_paused_when_a_hold_is_lifted(scene: Scene) -> None:
+    """Seed 928: another operation had begun, so that the row told no more whose pause it was."""
+    first = scene.begin()
+    scene.service.force(first.name, Status.PAUSED)
+    scene.passes(2)
+    assert (scene.row().status, scene.row().paused_by) == (JobStatus.PAUSED, PausedBy.NOBODY)
+    second = scene.next_day()
+    scene.passes()
+    held(scene)
+    wait_for(lambda: second.work.status == Status.PAUSED)
+    scene.passes()
+    scene.store.set_hold(None)
+    scene.restart()
+    scene.passes(2)
+    wait_for(lambda: second.work.status == Status.IN_PROGRESS)
+    scene.passes(3)
+    assert first.work.status == Status.PAUSED
+    # The command that resumes all resumes it, too.
+    assert all(one.done for one in resumed_by_command(scene))
+    wait_for(lambda: first.work.status != Status.PAUSED)
+
+
+def resumed_by_command(scene: Scene) -> list[chores.Done]:
+    return chores.resume_all(scene.store, scene.project, scene.clock.now(), dry_run=False, all_in_project=False)
+
+
+def test_what_could_not_be_resumed_at_once_is_resumed_in_the_end(scene: Scene) -> None:
+    first = scene.begin()
+    held(scene)
+    wait_for(lambda: first.work.status == Status.PAUSED)
+    scene.passes()
+    second = scene.next_day()
+    scene.passes()
+    wait_for(lambda: second.work.status == Status.PAUSED)
+    scene.passes()
+    scene.store.set_hold(None)
+    real, refused = StsClient.resume, [first.name]
+
+    def resume(client: StsClient, name: OperationName) -> None:
+        if refused and name == refused[0]:
+            refused.clear()
+            raise Retryable("the service is away", code="UNAVAILABLE")
+        real(client, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StsClient, "resume", resume)
+        scene.passes(4)
+    wait_for(lambda: first.work.status != Status.PAUSED)
+    wait_for(lambda: second.work.status == Status.IN_PROGRESS)
+    assert not refused
 
 
 def test_between_two_operations_it_goes_on(scene: Scene) -> None:

@@ -57,6 +57,7 @@ class Row:
     state: OperationState | None = None
     denied: str = ""
     healthy: bool = False
+    following: Following | None = None
 
 
 def decided(observed: Observed, policy: Policy, now: datetime) -> Said:
@@ -198,7 +199,7 @@ def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy
         missing_count=0,
         missing_since=None,
     )
-    row.job, row.state = job, seen.state
+    row.job, row.state, row.following = job, seen.state, seen.following
     row.healthy = (counters.objects_copied > 0 or counters.objects_skipped > 0) and seen.trouble is None
     if seen.state is OperationState.IN_PROGRESS and seen.trouble is not None:
         row.denied = seen.trouble[0]
@@ -217,7 +218,13 @@ def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy
         row.job = replace(job, status=PAUSED)
     elif seen.state is not OperationState.UNKNOWN:
         runs_again = row.before.status is PAUSED and (not alone or total(counters) > total(before))
+        runs_again = runs_again and not rest_is(row, "others_paused")
         row.job = replace(job, status=RUNNING, paused_by=PausedBy.NOBODY if runs_again else job.paused_by)
+
+
+def rest_is(row: Row, what: str) -> bool:
+    """Of what is at work beside the present operation of a followed job."""
+    return row.following is not None and bool(getattr(row.following, what))
 
 
 def goes_on(row: Row, old: PrefixJob, seen: OperationSnapshot, following: Following, policy: Policy, now: datetime) -> bool:
@@ -354,7 +361,10 @@ def record(
         if due(job.not_before, now) and asks:
             others = tuple(sorted(one.prefix for one in group if one.prefix != job.prefix))
             said.actions.add(("start", job.prefix, job.attempt, job.job_name, others, not may_start, True, job.project))
-    elif observed.hold is not None and row.state in (OperationState.IN_PROGRESS, OperationState.QUEUED):
+    elif observed.hold is not None and (
+        row.state in (OperationState.IN_PROGRESS, OperationState.QUEUED)
+        or (job.status in (RUNNING, PAUSED) and rest_is(row, "others_move"))
+    ):
         if job.operation_name is not None and job.lead is None:
             said.actions.add(("pause", job.prefix, job.operation_name))
         if job.operation_name is not None:
@@ -396,7 +406,8 @@ def resumes(limit: Limit, room: int, rows: list[Row], observed: Observed, policy
         return room
     for row in rows:
         job = row.job
-        ours = row.state is OperationState.PAUSED and job.lead is None and job.paused_by is not PausedBy.NOBODY
+        rests = row.state is OperationState.PAUSED or rest_is(row, "others_paused")
+        ours = rests and job.lead is None and job.paused_by is not PausedBy.NOBODY
         if ours and job.operation_name is not None and limit_of(job, policy) is limit and room > 0:
             said.actions.add(("resume", job.prefix, job.operation_name))
             room -= 1

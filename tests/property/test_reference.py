@@ -181,6 +181,8 @@ def followed(draw: random.Random, seen: OperationSnapshot, live: list[PrefixJob]
         cause=pick([None, Problem(code="INTERNAL", message="x"), Problem(code="CANCELLED", message="y")]),
         over=pick(["", "", "", "the job was deleted"]),
         standing=pick([None, {}, {job.prefix: "3 objects" for job in live if draw.random() < 0.5}]),
+        others_move=draw.random() < 0.2,
+        others_paused=draw.random() < 0.3,
     )
     name = OperationName(f"{seen.name}-next") if draw.random() < 0.3 else seen.name
     return replace(seen, name=name, following=following)

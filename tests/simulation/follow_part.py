@@ -98,7 +98,9 @@ def follow_route(
     if following is not None and following.follows:
         comparisons = SimComparisons(following, settings, host, lambda: _Open(store), process)
     repairs = Repairs(settings, comparisons, process.clock, tries_max=TRIES_MAX, retry_delay=timedelta(minutes=1))
-    route = FollowRoute(clients, settings, queue, process.clock, repairs, row_of)
+    route = FollowRoute(
+        clients, settings, queue, process.clock, repairs, row_of, lambda prefix: [event.job for event in store.history(prefix)]
+    )
     return route, Mending(route), bool(queue)
 
 

@@ -10,6 +10,7 @@ import pytest
 from sts_manager import chores
 from sts_manager.domain.errors import Retryable, StoreUnavailable
 from sts_manager.domain.model import (
+    Hold,
     JobStatus,
     OperationSnapshot,
     OperationState,
@@ -152,6 +153,22 @@ def test_5_an_operation_paused_by_the_command_is_resumed_as_documented(scene: Sc
     # The wish is spent: a pause found now is a person's.
     scene.service.set(operation, OperationState.PAUSED)
     scene.passes(3)
+    assert scene.service.resumed == [operation]
+
+
+def test_5_an_operation_that_a_person_resumed_and_a_hold_paused_before_the_next_look_is_resumed(scene: Scene) -> None:
+    """Seed 457 of the simulation: the row said paused, so the command did not record that this pause was its own."""
+    scene.passes(2)
+    operation = scene.operation
+    scene.service.set(operation, OperationState.PAUSED)
+    scene.passes()
+    scene.service.set(operation, OperationState.IN_PROGRESS)
+    hold = Hold(by="ops", at=scene.clock.now())
+    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    assert (scene.row().status, scene.row().paused_by) == (JobStatus.PAUSED, PausedBy.HOLD)
+    scene.passes()
+    scene.store.set_hold(None)
+    scene.passes(2)
     assert scene.service.resumed == [operation]
 
 
