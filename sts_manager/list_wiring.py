@@ -99,6 +99,7 @@ class UrlLists(OwnRoute[_Parts]):
         self._settings, self._clients = settings, clients
         self._comparing_seen: tuple[tuple[int, int], float] = ((0, 0), 0.0)
         self._uncounted = False
+        self._not_begun: dict[Prefix, PrefixJob] = {}
         self.answers: ServiceAnswers | None = None  # what a probe observed of the services
         path = beside_store(settings, "failure_log")
         self._log = LogReader(path, self._read_log, self._compared, open_store, SystemClock(), most=FAILURES_MAX)
@@ -125,6 +126,32 @@ class UrlLists(OwnRoute[_Parts]):
 
     # What other attempts left behind
 
+    def arriving(self, job: PrefixJob) -> None:
+        """A transfer has succeeded: have it found out what it passed over. Begun before anybody hears of it, and only once."""
+        if job.route is not Route.STS_S3 or not self._settings.compare or not self._compares:
+            return
+        self._begin_late()
+        self._begin_comparing(job)
+
+    def _begin_late(self) -> None:
+        """What could not be begun, as the ledger was away."""
+        for job in list(self._not_begun.values()):
+            self._begin_comparing(job)
+
+    def _begin_comparing(self, job: PrefixJob) -> None:
+        effect = "what the service passed over of it is not known; `rerun` looks again"
+        try:
+            self._compare_left(job)
+        except StoreUnavailable as error:
+            if job.prefix not in self._not_begun:
+                fields = {"prefix": job.prefix, "cause": str(error), "effect": f"it is tried again; till then {effect}"}
+                log.warning("prefix_not_compared_yet", extra={"fields": fields})
+            self._not_begun[job.prefix] = job
+            return
+        except (BadInput, Permanent) as error:
+            log.warning("prefix_not_compared", extra={"fields": {"prefix": job.prefix, "cause": str(error), "effect": effect}})
+        self._not_begun.pop(job.prefix, None)
+
     def ended(self, change: Change) -> None:
         """An attempt has ended: find out which objects it left behind, and why; or forget what was found of an earlier one."""
         job = change.after
@@ -146,22 +173,19 @@ class UrlLists(OwnRoute[_Parts]):
                 self._look_behind(job)
 
     def _look_behind(self, job: PrefixJob) -> None:
-        """The transfer succeeded: have it found out what it passed over, or at least how much."""
-        if not self._settings.compare:
+        """The transfer succeeded, and it cannot be compared here: find out at least how much it passed over."""
+        if not self._settings.compare or self._compares or job.lead is not None or self._uncounted:
             return
         try:
-            if self._compares:
-                self._compare_left(job)
-            elif job.lead is None and not self._uncounted:
-                self._count_left(job)
+            self._count_left(job)
         except (BadInput, StoreUnavailable, Permanent) as error:
             effect = "what the service passed over of it is not known; `rerun` looks again"
             log.warning("prefix_not_compared", extra={"fields": {"prefix": job.prefix, "cause": str(error), "effect": effect}})
 
     def _forget(self, change: Change) -> None:
         job, parts = change.after, self._known()
-        if parts is not None:
-            parts.ledger.forget(job.prefix)
+        if parts is not None and not (job.route is Route.STS_S3 and self._settings.compare and self._compares):
+            parts.ledger.forget(job.prefix)  # else that was done as its comparison began
         self._log.forget(change)
         if job.attempt > 1 and self._settings.sts_log_failures:
             self._put(job.prefix, [])
@@ -223,9 +247,11 @@ class UrlLists(OwnRoute[_Parts]):
         before = min(ends).isoformat() if ends else ""
         spec = replace(spec, job=left_behind_of(spec.job, job.prefix), replace=Replace.DIFFERENT, before=before)
         self._keep()
-        self._made().ledger.compare(
-            spec, job.prefix, SystemClock().now(), LEFT_WITHOUT_REASON, project=job.project, kind=Kind.LEFT_BEHIND
-        )
+        ledger = self._made().ledger
+        if ledger.job(spec.job) is not None:
+            return  # begun by a pass that could not be committed
+        ledger.forget(job.prefix)
+        ledger.compare(spec, job.prefix, SystemClock().now(), LEFT_WITHOUT_REASON, project=job.project, kind=Kind.LEFT_BEHIND)
 
     def _spec_compared(self, job: PrefixJob) -> JobSpec:
         assert job.job_name is not None
@@ -278,12 +304,15 @@ class UrlLists(OwnRoute[_Parts]):
     def uncompared(self) -> tuple[int, str]:
         """(prefixes that are done and were not compared, though they were to be; why, of one of them)."""
         parts = self._known()
-        return (0, "") if parts is None else parts.ledger.uncompared()
+        number, why = (0, "") if parts is None else parts.ledger.uncompared()
+        return number + len(self._not_begun), why or ("the ledger of comparisons is away" if self._not_begun else "")
 
     def comparing(self) -> bool:
         """Whether successful transfers are still being compared, and that gets on. Raises StoreUnavailable."""
+        self._begin_late()
         parts = self._known()
-        state = (0, 0) if parts is None else parts.ledger.comparing()
+        begun, landed = (0, 0) if parts is None else parts.ledger.comparing()
+        state = (begun + len(self._not_begun), landed)
         now = SystemClock().monotonic()
         if state != self._comparing_seen[0]:
             self._comparing_seen = state, now

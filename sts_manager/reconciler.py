@@ -88,6 +88,8 @@ class Reconciler:
     policy     everything but `dispatch`, which each pass is told
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
     leading    whether this process may still act: it may have been frozen for so long that another one leads
+    arriving   told of each prefix that is about to be recorded as done: what has to happen then is begun before, as this process
+               may die right after
     ended      told of each attempt of a prefix alone that has ended, once that is committed
     followed   told of the rows of each followed job that is at work, after each look at it, and whether anything may start
     quotas     what is used of the service's
@@ -104,11 +106,12 @@ class Reconciler:
         fence: Callable[[], int] | None = None,
         stopping: Callable[[], bool] = lambda: False,
         leading: Callable[[], bool] = lambda: True,
+        arriving: Callable[[PrefixJob], None] = lambda _job: None,
         ended: Callable[[Change], None] = lambda _change: None,
         followed: Callable[[Sequence[PrefixJob], bool], None] = lambda _rows, _may_start: None,
         quotas: Quotas | None = None,
     ) -> None:
-        self._ended, self._followed = ended, followed
+        self._arriving, self._ended, self._followed = arriving, ended, followed
         self._quotas = quotas or NoQuotas()
         self._store, self._routes, self._policy, self._clock = store, routes, policy, clock
         self._interval_s, self._fence, self._stopping, self._leading = interval_s, fence, stopping, leading
@@ -128,6 +131,9 @@ class Reconciler:
         plan = decide(observed, policy, now)
         if dry_run:
             return PassResult(plan=plan, counts=counts, degraded=unseen)
+        for change in plan.changes:
+            if change.before.status in LIVE and change.after.status is JobStatus.DONE:
+                self._arriving(change.after)
         stale = self._commit(plan, counts, control, now, unseen)
         self._seen.states = {name: known for name, known in self._seen.states.items() if name in observed.unseen}
         self._seen.states |= {name: seen.state for name, seen in observed.operations.items()}

@@ -11,9 +11,10 @@ import pytest
 from sts_manager import chores
 from sts_manager.daemon import Daemon, Ending, Intervals, Stop
 from sts_manager.domain.errors import BadInput, Retryable, StoreUnavailable
-from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, PrefixJob, Route, changed
+from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, Policy, PrefixJob, Route, changed
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
+from sts_manager.reconciler import Reconciler
 from sts_manager.stores.lease import StoreLease
 from tests.unit.test_known_defects import PREFIX, Project, Scene
 
@@ -175,3 +176,43 @@ def test_the_report_tells_progress_without_summing_the_table(scene: Scene) -> No
     report = scene.store.control().report
     assert report is not None
     assert (report.samples[-1].objects_copied, report.samples[-1].bytes_copied) == (7, 70)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_what_has_to_follow_a_success_is_begun_before_anybody_hears_of_it(scene: Scene, applied: bool) -> None:
+    """Else whoever dies between the commit and the comparison leaves a prefix that is done, and never compared."""
+    begun: list[tuple[Prefix, JobStatus]] = []
+    policy = Policy(migration="m1", route=Route.STS_S3)
+
+    def arriving(job: PrefixJob) -> None:
+        assert job.status is JobStatus.DONE
+        begun.append((job.prefix, scene.row().status))
+
+    scene.daemon = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock, arriving=arriving)
+    scene.passes(2)
+    scene.service.set(scene.operation, OperationState.SUCCESS)
+    real = scene.store.record
+
+    def lost(batch: Batch) -> frozenset[Prefix]:
+        if applied:
+            real(batch)
+        raise StoreUnavailable("the answer was lost")
+
+    scene.store.record = lost  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        scene.passes()
+    scene.store.record = real  # type: ignore[method-assign]
+    assert begun == [(PREFIX, JobStatus.RUNNING)]
+    scene.passes()
+    assert scene.row().status is JobStatus.DONE
+    assert begun == [(PREFIX, JobStatus.RUNNING)] * (1 if applied else 2)
+
+
+def test_a_dry_run_begins_nothing(scene: Scene) -> None:
+    policy = Policy(migration="m1", route=Route.STS_S3)
+    scene.passes(2)
+    scene.service.set(scene.operation, OperationState.SUCCESS)
+    begun: list[PrefixJob] = []
+    looks = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock, arriving=begun.append)
+    assert looks.run_pass(dispatch=True, dry_run=True).plan.changes
+    assert begun == []
