@@ -72,7 +72,8 @@ class FollowedFailures:
         for one in wanted.failed:
             keys = samples_of(one.results, source.bucket)
             keys |= {key: (seen.error, seen.details) for key, seen in self._means.logged(wanted.row.project, one).items()}
-            all_named = all_named and len(keys) >= one.counters.objects_failed
+            failed = one.counters.objects_failed
+            all_named = all_named and 0 < failed <= len(keys)  # which failed as a whole names nothing
             found |= {key.removeprefix(source.path): (code, f"{_stamp(one)}: {told}") for key, (code, told) in keys.items()}
         return found, all_named
 

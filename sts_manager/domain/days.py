@@ -49,8 +49,16 @@ class Days:
 
     @property
     def failing(self) -> tuple[OperationSnapshot, ...]:
-        """Those that have ended with failed objects."""
-        return tuple(one for one in self.operations if not one.active and one.counters.objects_failed)
+        """Those that have ended with failed objects, or as a whole: what such a one had taken from the queue, nobody names.
+
+        The last one is not among them where it failed as a whole: as long as none has begun after it, it is the row's own cause.
+        """
+        last = len(self.operations) - 1
+        return tuple(
+            one
+            for index, one in enumerate(self.operations)
+            if not one.active and (one.counters.objects_failed or (one.state is OperationState.FAILED and index < last))
+        )
 
     @property
     def outstanding(self) -> tuple[OperationSnapshot, ...]:

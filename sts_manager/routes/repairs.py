@@ -264,5 +264,7 @@ def _says(number: int, failed: Sequence[OperationSnapshot], example: str, what: 
     days = sorted({day_of(one) for one in failed})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     shown = f"{example}; " if example else ""
+    if not number:
+        return f"objects of {when} may not be at the destination, as the transfer failed as a whole: {what}"
     objects = "1 object" if number == 1 else f"{number:,} objects"
     return f"{objects} of {when} {'is' if number == 1 else 'are'} not at the destination: {shown}{what}"

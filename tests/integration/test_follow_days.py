@@ -376,6 +376,26 @@ def test_without_a_next_operation_it_ends_in_time(scene: Scene, how: str) -> Non
     assert scene.rows() == [(JobStatus.ERROR, code)] * 2, "none of them begins a job of its own"
 
 
+def test_what_an_operation_had_taken_before_it_failed_as_a_whole_is_brought(scene: Scene) -> None:
+    """It counts no failed object, and has taken events from the queue: nobody else would bring what they tell of."""
+    first = scene.begin()
+    first.work.fail("INTERNAL", f"s3://{SOURCE}", "broken")
+    scene.service.force(first.name, Status.FAILED)
+    scene.put("a/lost")
+    scene.stage.ledger.events[SOURCE].clear()
+    scene.passes()
+    assert scene.rows() == [(JobStatus.RUNNING, "INTERNAL")] * 2
+    assert scene.repairs == [], "the next one has not begun"
+    scene.next_day()
+    scene.passes(2)
+    assert scene.rows() == [(JobStatus.RUNNING, FOLLOWED_FAILURES)] * 2
+    assert "may not be at the destination, as the transfer failed as a whole: they are" in scene.row().error_message
+    scene.repaired()
+    wait_for(lambda: "a/lost" in at_sink(scene.stage))
+    scene.passes(2)
+    assert scene.rows() == [(JobStatus.RUNNING, "")] * 2
+
+
 def test_a_clock_that_jumps_ends_nothing_between_two_operations(scene: Scene) -> None:
     scene.begin()
     scene.end_day()

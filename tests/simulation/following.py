@@ -224,7 +224,7 @@ class Following:
 
     def _failing(self, operation: Operation) -> bool:
         """What failed in it would be forgotten with it: the service keeps what is so young."""
-        return bool(operation.work.counts.failed[0])
+        return bool(operation.work.counts.failed[0]) or operation.work.status == Status.FAILED
 
     # Commands
 

@@ -92,6 +92,9 @@ class Moves:
                 self._take(operation, key)
         if draw.random() < fail / 100:
             chance.count("followed operation failed", operation.name)
+            key = work.events()
+            if key is not None and key.startswith(prefixes):
+                self.failed[operation.job].add(key)  # it was at that one, and nobody counts it
             work.fail("INTERNAL", f"s3://{SOURCE}", "an internal error")
             work.status = Status.FAILED
             return True

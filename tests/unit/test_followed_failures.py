@@ -131,7 +131,9 @@ def test_what_the_service_names_is_shown_at_once_with_day_and_operation(scene: S
     ]
 
 
-@pytest.mark.parametrize("operation", [failed("one", 4, "a/x", "a/y"), failed("one", 2, "a/x", "elsewhere/y")])
+@pytest.mark.parametrize(
+    "operation", [failed("one", 4, "a/x", "a/y"), failed("one", 2, "a/x", "elsewhere/y"), failed("as a whole", 0, "a/x")]
+)
 def test_what_is_named_in_part_is_shown_and_is_not_all(scene: Scene, operation: OperationSnapshot) -> None:
     assert scene.failures.named(wanted(operation)) is None
     assert "root/a/x" in scene.shown()["a/"]
