@@ -21,6 +21,7 @@ from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.health import LOOPBACK
 from cdn_worker.keypairs import signer_from_file
 from cdn_worker.listing import Sizes
+from cdn_worker.lists.lister import Proof
 from cdn_worker.lists.lister import Sizes as ListSizes
 from cdn_worker.logs import visible
 from cdn_worker.queues.places import open_queues, prepare_queues
@@ -238,6 +239,7 @@ def lists(
     cdn_signature_life: CdnSignatureLife = 7 * 24 * 3600,
     substitute: Substitute = None,
     list_rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Objects in one list.")] = 100_000,
+    proof: Annotated[Proof, typer.Option(help="Of objects whose ETag is no MD5: bytes, or size.")] = Proof.BYTES,
     connections: Connections = 128,
     parent: Annotated[int, typer.Option(hidden=True)] = 0,
     s3_endpoint: S3Endpoint = "",
@@ -254,7 +256,8 @@ def lists(
         flags = ReachFlags(**values)
         reach = keyed(reach_of(flags, os.environ), flags)
         # At a stage on this machine the service reads from this machine, too.
-        sizes = ListSizes(rows=list_rows, loopback="STORAGE_TRANSFER_EMULATOR_HOST" in os.environ)
+        loopback = "STORAGE_TRANSFER_EMULATOR_HOST" in os.environ
+        sizes = ListSizes(rows=list_rows, loopback=loopback, read_back=proof is Proof.BYTES)
         list_for(ledger, reach, sizes, parent=parent)
 
 

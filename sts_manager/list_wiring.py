@@ -72,7 +72,7 @@ def list_ledger_path(settings: Settings) -> Path:
 def lister_words(settings: Settings) -> list[str]:
     """How the daemon starts its lister: what follows `cdn-worker`."""
     words = ["lists", "--ledger", str(list_ledger_path(settings)), *cdn_words(settings)]
-    return [*words, "--list-rows", str(settings.url_list_rows)]
+    return [*words, "--list-rows", str(settings.url_list_rows), "--proof", settings.url_list_proof]
 
 
 @dataclass(frozen=True, slots=True)

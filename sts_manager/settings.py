@@ -154,6 +154,11 @@ class Settings(BaseModel):
         description="What route sts-url-list restores of what a URL list loses: all (user metadata and content headers, by one "
         "HEAD an object at S3), or etag (only where the object came from).",
     )
+    url_list_proof: Literal["bytes", "size"] = Field(
+        "bytes",
+        description="What route sts-url-list compares of objects whose ETag is no MD5 (uploaded in parts): bytes (they are read "
+        "back from the destination), or size (only where the CDN keeps no older version: a cache that does goes unnoticed).",
+    )
     sts_find_failures: bool = Field(
         True,
         description="After a transfer from S3 that left objects behind, compare the listings to name them, and retry just those. "

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS job (
   hints TEXT NOT NULL DEFAULT '', manifest TEXT NOT NULL DEFAULT '', used_by TEXT NOT NULL DEFAULT '',
   forgotten INTEGER NOT NULL DEFAULT 0, operation TEXT NOT NULL DEFAULT '',
   {", ".join(f"{one} INTEGER NOT NULL DEFAULT 0, {one}_bytes INTEGER NOT NULL DEFAULT 0" for one in COUNTS)},
-  by_md5 INTEGER NOT NULL DEFAULT 0, by_size INTEGER NOT NULL DEFAULT 0
+  by_md5 INTEGER NOT NULL DEFAULT 0, by_size INTEGER NOT NULL DEFAULT 0, by_crc32c INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS job_by_state ON job (state, told);
 CREATE INDEX IF NOT EXISTS job_by_prefix ON job (prefix);
@@ -84,6 +84,8 @@ class ListLedger(Comparisons):
             self.close()
             raise unavailable(f"the ledger of URL lists {path} was written by a newer version of this program: upgrade it")
         self._file.script(f"{TABLES}\nPRAGMA user_version = {SCHEMA};")
+        if all(column["name"] != "by_crc32c" for column in self._read("PRAGMA table_info(job)")):
+            self._file.script("ALTER TABLE job ADD COLUMN by_crc32c INTEGER NOT NULL DEFAULT 0;")  # a file of before 2026-11-30
 
     def close(self) -> None:
         self._file.close()
@@ -334,15 +336,16 @@ class ListLedger(Comparisons):
 
     def settle(self, job: str, moved: Sequence[Moved], bad: Sequence[tuple[Row, KeyVerdict]]) -> None:
         """Objects that are under their own names, and objects that will not be."""
-        md5 = sum(one.verified is Verified.MD5 for one in moved)
+        by = Counter(one.verified for one in moved)
+        sums = (by[Verified.MD5], by[Verified.CRC32C], len(moved) - by[Verified.MD5] - by[Verified.CRC32C])
         with self._write() as connection:
             gone = [(job, one.row.url) for one in moved] + [(job, row.url) for row, _ in bad]
             connection.executemany("DELETE FROM object WHERE job = ? AND url = ?", gone)
             self._fail(connection, job, [verdict for _, verdict in bad])
             connection.execute(
-                "UPDATE job SET moved = moved + ?, moved_bytes = moved_bytes + ?, by_md5 = by_md5 + ?, by_size = by_size + ? "
-                "WHERE name = ?",
-                (len(moved), sum(one.row.size for one in moved), md5, len(moved) - md5, job),
+                "UPDATE job SET moved = moved + ?, moved_bytes = moved_bytes + ?, by_md5 = by_md5 + ?, "
+                "by_crc32c = by_crc32c + ?, by_size = by_size + ? WHERE name = ?",
+                (len(moved), sum(one.row.size for one in moved), *sums, job),
             )
 
     # Telling

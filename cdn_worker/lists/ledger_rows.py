@@ -45,7 +45,7 @@ def job_of(row: sqlite3.Row) -> Job:
         error_message=row["error_message"],
         objects={one: row[one] for one in COUNTS},
         bytes={one: row[f"{one}_bytes"] for one in COUNTS},
-        verified={"md5": row["by_md5"], "size": row["by_size"]},
+        verified={"md5": row["by_md5"], "crc32c": row["by_crc32c"], "size": row["by_size"]},
     )
 
 

@@ -12,11 +12,13 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
-from cdn_worker.copying.steps import Command, Ended, Outcome, Tries, Wait, Way, patient
+from cdn_worker.copying import copied
+from cdn_worker.copying.steps import Command, Ended, Outcome, Task, Tries, Wait, Way, patient
 from cdn_worker.domain import archive
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
@@ -32,7 +34,7 @@ from cdn_worker.domain.url_list import (
     naming_by,
     url_of,
 )
-from cdn_worker.domain.verdict import KeyVerdict, Verdict
+from cdn_worker.domain.verdict import GOOD, KeyVerdict, Verdict
 from cdn_worker.engine.loop import Engine
 from cdn_worker.lists.comparison import ArchiveCheck, Comparison
 from cdn_worker.lists.folders import copy_folders
@@ -40,6 +42,7 @@ from cdn_worker.lists.jobs import NAMES_MAX, Job, Kind, Moved, Row, State
 from cdn_worker.lists.ledger import ListLedger
 from cdn_worker.lists.manifest import write_manifest
 from cdn_worker.lists.proofs import failed, misnamed, proved, unfit
+from cdn_worker.lists.read_back import ReadBack
 from cdn_worker.planning import Ground, Planned, Planner
 from cdn_worker.player import Player
 from cdn_worker.ports import SinkObject
@@ -57,17 +60,32 @@ RECOGNISED_AT_ONCE = 1000
 UNFIT = "ROUTE_UNFIT"
 REFUSED_ALONE = "sink"
 """The code of what Cloud Storage refuses for the object's own sake: not for want of a right, or of time."""
+STRAIGHT_AT_ONCE = 16
+"""Copies from S3 itself: each may hold a body of `copying.steps.BUFFER_MAX` in memory."""
+UNPROVED = "its bytes at the destination do not have the ETag that was listed: the CDN may have had an older version"
 NOT_THERE = (405, 501)
 """What a service says of a method that it does not have."""
 
 
+class Proof(StrEnum):
+    """What is compared of an object that landed, where its ETag is no MD5."""
+
+    BYTES = "bytes"
+    SIZE = "size"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How large one list may get. loopback: URLs may lead to this machine, as a stage's do."""
+    """How large one list may get.
+
+    loopback    URLs may lead to this machine, as a stage's do
+    read_back   what landed without an MD5 is read back, and compared with its ETag; else its size is all that is compared
+    """
 
     rows: int = 100_000
     bytes: int = LIST_BYTES_MAX
     loopback: bool = False
+    read_back: bool = True
 
 
 class Lister:
@@ -87,6 +105,8 @@ class Lister:
         self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
         self._access = self._keyring.access()
         self._player = Player(engine, renew=self._renew)
+        self._straight = 0
+        self._read_back = ReadBack(self._bucket, self._sink, self._asked, self._backoff_s)
         self._use()
         self._planner: Planner | None = None
         compared = job.kind is not Kind.URLS
@@ -397,6 +417,11 @@ class Lister:
             told = f"the service brought other bytes ({stored.size:,}) than were listed ({row.size:,}, ETag {row.etag})"
             bad.append((row, failed(row, "mismatch", told)))
             return
+        if verified is Verified.SIZE and self._sizes.read_back:
+            if not (yield from self._read_back.is_listed(one, row)):
+                yield from self._copied_straight(row, moved, bad)
+                return
+            verified = Verified.MD5
         attributes = yield from self._attributes(row)
         if isinstance(attributes, KeyVerdict):
             bad.append((row, attributes))
@@ -416,6 +441,24 @@ class Lister:
         else:
             told = f"another object came to be at its name meanwhile: {self._sink.refusal(answer)}"
             bad.append((row, failed(row, "exists", told)))
+
+    def _copied_straight(self, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
+        """What came is not proved to be what was listed: a cache before S3 may have an older version. So S3 itself is read."""
+        while self._straight >= STRAIGHT_AT_ONCE:
+            yield Wait(TURN_S, exact=True)
+        self._straight += 1
+        try:
+            verdict = yield from copied(Task(row.key, row.size, row.etag, row.modified, row.generation), self._way)
+        finally:
+            self._straight -= 1
+        good = verdict.verdict in GOOD
+        fields = {"job": self.job.name, "key": row.key, "size": row.size, "verdict": verdict.verdict.value}
+        effect = "it was read from S3 itself" if good else verdict.details
+        log.warning("landed_unproved", extra={"fields": {**fields, "cause": UNPROVED, "effect": effect}})
+        if good:
+            moved.append(Moved(row, verdict.verified))
+        else:
+            bad.append((row, verdict))
 
     def _carried(self, name: str, row: Row, staged: int) -> Generator[Command, Outcome, Answer]:
         """Move it; where the service has no move, copy it and delete what was copied."""

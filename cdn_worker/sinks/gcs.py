@@ -129,6 +129,13 @@ class GcsSink:
         url = f"{self._object(name)}?fields={quote(FIELDS)}"
         return Request(Host.SINK, "GET", url, self._auth, deadline_s=CALL_S)
 
+    def read(self, name: str, generation: int, first: int, last: int) -> Request:
+        """Bytes first…last of just that generation, as they are stored: what is stored compressed is not to be unpacked on the
+        way (Cloud Storage, "Transcoding of gzip-compressed files")."""
+        url = f"{self._object(name)}?alt=media&generation={generation}"
+        headers = [*self._auth, f"Range: bytes={first}-{last}", "Accept-Encoding: gzip"]
+        return Request(Host.SINK, "GET", url, headers, None, last - first + 1, DEADLINE_S)
+
     def delete(self, name: str, generation: int) -> Request:
         return Request(Host.SINK, "DELETE", f"{self._object(name)}?generation={generation}", self._auth, deadline_s=CALL_S)
 

@@ -72,6 +72,14 @@ class S3Source:
         path = f"/{self.bucket}/{encoded(key)}"
         return Request(Host.SOURCE, "HEAD", self._origin + path, self._signed("HEAD", path), deadline_s=HEAD_S)
 
+    def head_part(self, key: str) -> Request:
+        """Ask how long the first part of an object is that was uploaded in parts, and how many they are.
+
+        The answer has that part's Content-Length and `x-amz-mp-parts-count` (S3 API, HeadObject, partNumber).
+        """
+        path, query = f"/{self.bucket}/{encoded(key)}", "partNumber=1"
+        return Request(Host.SOURCE, "HEAD", f"{self._origin}{path}?{query}", self._signed("HEAD", path, query), deadline_s=HEAD_S)
+
     def page(self, *, prefix: str, after: str = "", token: str = "", keys_max: int = 1000) -> Request:
         values = {"list-type": "2", "encoding-type": "url", "prefix": prefix, "max-keys": str(keys_max)}
         if token:

@@ -12,6 +12,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -53,6 +54,9 @@ class Lists:
             found = store.execute(f"SELECT {columns} FROM sts_job WHERE prefix = ?", (prefix,)).fetchone()
             return found[0] if len(found) == 1 else found
 
+    def results(self) -> Any:
+        return json.loads(self.shell.run("history", "a/", "--json").out)[-1]["operation_results"]
+
     def steps(self) -> list[State]:
         """Of every job, as the ledger tells them at this moment."""
         path = self.folder / "sts_manager_lists.db"
@@ -85,8 +89,8 @@ def test_objects_end_under_their_own_names_with_what_the_list_lost(stage: Stage,
     assert stage.sts is not None
     assert sorted(name.rpartition("-p")[2] for name in stage.sts.jobs) == ["0", "1", "2", "3"], "a canary, then three lists"
     assert lists.row("status, attempt, objects_copied, objects_failed") == ("done", 1, len(OBJECTS), 0)
-    results = json.loads(lists.shell.run("history", "a/", "--json").out)[-1]["operation_results"]
-    assert results["verified"] == {"md5": len(OBJECTS), "size": 0}
+    results = lists.results()
+    assert results["verified"] == {"md5": len(OBJECTS), "crc32c": 0, "size": 0}
     everything = (
         (tmp_path / "sts_manager.db").read_bytes() + (tmp_path / "sts_manager_lists.db").read_bytes() + ended.err.encode()
     )
@@ -109,8 +113,8 @@ def test_a_bucket_whose_key_encrypts_everything_shows_no_hashes_in_its_listing(s
     ended = lists.run("--url-list-rows", "4")
     assert ended.code == 0, ended.err
     assert at_sink(stage) == OBJECTS, "and nothing else is left in the bucket"
-    results = json.loads(lists.shell.run("history", "a/", "--json").out)[-1]["operation_results"]
-    assert results["verified"] == {"md5": len(OBJECTS), "size": 0}, "what the listing does not tell was asked for"
+    results = lists.results()
+    assert results["verified"] == {"md5": len(OBJECTS), "crc32c": 0, "size": 0}, "what the listing does not tell was asked for"
     assert lists.shell.run("rerun", "a/").code == 0
     before = stage.ledger.calls["cdn", "GET"]
     assert lists.run().code == 0
@@ -193,6 +197,56 @@ def test_a_service_that_wants_an_md5_in_each_row_is_found_out_by_two_objects(sta
     again = lists.run()
     assert again.code == 0, again.err
     assert at_sink(stage) == OBJECTS | {"a/parts": b"in one part"}
+
+
+def in_parts(stage: Stage, key: str, *parts: bytes) -> bytes:
+    with s3_client(stage) as source:
+        upload = source.create_multipart_upload(Bucket=SOURCE, Key=key)["UploadId"]
+        done = []
+        for number, body in enumerate(parts, 1):
+            part = source.upload_part(Bucket=SOURCE, Key=key, UploadId=upload, PartNumber=number, Body=body)
+            done.append({"ETag": part["ETag"], "PartNumber": number})
+        source.complete_multipart_upload(Bucket=SOURCE, Key=key, UploadId=upload, MultipartUpload={"Parts": done})
+    return b"".join(parts)
+
+
+PART = 5 << 20
+
+
+@pytest.mark.parametrize("proof", ["bytes", "size"])
+def test_an_object_without_an_md5_is_read_back(stage: Stage, tmp_path: Path, proof: str) -> None:
+    """Its parts are of no size that anybody would guess: S3 tells it."""
+    fill(stage, OBJECTS)
+    first, last = random.Random(1).randbytes(PART + 4321), random.Random(2).randbytes(1234)
+    body = in_parts(stage, "a/parts", first, last)
+    lists = Lists(stage, tmp_path)
+    ended = lists.run("--url-list-proof", proof)
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS | {"a/parts": body}
+    by = {"md5": 1, "crc32c": 0, "size": 0} if proof == "bytes" else {"md5": 0, "crc32c": 0, "size": 1}
+    assert lists.results()["verified"] == by | {"md5": by["md5"] + len(OBJECTS)}
+    assert "landed_unproved" not in ended.err
+
+
+def test_an_older_version_that_the_cdn_has_kept_is_found_out_and_read_from_s3(stage: Stage, tmp_path: Path) -> None:
+    """Of the same size, and uploaded in parts: no MD5 stands in the list, so the service takes what the cache gives."""
+    fill(stage, OBJECTS)
+    older = in_parts(stage, "a/parts", random.Random(1).randbytes(PART), b"the older version")
+    stage.ledger.change({"cdn.cache_seconds": 3600, "cdn.public": True})
+    assert stage.cdn is not None
+    with urlopen(f"http://{stage.cdn.address}/{SOURCE}/a/parts") as answer:
+        assert answer.read() == older
+    newer = in_parts(stage, "a/parts", random.Random(2).randbytes(PART), b"the newer version")
+    lists = Lists(stage, tmp_path)
+    ended = lists.run()
+    assert ended.code == 0, ended.err
+    assert at_sink(stage) == OBJECTS | {"a/parts": newer}
+    assert "landed_unproved" in ended.err
+    assert lists.results()["verified"] == {"md5": len(OBJECTS) + 1, "crc32c": 0, "size": 0}
+    again = lists.shell.run("rerun", "--all")
+    assert again.code == 0
+    assert lists.run().code == 0
+    assert lists.row("objects_copied, objects_skipped") == (0, len(OBJECTS) + 1), "what is recorded is what is there"
 
 
 def test_what_fails_is_named_and_a_retry_moves_just_that(stage: Stage, tmp_path: Path) -> None:

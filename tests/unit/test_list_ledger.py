@@ -127,7 +127,7 @@ def test_what_was_not_moved_has_failed_with_the_reason_of_its_list(ledger: ListL
     ledger.end(JOB, NOW)
     job = ledger.job(JOB)
     assert job is not None
-    assert (job.objects["moved"], job.objects["failed"], job.verified) == (2, 2, {"md5": 1, "size": 1})
+    assert (job.objects["moved"], job.objects["failed"], job.verified) == (2, 2, {"md5": 1, "crc32c": 0, "size": 1})
     told = {one.key: (one.error, one.details) for one in ledger.failures(JOB, 9)}
     assert told == {"c": ("permission_denied", "the service's reason"), "g": ("archived", "why")}
     assert state(ledger) is OperationState.FAILED

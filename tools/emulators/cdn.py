@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -97,6 +97,7 @@ class Cdn:
         }
         self.dropped: set[str] = set()  # headers, in lower case, that a policy of the distribution removes
         self.files: dict[str, bytes] = {}  # what the distribution serves to anybody, by path: robots.txt
+        self._cache: dict[str, tuple[float, Found]] = {}  # by path, each until a time
         self._server = RawServer(self._answer)
 
     @property
@@ -135,7 +136,7 @@ class Cdn:
                 self._check(path, query)
             # Whoever ignores a range, or lies in answer to a HEAD, has read the whole object.
             whole = fault is not None and (fault.error == "WHOLE" or request.method == "HEAD")
-            found = self._fetch(path, request, whole=whole)
+            found = self._found(path, request, whole=whole)
         except Forbidden as refused:
             return refusal(403, refused.code, refused.message)
         except ClientError as error:
@@ -176,6 +177,19 @@ class Cdn:
         if not fnmatch.fnmatchcase(f"http://{self.address}{path}", pattern):
             raise Forbidden(*DENIED)
 
+    def _found(self, path: str, request: RawRequest, *, whole: bool) -> Found:
+        """From the cache, as long as its time is not over: the origin is not asked whether it has changed."""
+        keeps = self._ledger.setting("cdn.cache_seconds")
+        if not keeps:
+            self._cache.clear()
+            return self._fetch(path, request, whole=whole)
+        until, found = self._cache.get(path, (0.0, None))
+        if found is None or until <= time.monotonic():
+            found = self._fetch(path, request, whole=True)
+            found = replace(found, headers=found.headers | {"X-Cache": "Hit from cloudfront"})
+            self._cache[path] = time.monotonic() + keeps, found
+        return found
+
     def _fetch(self, path: str, request: RawRequest, *, whole: bool) -> Found:
         """Ask the origin for just what the viewer asked for: a HEAD by HEAD, a range by a range."""
         bucket, _, key = path.lstrip("/").partition("/")
@@ -212,7 +226,7 @@ class Cdn:
 
 def answered(request: RawRequest, found: Found) -> RawResponse:
     """What a healthy CDN says: whole objects, ranges, preconditions."""
-    headers = found.headers | {"ETag": found.etag, "Accept-Ranges": "bytes", "X-Cache": "Miss from cloudfront"}
+    headers = {"X-Cache": "Miss from cloudfront"} | found.headers | {"ETag": found.etag, "Accept-Ranges": "bytes"}
     if not _names_etag(request.headers.get("if-match", "*"), found.etag):
         return refusal(412, "PreconditionFailed")
     if _names_etag(request.headers.get("if-none-match", ""), found.etag):

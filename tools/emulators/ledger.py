@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "bigquery.script_answers": True,  # whether a script's answer has the rows of its last SELECT: assumed
     "bigquery.streaming_buffer_seconds": 5400,
     "bigquery.table_operations_per_day": 1500,
+    "cdn.cache_seconds": 0.0,  # how long an object is kept as it was read
     "cdn.error_page": "",  # stands in the place of every body of a 403 or 404 (CloudFront, custom error pages)
     "cdn.public": False,  # whether URLs need no signature
     "pubsub.pull_seconds": 2.0,  # how long a pull waits for a first message: assumed
