@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ from sts_manager.daemon import Ending, Stop
 from sts_manager.doctor.finding import Level
 from sts_manager.domain.choice import AUTO
 from sts_manager.domain.errors import BadInput, Fatal
-from sts_manager.domain.model import Hold, JobStatus, Route, StartRefused, SteeringFailed
+from sts_manager.domain.model import EMPTY, Hold, JobStatus, Route, StartRefused, SteeringFailed
 from sts_manager.domain.naming import Prefix
 from sts_manager.domain.place import Scheme
 from sts_manager.pass_result import PassResult
@@ -45,6 +45,8 @@ from sts_manager.probe_options import ProbeOptions
 from sts_manager.settings import Settings, seconds_of, shown
 
 log = logging.getLogger(__name__)
+
+GROUPS_MAX = 100
 
 WATCH_S, WATCH_BILLED_S = 2.0, 30.0
 
@@ -136,19 +138,37 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.Ow
         told = left or "every prefix has ended, and what the service passed over was still looked for"
         print(f"stopped before the end: {told}. Run the same command again: nothing is lost", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED)
-    number, why = own.lists.uncompared() if ending is Ending.DONE else (0, "")
-    if number:
-        told = f": {why}" if why else ", as nothing more was listed for long (the lister's lines in the log say why)"
-        print(
-            f"{number:,} prefixes are done and could not be compared{told}. What the service passed over of them is not known; "
-            "`rerun` them, or give --no-compare",
-            file=sys.stderr,
-        )
+    amiss = list(_not_as_asked(settings, opened, own)) if ending is Ending.DONE else []
+    if amiss:
+        print("\n".join(amiss), file=sys.stderr)
         raise typer.Exit(EXIT_ERRORS)
     if ending is Ending.BLOCKED:
         breaker = opened.control().breaker
         assert breaker is not None
         raise Fatal(f"nothing can start: {breaker.code}: {breaker.message}. Mend it and run again: nothing is lost")
+
+
+def _not_as_asked(settings: Settings, opened: JobStore, own: wiring.OwnRoutes) -> Iterator[str]:
+    """Every prefix is done: why that is not all that was asked for (invariants 16 and 17)."""
+    number, why = own.lists.uncompared()
+    if number:
+        told = f": {why}" if why else ", as nothing more was listed for long (the lister's lines in the log say why)"
+        yield (
+            f"{number:,} prefixes are done and could not be compared{told}. What the service passed over of them is not known; "
+            "`rerun` them, or give --no-compare"
+        )
+    left = () if settings.allow_left_behind else opened.left_behind(1)
+    if left:
+        yield (
+            f"objects of prefixes that are done are not at the destination; {left[0].prefix!r} has most. `sts-manager failures` "
+            "names them, and says what to do. Where they are to stay behind, give --allow-left-behind"
+        )
+    empty = next((one for one in opened.error_groups(GROUPS_MAX) if one.code == EMPTY), None)
+    if empty is not None and not settings.allow_empty:
+        yield (
+            f"{empty.prefixes:,} prefixes are done and matched no object, {empty.example!r} among them: {empty.message} "
+            "`sts-manager query empty` names them. Where that is as it should be, give --allow-empty"
+        )
 
 
 def _progress(result: PassResult) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from sts_manager.doctor.finding import Finding, Level
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
-from sts_manager.domain.model import COUNTED_BY_SERVICE, Counters, FailedObject, JobStatus, Limit, Plan, StartJob
+from sts_manager.domain.model import COUNTED_BY_SERVICE, EMPTY, Counters, FailedObject, JobStatus, Limit, Plan, StartJob
 from sts_manager.logs import json_text, visible
 from sts_manager.ports import Control, ErrorGroup, HistoryRow, Holder, JobStore, LeftBehind, Sample
 from sts_manager.queries import Answer
@@ -46,6 +46,8 @@ ADVICE: Mapping[str, str] = {
     "INVALID_ARGUMENT": "the service refuses a name or a setting: see `sts-manager history PREFIX`",
     "FAILED_PRECONDITION": "a bucket: grant what the message says; objects: they changed, a retry copies them again",
     "START_UNCERTAIN": "look at the named job in the console; when it is over, or deleted, `sts-manager retry PREFIX`",
+    EMPTY: "is the prefix written as the keys are? If not, load the right one; `rerun PREFIX` when objects are there; "
+    "--allow-empty where it may be empty",
     "OPERATION_NOT_FOUND": "the operation is gone; the next attempt makes a new one",
 }
 OBJECT_ADVICE: Mapping[str, str] = {

@@ -169,7 +169,22 @@ class Settings(BaseModel):
         description="After a transfer by route sts-s3 that succeeded, compare the listings for what the service passed over "
         "without a word (archived objects). Needs AWS credentials on this machine; it costs the listings.",
     )
+    allow_empty: bool = Field(
+        False,
+        description="A prefix that matches no object is done like any other. By default it is done with the code EMPTY, shown by "
+        "`status`, and `run --until-done` ends with 1. With filters by time or storage class it is always as with this flag.",
+    )
+    allow_left_behind: bool = Field(
+        False,
+        description="Let `run --until-done` end with 0 though objects of prefixes that are done are known not to be at the "
+        "destination (archived ones, which the transfer service passes over). They are named all the same.",
+    )
     sts_log_failures: bool = Field(False, description="Let the service log each failed object to Cloud Logging.")
+
+    @property
+    def filtered(self) -> bool:
+        """Whether more than its prefix decides whether an object is transferred."""
+        return bool(self.modified_since or self.modified_before or self.include_storage_classes)
 
     @property
     def bigquery(self) -> tuple[str, str] | None:

@@ -317,6 +317,7 @@ def policy_of(settings: Settings, migration: str) -> Policy:
         stalled_after=timedelta(seconds=settings.metrics_interval),
         retry_delay=timedelta(seconds=settings.retry_delay),
         follows=bool(settings.event_queue),
+        tells_empty=not settings.allow_empty and not settings.filtered,
     )
 
 

@@ -7,6 +7,6 @@ SELECT
   MIN(prefix) AS example,
   MAX(last_updated) AS last_seen
 FROM `data_migration.sts_job`
-WHERE error_code != '' AND status != 'done'
+WHERE error_code != '' AND (status != 'done' OR error_code = 'EMPTY')
 GROUP BY error_code, status
 ORDER BY prefixes DESC, error_code

@@ -99,6 +99,11 @@ class Counters:
                 raise ValueError(f"{name} cannot be negative")
 
     @property
+    def nothing(self) -> bool:
+        """Whether not one object was met with."""
+        return not any((self.objects_found, self.objects_copied, self.objects_skipped, self.objects_failed))
+
+    @property
     def any_success(self) -> bool:
         """Whether at least one object is known to be at the sink."""
         return self.objects_copied > 0 or self.objects_skipped > 0
@@ -210,6 +215,8 @@ class Chosen:
     egress: str = ""
 
 
+EMPTY = "EMPTY"
+"""The error code of a prefix that is done, and matched no object (invariant 16)."""
 COUNTED_BY_SERVICE = "archived_counted"
 """The error of the one row that stands for archived objects whose number alone is known; its key is the prefix."""
 
@@ -437,6 +444,7 @@ class Policy:
 
     dispatch          this pass may start and resume
     follows           this daemon was told the event queue
+    tells_empty       a prefix that matched no object is told of: nothing but its name chooses what is transferred
     successor_polls, successor_for   how often, and for how long, a followed job without an operation is looked at before it
                       is given up. An operation ends each day and the next one begins, at once or after minutes: nobody tells the
                       longest gap, so it is generous. The polls (an hour of them at the default interval) are not told by a
@@ -466,6 +474,7 @@ class Policy:
     uncertain_asks: int = 20
     uncertain_for: timedelta = timedelta(minutes=60)
     follows: bool = True
+    tells_empty: bool = False
     successor_polls: int = 12
     successor_for: timedelta = timedelta(hours=1)
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, Following, Problem
 from sts_manager.domain.model import (
+    EMPTY,
     Breaker,
     Counters,
     JobStarted,
@@ -39,6 +40,7 @@ SILENT_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "LEASE
 """Of a start that is perhaps applied: the service did not answer, had no quota left, or was not asked at all."""
 BUCKET_CODES = ("NOT_FOUND", "FAILED_PRECONDITION")
 """What the service says of a bucket that is missing, or that its agent may not look at."""
+MATCHED_NOTHING = "no object of the source begins with it, so nothing was transferred: is it written as the keys are?"
 IDLE = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKNOWN)
 """An operation that is not at work has no chance to move, and so does not stall."""
 
@@ -267,6 +269,9 @@ def _with_state(settled: Settled, snapshot: OperationSnapshot, policy: Policy, n
         case OperationState.SUCCESS if snapshot.counters.objects_failed == 0:
             after = replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None)
             done = Note(event="prefix_done", prefix=job.prefix, fields=_moved(job))
+            if policy.tells_empty and snapshot.counters.nothing:
+                after = replace(after, error_code=EMPTY, error_message=MATCHED_NOTHING)
+                done = Note(event="prefix_empty", severity=Severity.WARNING, prefix=job.prefix, fields={"cause": MATCHED_NOTHING})
             return replace(settled, after=after, notes=(*settled.notes, done), healthy=True)
         case OperationState.SUCCESS | OperationState.FAILED:
             return _with_failure(settled, snapshot, policy, now)

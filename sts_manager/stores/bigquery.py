@@ -19,6 +19,7 @@ from google.cloud import bigquery
 from sts_manager.domain.errors import LeaseLost, StoreUnavailable
 from sts_manager.domain.model import (
     COUNTED_BY_SERVICE,
+    EMPTY,
     Change,
     Chosen,
     Counters,
@@ -141,7 +142,9 @@ class BigQueryStore:
         return tuple(object_of(row) for row in self._warehouse.read(self._say.objects, given))
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
-        rows = self._warehouse.read(self._say.error_groups, {"number": Parameter("INT64", limit)})
+        rows = self._warehouse.read(
+            self._say.error_groups, {"number": Parameter("INT64", limit), "empty": Parameter("STRING", EMPTY)}
+        )
         return tuple(
             ErrorGroup(
                 status=JobStatus(row["status"]),

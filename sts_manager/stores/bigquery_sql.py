@@ -207,7 +207,7 @@ def statements(names: Names) -> Statements:
         error_groups=(
             "SELECT status, error_code, COUNT(*) AS number, MIN(prefix) AS example, "
             f"ANY_VALUE(error_message HAVING MIN prefix) AS message FROM {job} "
-            "WHERE status != 'done' AND error_code != '' GROUP BY status, error_code "
+            "WHERE (status != 'done' AND error_code != '') OR error_code = @empty GROUP BY status, error_code "
             "ORDER BY number DESC, error_code, status LIMIT @number"
         ),
         left_behind=(

@@ -18,6 +18,7 @@ from sqlalchemy import event
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
 from sts_manager.domain.model import (
     COUNTED_BY_SERVICE,
+    EMPTY,
     LIVE,
     Change,
     Chosen,
@@ -164,7 +165,7 @@ class SqlStore:
 
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         job, count = self._job, sa.func.count()
-        troubled = (job.c.status != JobStatus.DONE.value) & (job.c.error_code != "")
+        troubled = (job.c.status != JobStatus.DONE.value) & (job.c.error_code != "") | (job.c.error_code == EMPTY)
         query = (
             sa.select(job.c.status, job.c.error_code, count, sa.func.min(job.c.prefix))
             .where(troubled)

@@ -11,6 +11,7 @@ import pytest
 from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import (
     COUNTED_BY_SERVICE,
+    EMPTY,
     Breaker,
     Change,
     Chosen,
@@ -390,6 +391,10 @@ def test_sums_and_error_groups(store: JobStore) -> None:
     assert (first.prefixes, first.status, first.code) == (2, JobStatus.ERROR, "UNAVAILABLE")
     assert (first.example, first.message) == ("a/", "of a/")
     assert (second.prefixes, second.status) == (1, JobStatus.WAITING)
+    load(store, "e/")
+    run(store, "e/", status=JobStatus.DONE, error_code=EMPTY, error_message="matches nothing")
+    empty = store.error_groups(10)[1]
+    assert (empty.prefixes, empty.status, empty.code, empty.message) == (1, JobStatus.DONE, EMPTY, "matches nothing")
 
 
 def test_a_writer_without_the_lease_writes_nothing(store: JobStore) -> None:

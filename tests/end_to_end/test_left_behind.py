@@ -12,6 +12,7 @@ import pytest
 
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_failed_objects import loaded, row
+from tests.end_to_end.test_pool import cdn_flags
 from tests.stages import SINK, archive, at_sink, fill, gcs_client, restore, wait_for
 from tools.emulators.stage import Stage
 
@@ -42,7 +43,9 @@ def test_archived_objects_are_named_though_the_prefix_is_done(stage: Stage, tmp_
         restore(stage, key)
     shell = loaded(stage, tmp_path, ["p/", "q/"])
     ran = shell.run(*RUN, "--prefixes-per-job", shared)
-    assert ran.code == 0, ran.err
+    assert ran.code == 1, ran.err
+    assert "objects of prefixes that are done are not at the destination; 'p/' has most" in ran.err
+    assert shell.run(*RUN, "--allow-left-behind").code == 0, "that is as it should be"
     assert row(tmp_path, "status") == ("done",)
     assert set(at_sink(stage)) == {"p/warm", "p/deep restored", "q/warm"}
     assert failures(shell) == dict.fromkeys(["p/flexible", "p/restored", "p/deep"], ("unmappable", "archived"))
@@ -63,7 +66,7 @@ def test_a_tier_that_no_listing_tells_is_found_when_it_was_passed_over(stage: St
     fill(stage, {"p/warm": b"warm"})
     archive(stage, "p/tiered", "DEEP_ARCHIVE_ACCESS")
     shell = loaded(stage, tmp_path, ["p/"])
-    assert shell.run(*RUN).code == 0
+    assert shell.run(*RUN).code == 1
     assert failures(shell) == {"p/tiered": ("unmappable", "archived")}
 
 
@@ -88,7 +91,7 @@ def test_classes_that_are_included_travel_when_restored(stage: Stage, tmp_path: 
     restore(stage, "p/restored")
     shell = loaded(stage, tmp_path, ["p/"])
     ran = shell.run(*RUN, "--include-storage-classes", "GLACIER", "--include-storage-classes", "STANDARD")
-    assert ran.code == 0, ran.err
+    assert ran.code == 1, ran.err
     assert set(at_sink(stage)) == {"p/warm", "p/restored"}
     assert failures(shell) == {"p/cold": ("unmappable", "archived")}
     restore(stage, "p/cold")
@@ -141,7 +144,7 @@ def test_where_nothing_can_be_compared_the_services_count_is_told(stage: Stage, 
     (tmp_path / "prefixes.json").write_text('["p/"]')
     assert shell.run("prepare-tables", "--job-prefix-source-file", "prefixes.json").code == 0
     ran = shell.run(*RUN, *words)
-    assert ran.code == 0, ran.err
+    assert ran.code == (1 if how == "no credentials" else 0), ran.err
     assert not (tmp_path / "sts_manager_lists.db").exists()
     if how == "no credentials":
         (one,) = json.loads(shell.run("failures", "--json").out)
@@ -177,7 +180,7 @@ def test_a_comparison_that_nobody_lived_to_see_is_told_by_the_next_daemon(stage:
         wait_for(lambda: stage.sts is not None and all(one.ended for one in stage.sts.operations.values()))
     wait_for(lambda: shell.run("run", *BUCKETS, *QUICK, "--once").code == 0 and row(tmp_path, "status") == ("done",))
     assert failures(shell) == {}
-    assert shell.run(*RUN).code == 0
+    assert shell.run(*RUN).code == 1
     assert failures(shell) == {"p/deep": ("unmappable", "archived")}
 
 
@@ -185,7 +188,7 @@ def test_a_retry_that_brings_all_clears_what_was_known(stage: Stage, tmp_path: P
     fill(stage, {"p/warm": b"warm"})
     archive(stage, "p/deep", "DEEP_ARCHIVE")
     shell = loaded(stage, tmp_path, ["p/"])
-    assert shell.run(*RUN).code == 0
+    assert shell.run(*RUN).code == 1
     assert left(shell) == {"p/": 1}
     restore(stage, "p/deep")
     assert shell.run("rerun", "--all").code == 0
@@ -197,3 +200,24 @@ def test_a_retry_that_brings_all_clears_what_was_known(stage: Stage, tmp_path: P
     assert states == [("left_behind", "over", 1), ("left_behind", "ready", 1)]
     with gcs_client(stage) as client:
         assert {blob.name for blob in client.list_blobs(SINK)} == {"p/warm", "p/deep"}, "it writes nothing there"
+
+
+@pytest.mark.parametrize("route", ["sts-s3", "cdn", "sts-url-list"])
+def test_a_prefix_that_matches_nothing_is_told(stage: Stage, tmp_path: Path, route: str) -> None:
+    """`log/2024/` for `logs/2024/`."""
+    fill(stage, {"logs/2024/1": b"1"})
+    shell = loaded(stage, tmp_path, ["logs/2024/", "log/2024/"])
+    flags = (*RUN, "--route", route, *(() if route == "sts-s3" else cdn_flags(stage)))
+    ran = shell.run(*flags)
+    assert ran.code == 1, ran.err
+    assert "1 prefixes are done and matched no object, 'log/2024/' among them: no object of the source begins with it" in ran.err
+    assert [said["prefix"] for said in events(ran, "prefix_empty")] == ["log/2024/"]
+    assert [(one["status"], one["code"]) for one in json.loads(shell.run("status", "--json").out)["errors"]] == [
+        ("done", "EMPTY")
+    ]
+    assert "is the prefix written as the keys are?" in " ".join(shell.run("status").out.split())
+    assert json.loads(shell.run("query", "empty", "--json").out)[0]["prefix"] == "log/2024/"
+    assert shell.run(*flags, "--allow-empty").code == 0
+    assert shell.run("rerun", "--all").code == 0
+    assert shell.run(*flags, "--allow-empty").code == 0
+    assert json.loads(shell.run("status", "--json").out)["errors"] == []

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import (
     COUNTED_BY_SERVICE,
+    EMPTY,
     LIVE,
     Chosen,
     Counters,
@@ -151,7 +152,7 @@ class MemoryStore:
     def error_groups(self, limit: int) -> tuple[ErrorGroup, ...]:
         groups: dict[tuple[JobStatus, str], list[PrefixJob]] = {}
         for _, job in sorted(self.rows.items()):
-            if job.error_code and job.status is not JobStatus.DONE:
+            if job.error_code and (job.status is not JobStatus.DONE or job.error_code == EMPTY):
                 groups.setdefault((job.status, job.error_code), []).append(job)
         ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0][1], item[0][0]))
         return tuple(

@@ -29,7 +29,8 @@ FAILED = {
         {"errorCode": "NOT_FOUND", "errorCount": 2, "errorLogEntries": [{"url": "s3://b/bad/x", "errorDetails": ["gone"]}]}
     ]
 }
-NAMES = ["cost", "error_codes", "eta", "failed", "failed_objects", "life", "longest_running", "retries", "stalled", "throughput"]
+NAMES = ["cost", "empty", "error_codes", "eta", "failed", "failed_objects", "life", "longest_running", "retries", "stalled"]
+NAMES += ["throughput"]
 
 
 class Migration:
@@ -86,6 +87,17 @@ def test_failed(migration: Migration) -> None:
     (row,) = migration.ask("failed")
     assert (row["prefix"], row["error_code"], row["error_message"]) == ("bad/", "NOT_FOUND", "it's gone")
     assert (row["objects_failed"], row["sample_object"], row["attempt"]) == (2, "s3://b/bad/x", 2)
+
+
+def test_empty(migration: Migration) -> None:
+    assert migration.ask("empty") == []
+    told = {"error_code": "EMPTY", "error_message": "matched nothing"}
+    at_once = timedelta(hours=1)
+    migration.step("slow/", at_once, status=JobStatus.DONE, ended_at=NOW - at_once, **told)
+    (row,) = migration.ask("empty")
+    assert (row["prefix"], row["error_message"]) == ("slow/", "matched nothing")
+    groups = {(row["status"], row["error_code"]) for row in migration.ask("error_codes")}
+    assert groups == {("error", "NOT_FOUND"), ("done", "EMPTY")}
 
 
 def test_failed_objects(migration: Migration) -> None:
@@ -159,7 +171,7 @@ def test_each_query_says_what_it_tells_and_runs(migration: Migration) -> None:
 
 
 def test_an_unknown_query_lists_the_others() -> None:
-    with pytest.raises(BadInput, match="there is no query 'failures'; there are cost, error_codes"):
+    with pytest.raises(BadInput, match="there is no query 'failures'; there are cost, empty, error_codes"):
         text_of("failures")
 
 

@@ -49,7 +49,7 @@ KINDS = {"STRING": TypeKind.TYPE_STRING, "INT64": TypeKind.TYPE_INT64, "TIMESTAM
 SCALARS = (
     dict.fromkeys(("now", "at", "too_far"), "TIMESTAMP")
     | dict.fromkeys(("number", "fence", "in_pool", "in_service"), "INT64")
-    | dict.fromkeys(("prefix", "status", "write_id", "old", "new", "route", "counted"), "STRING")
+    | dict.fromkeys(("prefix", "status", "write_id", "old", "new", "route", "counted", "empty"), "STRING")
 )
 
 
