@@ -332,7 +332,8 @@ class _SinkCursor:
         if self._span is None:
             # The service wants the same span with every token, also when this range has been cut meanwhile.
             inside = keys.until is not None and keys.until.startswith(mapping.source_root)
-            self._span = (mapping.sink_name(wanted[0].key), f"{mapping.sink_name(keys.until or '')}\0" if inside else "")
+            # Up to and with that name: the end is exclusive. What else is between is somebody's, and passed over.
+            self._span = (mapping.sink_name(wanted[0].key), f"{mapping.sink_name(keys.until or '')}!" if inside else "")
         start, end = self._span
         while not self._ended and (not self._objects or self._objects[-1].name <= last):
             under = mapping.sink_name(ground.prefix)

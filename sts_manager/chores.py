@@ -26,7 +26,7 @@ from sts_manager.domain.model import (
     Route,
     changed,
 )
-from sts_manager.domain.naming import JOB_NAME_STEM, OperationName, Prefix, is_ours, repaired_job, whole_of
+from sts_manager.domain.naming import JOB_NAME_STEM, OperationName, Prefix, chunks, is_ours, repaired_job, whole_of
 from sts_manager.domain.naming import JobName as TransferJobName
 from sts_manager.domain.place import place
 from sts_manager.ports import Batch, JobStore, Loaded, TransferJobView, TransferProject
@@ -104,7 +104,14 @@ def remove_successful_one_time_jobs(
     store: JobStore, project: TransferProject, *, dry_run: bool, all_in_project: bool
 ) -> Iterator[Done]:
     """Delete transfer jobs that ran once and succeeded wholly. Never one that has not run, recurs, or is still needed."""
-    jobs = [job for job in project.transfer_jobs() if all_in_project or is_ours(job.name)]
+    # Every job first: what is deleted meanwhile would shift the pages. What is known of each besides is asked for in parts.
+    for some in chunks([job for job in project.transfer_jobs() if all_in_project or is_ours(job.name)], ROWS_AT_ONCE):
+        yield from _removed(store, project, some, dry_run=dry_run, all_in_project=all_in_project)
+
+
+def _removed(
+    store: JobStore, project: TransferProject, jobs: Sequence[TransferJobView], *, dry_run: bool, all_in_project: bool
+) -> Iterator[Done]:
     latest = project.operations([job.latest_operation for job in jobs if job.latest_operation is not None])
     names = {_row_name(job.name) for job in jobs if is_ours(job.name)}
     rows = store.jobs_named(names)

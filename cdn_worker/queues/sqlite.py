@@ -20,6 +20,7 @@ from cdn_worker.queues.sqlite_file import SqliteFile
 SCHEMA = 2
 BUSY_S = 10.0
 LOOK_S = 0.05
+LEASE_S_MAX = 600.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 KEEP_DEAD_S = 7 * 86400.0
 """A dead letter that nobody knows what to do with is kept as long as Pub/Sub keeps one."""
@@ -61,6 +62,8 @@ def opened(path: Path) -> tuple[SqliteFile, str]:
             if known["boot"] != boot:
                 connection.execute("UPDATE message SET due = 0")
                 connection.execute("UPDATE about SET value = ? WHERE key = 'boot'", (boot,))
+            # Where the kernel names no boot (macOS, gVisor), a lease that lasts longer than any may is of an earlier one.
+            connection.execute("UPDATE message SET due = 0 WHERE due > ?", (time.monotonic() + LEASE_S_MAX,))
     except QueueUnavailable as error:
         raise BadInput(f"{error}; is its folder there and writable, and is it a queue's file?") from error
     return file, str(known["id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -195,6 +196,22 @@ def test_leases_end_with_the_machine(tmp_path: Path) -> None:
         other.execute("UPDATE about SET value = 'another boot' WHERE key = 'boot'")
     with closing(sqlite_queues(path)) as after:
         assert len(after.copies.lease(1)) == 1
+
+
+def test_leases_end_with_the_machine_where_no_boot_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock since boot begins anew: a lease of before would last until it has caught up."""
+    monkeypatch.setattr("cdn_worker.queues.sqlite.BOOT_ID", tmp_path / "none")
+    path, now = tmp_path / "queue.db", time.monotonic()
+    with closing(sqlite_queues(path)) as before:
+        before.copies.publish([b"a", b"b"])
+        (first,) = before.copies.lease(1)
+        with closing(sqlite3.connect(path)) as other, other:
+            number = first.token.partition(":")[0]
+            other.execute("UPDATE message SET due = ? WHERE id = ?", (now + 10 * 86_400, number))
+    with closing(sqlite_queues(path)) as after:
+        assert sorted(one.body for one in after.copies.lease(5)) == [b"a", b"b"]
+    with closing(sqlite_queues(path)) as third:
+        assert third.copies.lease(5) == [], "a lease of this boot holds"
 
 
 def test_a_queue_that_is_locked_for_long_is_unavailable_and_nothing_is_lost(

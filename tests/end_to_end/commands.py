@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from tests.end_to_end.forked import Forks
 from tests.stages import SINK, SOURCE
 
 QUICK = ("--job-interval", "0.1", "--metrics-interval", "0.1", "--sleep-timeout", "0.1", "--retry-delay", "0.1")
 BUCKETS = ("--source-bucket", f"s3://{SOURCE}", "--destination-bucket", f"gs://{SINK}")
+TIMEOUT_S = 180
+FORKED = ("sts_manager", "cdn_worker")
+FORKS = Forks()
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,16 @@ class Shell:
         return {**kept, **own, **self.environment, **more}
 
     def run(self, *words: str, more: Mapping[str, str] = MappingProxyType({})) -> Ran:
+        forked = FORKS.run(self.module, words, self.folder, self._environment(more), TIMEOUT_S) if self.module in FORKED else None
+        if forked is not None:
+            return Ran(*forked)
         ran = subprocess.run(
             [sys.executable, "-m", self.module, *words],
             cwd=self.folder,
             env=self._environment(more),
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=TIMEOUT_S,
             check=False,
         )
         return Ran(ran.returncode, ran.stdout, ran.stderr)

@@ -234,6 +234,28 @@ def test_7_clean_up_keeps_never_run_and_recurring_and_needed_jobs(scene: Scene, 
     assert removed() == [mine]
 
 
+def test_7_clean_up_holds_few_operations_in_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million jobs that were done, each operation's whole description would be gigabytes."""
+    monkeypatch.setattr(chores, "ROWS_AT_ONCE", 2)
+    scene.passes(2)
+    operation = scene.operation
+    scene.service.set(operation, OperationState.SUCCESS)
+    scene.passes()
+    stem = "transferJobs/stsm-m1-other"
+    others = [TransferJobView(name=f"{stem}{one}-a1", latest_operation=operation, one_time=True) for one in range(4)]
+    project, asked = Project(scene, *others), list[int]()
+    known = project.operations
+
+    def counted(names: Sequence[OperationName]) -> Mapping[OperationName, OperationSnapshot]:
+        asked.append(len(names))
+        return known(names)
+
+    monkeypatch.setattr(project, "operations", counted)
+    done = list(chores.remove_successful_one_time_jobs(scene.store, project, dry_run=False, all_in_project=True))
+    assert asked == [2, 2, 1]
+    assert len(project.deleted) == len(done) == 5
+
+
 def test_8_retries_are_bounded(scene: Scene) -> None:
     for _ in range(30):
         scene.passes(2, seconds=7200)
