@@ -93,7 +93,7 @@ def test_pause_hold_and_resume(stage: Stage, shell: Shell) -> None:
     fill(stage, {f"p/{index}": b"x" for index in range(30)})
     stage.ledger.change({"sts.objects_per_second": 4})
     prepared(shell, "p/", "q/")
-    with shell.started("run", *BUCKETS, *QUICK, "--until-done", "--max-concurrent-jobs", "1") as daemon:
+    with shell.started("run", *BUCKETS, *QUICK, "--until-done", "--max-concurrent-jobs", "1", "--allow-empty") as daemon:
         wait_for(lambda: status(shell)["totals"]["objects_copied"] > 0)
         assert "1 would be paused" in shell.run("pause-all-jobs", "--dry-run").out
         held = shell.run("pause-all-jobs", "--hold", "--reason", "egress bill")
