@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import boto3
@@ -28,6 +27,7 @@ from sts_manager.doctor.probe.cdn_reader import check_signing
 from sts_manager.doctor.probe.cleaning import FAULTS
 from sts_manager.doctor.probe.consent import check_source, describe_plan, examine_bucket, settle_rights
 from sts_manager.doctor.probe.context import Choices, Clients, Context
+from sts_manager.doctor.probe.interrupts import Interrupts
 from sts_manager.doctor.probe.observation import Report, hide
 from sts_manager.doctor.probe.record import ProbeRecord, RecordFile, make_id, write_private
 from sts_manager.doctor.probe.run import run_probe
@@ -80,9 +80,13 @@ def probe(settings: Settings, options: ProbeOptions, out: Console, ask: Callable
         if not options.yes and (ask is None or not ask("Go on?")):
             raise BadInput("no consent was given: nothing was done")
         file = RecordFile(beside_store(settings, "probes").with_suffix(".jsonl"))
-        with _interrupts():
+        interrupts = Interrupts()
+        context = replace(context, sleep=interrupts.sleep)
+        with interrupts.taken():
             try:
-                report = run_probe(context, file, fitness, lambda event: err.print(probe_screen.progress_line(event)))
+                report = run_probe(
+                    context, file, fitness, lambda event: err.print(probe_screen.progress_line(event)), interrupts.heard
+                )
             except KeyboardInterrupt as error:
                 remedy = "what it made is removed, but for what was named above; `doctor --probe` removes the rest"
                 raise Fatal(f"interrupted: {remedy}") from error
@@ -105,20 +109,6 @@ def _check_writable(path: Path) -> None:
     """Before the first call that changes something: a report that cannot be written is known too late else."""
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise BadInput(f"--probe-report {path} cannot be written: it is a folder, or its folder is not there or not writable")
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """SIGTERM ends a probe as Ctrl-C does: it cleans up."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(report: Report, path: Path, options: ProbeOptions, out: Console) -> None:

@@ -37,8 +37,12 @@ class Part:
     run: Callable[[], Iterator[Observation]]
 
 
-def run_probe(context: Context, file: RecordFile, fitness: Fitness, tell: Tell) -> Report:
+def run_probe(
+    context: Context, file: RecordFile, fitness: Fitness, tell: Tell, heard: Callable[[], None] = lambda: None
+) -> Report:
     """Make one probe. `tell` is given each row as it comes, and lines about what is removed.
+
+    heard   called when an interrupt is followed
 
     Whatever ends it, also an interrupt, what was made is removed; what could not be is in the report and in the record,
     and the next probe removes it. Raises Fatal when nothing can be written, BadInput when another probe runs here.
@@ -53,6 +57,7 @@ def run_probe(context: Context, file: RecordFile, fitness: Fitness, tell: Tell) 
                 observed.append(observation)
                 tell(observation)
         except KeyboardInterrupt:
+            heard()
             # The service may carry out a call that was cut off after what it makes was looked for: so it is looked for twice.
             clean(context, context.record)
             context.sleep(LATE_S)
