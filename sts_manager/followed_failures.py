@@ -13,7 +13,7 @@ from cdn_worker.lists.jobs import Hints, Job, State
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.data_plane import pool_settings
 from sts_manager.domain.days import day_of
-from sts_manager.domain.model import FailedObject, OperationSnapshot, Route, StartJob
+from sts_manager.domain.model import FailedObject, OperationSnapshot, OperationState, Route, StartJob
 from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.domain.place import Place, places_of
 from sts_manager.ports import Clock, JobStore
@@ -21,7 +21,7 @@ from sts_manager.routes.cdn import spec_of
 from sts_manager.routes.repairs import Behind, Compared, NotCompared, Wanted
 from sts_manager.routes.transfer_log import LoggedFailure
 from sts_manager.settings import Settings
-from sts_manager.url_lists.comparison import comparison_of, samples_of
+from sts_manager.url_lists.comparison import blames_bucket, comparison_of, samples_of
 
 NAMES_MAX = 10_000
 """Of all prefixes together in the job store."""
@@ -73,7 +73,9 @@ class FollowedFailures:
             keys = samples_of(one.results, source.bucket)
             keys |= {key: (seen.error, seen.details) for key, seen in self._means.logged(wanted.row.project, one).items()}
             failed = one.counters.objects_failed
-            all_named = all_named and 0 < failed <= len(keys)  # which failed as a whole names nothing
+            # What failed as a whole names nothing, or not all of it.
+            whole = one.state is OperationState.FAILED and blames_bucket(one.results, source.bucket)
+            all_named = all_named and 0 < failed <= len(keys) and not whole
             found |= {key.removeprefix(source.path): (code, f"{_stamp(one)}: {told}") for key, (code, told) in keys.items()}
         return found, all_named
 

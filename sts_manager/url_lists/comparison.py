@@ -63,6 +63,12 @@ def samples_of(results: str, bucket: str, otherwise: str = "failed") -> dict[str
     return by_key
 
 
+def blames_bucket(results: str, bucket: str) -> bool:
+    """Whether an operation met an error of the bucket, not of an object: then objects may have failed that it does not count."""
+    whole = (f"s3://{bucket}", f"s3://{bucket}/")
+    return any(entry.get("url") in whole for summary in _breakdowns(results) for entry in summary.get("errorLogEntries", ()))
+
+
 LEFT_WITHOUT_REASON = Hints(
     otherwise=(
         "not_at_destination",

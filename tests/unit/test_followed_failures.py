@@ -139,6 +139,17 @@ def test_what_is_named_in_part_is_shown_and_is_not_all(scene: Scene, operation: 
     assert "root/a/x" in scene.shown()["a/"]
 
 
+@pytest.mark.parametrize(("state", "all_named"), [(OperationState.FAILED, False), (OperationState.SUCCESS, True)])
+def test_what_failed_as_a_whole_besides_names_not_all(scene: Scene, state: OperationState, all_named: bool) -> None:
+    """Seed 362 of the simulation: one object was counted and named, and what was at work when the rest failed was not."""
+    operation = failed("one", 1, "a/x")
+    results = json.loads(operation.results)
+    entry = {"url": "s3://source-bucket", "errorDetails": ["an internal error"]}
+    results["errorBreakdowns"].append({"errorCode": 13, "errorCount": 1, "errorLogEntries": [entry]})
+    named = scene.failures.named(wanted(replace(operation, state=state, results=json.dumps(results))))
+    assert (named is not None) is all_named
+
+
 def test_the_services_log_completes_the_samples(scene: Scene) -> None:
     operation = failed("one", 2, "a/x")
     scene.logged[operation.name] = {"root/a/y": LoggedFailure(key="root/a/y", error="forbidden", details="no right")}
