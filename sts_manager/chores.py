@@ -80,12 +80,12 @@ def pause_all(
         at_work = {seen.name for seen in wanted}
         jobs = {_row_name(str(seen.job_name)) for seen in wanted if seen.job_name is not None}
 
-        def marked(job: PrefixJob) -> PrefixJob | None:
+        def mark(job: PrefixJob) -> PrefixJob | None:
             moves = job.operation_name in at_work or (job.route is Route.STS_FOLLOW and job.job_name in jobs)
             runs = job.status is JobStatus.RUNNING or (job.status is JobStatus.PAUSED and moves)
             return replace(job, paused_by=by) if runs else None
 
-        _mark(store, at, marked)
+        _mark(store, at, mark)
     return [_call(seen.name, project.pause, dry_run=dry_run) for seen in wanted]
 
 
@@ -106,10 +106,10 @@ def remove_successful_one_time_jobs(
     """Delete transfer jobs that ran once and succeeded wholly. Never one that has not run, recurs, or is still needed."""
     # Every job first: what is deleted meanwhile would shift the pages. What is known of each besides is asked for in parts.
     for some in chunks([job for job in project.transfer_jobs() if all_in_project or is_ours(job.name)], ROWS_AT_ONCE):
-        yield from _removed(store, project, some, dry_run=dry_run, all_in_project=all_in_project)
+        yield from _remove_some(store, project, some, dry_run=dry_run, all_in_project=all_in_project)
 
 
-def _removed(
+def _remove_some(
     store: JobStore, project: TransferProject, jobs: Sequence[TransferJobView], *, dry_run: bool, all_in_project: bool
 ) -> Iterator[Done]:
     latest = project.operations([job.latest_operation for job in jobs if job.latest_operation is not None])

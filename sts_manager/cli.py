@@ -138,9 +138,9 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.Ow
         told = left or "every prefix has ended, and what the service passed over was still looked for"
         print(f"stopped before the end: {told}. Run the same command again: nothing is lost", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED)
-    amiss = list(_not_as_asked(settings, opened, own)) if ending is Ending.DONE else []
-    if amiss:
-        print("\n".join(amiss), file=sys.stderr)
+    shortfalls = list(_find_shortfalls(settings, opened, own)) if ending is Ending.DONE else []
+    if shortfalls:
+        print("\n".join(shortfalls), file=sys.stderr)
         raise typer.Exit(EXIT_ERRORS)
     if ending is Ending.BLOCKED:
         breaker = opened.control().breaker
@@ -148,13 +148,13 @@ def _run_daemon(settings: Settings, opened: JobStore, stop: Stop, own: wiring.Ow
         raise Fatal(f"nothing can start: {breaker.code}: {breaker.message}. Mend it and run again: nothing is lost")
 
 
-def _not_as_asked(settings: Settings, opened: JobStore, own: wiring.OwnRoutes) -> Iterator[str]:
+def _find_shortfalls(settings: Settings, opened: JobStore, own: wiring.OwnRoutes) -> Iterator[str]:
     """Every prefix is done: why that is not all that was asked for (invariants 16 and 17)."""
     number, why = own.lists.uncompared()
     if number:
         told = f": {why}" if why else ", as nothing more was listed for long (the lister's lines in the log say why)"
         yield (
-            f"{number:,} prefixes are done and could not be compared{told}. What the service passed over of them is not known; "
+            f"{number:,} prefix(es) are done and could not be compared{told}. What the service passed over of them is not known; "
             "`rerun` them, or give --no-compare"
         )
     left = () if settings.allow_left_behind else opened.left_behind(1)
@@ -166,7 +166,7 @@ def _not_as_asked(settings: Settings, opened: JobStore, own: wiring.OwnRoutes) -
     empty = next((one for one in opened.error_groups(GROUPS_MAX) if one.code == EMPTY), None)
     if empty is not None and not settings.allow_empty:
         yield (
-            f"{empty.prefixes:,} prefixes are done and matched no object, {empty.example!r} among them: {empty.message} "
+            f"{empty.prefixes:,} prefix(es) are done and matched no object, {empty.example!r} among them: {empty.message} "
             "`sts-manager query empty` names them. Where that is as it should be, give --allow-empty"
         )
 

@@ -60,7 +60,7 @@ RECOGNISED_AT_ONCE = 1000
 UNFIT = "ROUTE_UNFIT"
 REFUSED_ALONE = "sink"
 """The code of what Cloud Storage refuses for the object's own sake: not for want of a right, or of time."""
-STRAIGHT_AT_ONCE = 16
+FROM_S3_AT_ONCE = 16
 """Copies from S3 itself: each may hold a body of `copying.steps.BUFFER_MAX` in memory."""
 UNPROVED = "its bytes at the destination do not have the ETag that was listed: the CDN may have had an older version"
 NOT_THERE = (405, 501)
@@ -105,7 +105,7 @@ class Lister:
         self._keyring = reach.keyring(spec.source_bucket, spec.prefix)
         self._access = self._keyring.access()
         self._player = Player(engine, renew=self._renew)
-        self._straight = 0
+        self._from_s3 = 0
         self._read_back = ReadBack(self._bucket, self._sink, self._asked, self._backoff_s)
         self._use()
         self._planner: Planner | None = None
@@ -419,7 +419,7 @@ class Lister:
             return
         if verified is Verified.SIZE and self._sizes.read_back:
             if not (yield from self._read_back.is_listed(one, row)):
-                yield from self._copied_straight(row, moved, bad)
+                yield from self._copy_from_s3(row, moved, bad)
                 return
             verified = Verified.MD5
         attributes = yield from self._attributes(row)
@@ -442,15 +442,15 @@ class Lister:
             told = f"another object came to be at its name meanwhile: {self._sink.refusal(answer)}"
             bad.append((row, failed(row, "exists", told)))
 
-    def _copied_straight(self, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
+    def _copy_from_s3(self, row: Row, moved: list[Moved], bad: list[tuple[Row, KeyVerdict]]) -> Walk:
         """What came is not proved to be what was listed: a cache before S3 may have an older version. So S3 itself is read."""
-        while self._straight >= STRAIGHT_AT_ONCE:
+        while self._from_s3 >= FROM_S3_AT_ONCE:
             yield Wait(TURN_S, exact=True)
-        self._straight += 1
+        self._from_s3 += 1
         try:
             verdict = yield from copied(Task(row.key, row.size, row.etag, row.modified, row.generation), self._way)
         finally:
-            self._straight -= 1
+            self._from_s3 -= 1
         good = verdict.verdict in GOOD
         fields = {"job": self.job.name, "key": row.key, "size": row.size, "verdict": verdict.verdict.value}
         effect = "it was read from S3 itself" if good else verdict.details

@@ -40,7 +40,7 @@ SILENT_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "LEASE
 """Of a start that is perhaps applied: the service did not answer, had no quota left, or was not asked at all."""
 BUCKET_CODES = ("NOT_FOUND", "FAILED_PRECONDITION")
 """What the service says of a bucket that is missing, or that its agent may not look at."""
-MATCHED_NOTHING = "no object of the source begins with it, so nothing was transferred: is it written as the keys are?"
+MATCHED_NOTHING = "this attempt found no object under it, to copy or to skip: is it written as the keys are?"
 IDLE = (OperationState.QUEUED, OperationState.SUSPENDING, OperationState.UNKNOWN)
 """An operation that is not at work has no chance to move, and so does not stall."""
 
@@ -269,7 +269,8 @@ def _with_state(settled: Settled, snapshot: OperationSnapshot, policy: Policy, n
         case OperationState.SUCCESS if snapshot.counters.objects_failed == 0:
             after = replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None)
             done = Note(event="prefix_done", prefix=job.prefix, fields=_moved(job))
-            if policy.tells_empty and snapshot.counters.nothing:
+            # A later attempt may be of just those objects that failed, and these may be gone by now.
+            if policy.tells_empty and snapshot.counters.nothing and job.tries <= 1:
                 after = replace(after, error_code=EMPTY, error_message=MATCHED_NOTHING)
                 done = Note(event="prefix_empty", severity=Severity.WARNING, prefix=job.prefix, fields={"cause": MATCHED_NOTHING})
             return replace(settled, after=after, notes=(*settled.notes, done), healthy=True)

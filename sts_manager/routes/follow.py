@@ -212,16 +212,16 @@ class FollowRoute:
 
     def pause(self, name: OperationName) -> None:
         """All of the job that is at work: the operation before it, and what is brought once more."""
-        self._steer(name, self._at_work_of(name, PAUSABLE), lambda client: client.pause)
+        self._steer(name, self._list_at_work(name, PAUSABLE), lambda client: client.pause)
 
     def resume(self, name: OperationName) -> None:
         """All of the job that is paused, but for what a person paused."""
-        paused = self._at_work_of(name, (OperationState.PAUSED,))
+        paused = self._list_at_work(name, (OperationState.PAUSED,))
         row = self._row_of(name)
         events = [] if row is None or not paused else list(self._history_of(row.prefix))
         self._steer(name, [one for one in paused if not is_paused_by_person(events, one)], lambda client: client.resume)
 
-    def _at_work_of(self, name: OperationName, states: Collection[OperationState]) -> list[OperationName]:
+    def _list_at_work(self, name: OperationName, states: Collection[OperationState]) -> list[OperationName]:
         """What is in one of these states of the job that has this operation; the operation itself where no look has told yet."""
         job = self._jobs.get(name)
         days = None if job is None else self._days.get(job)

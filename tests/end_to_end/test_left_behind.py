@@ -164,7 +164,7 @@ def test_a_source_that_may_not_be_listed_from_here_is_told(stage: Stage, tmp_pat
     other = Shell(tmp_path, dict(stage.environment) | {"AWS_ACCESS_KEY_ID": "AKIANOBODY"})
     ran = other.run(*RUN, "--s3-credentials-secret", "projects/1/secrets/s3")
     assert ran.code == 1, "it is done, and nobody knows whether all of it is there"
-    assert "1 prefixes are done and could not be compared: " in ran.err
+    assert "1 prefix(es) are done and could not be compared: " in ran.err
     (said,) = events(ran, "prefix_not_compared")
     assert (said["prefix"], said["code"]) == ("p/", "PERMISSION_DENIED")
     assert failures(shell) == {}
@@ -210,7 +210,7 @@ def test_a_prefix_that_matches_nothing_is_told(stage: Stage, tmp_path: Path, rou
     flags = (*RUN, "--route", route, *(() if route == "sts-s3" else cdn_flags(stage)))
     ran = shell.run(*flags)
     assert ran.code == 1, ran.err
-    assert "1 prefixes are done and matched no object, 'log/2024/' among them: no object of the source begins with it" in ran.err
+    assert "1 prefix(es) are done and matched no object, 'log/2024/' among them: this attempt found no object under it" in ran.err
     assert [said["prefix"] for said in events(ran, "prefix_empty")] == ["log/2024/"]
     assert [(one["status"], one["code"]) for one in json.loads(shell.run("status", "--json").out)["errors"]] == [
         ("done", "EMPTY")

@@ -264,6 +264,7 @@ def test_an_operation_that_begins_under_a_hold_is_paused(scene: Scene) -> None:
     second = scene.next_day()
     scene.passes()
     wait_for(lambda: second.work.status == Status.PAUSED)
+    assert first.work.status == Status.PAUSED
 
 
 def held(scene: Scene) -> None:

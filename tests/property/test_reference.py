@@ -61,6 +61,7 @@ def world(draw: random.Random) -> tuple[Observed, Policy]:
         dispatch=draw.random() < 0.8,
         uncertain_asks=pick([2, 20]),
         follows=draw.random() < 0.5,
+        tells_empty=draw.random() < 0.5,
     )
     live: list[PrefixJob] = []
     for index in range(draw.randint(0, 5)):

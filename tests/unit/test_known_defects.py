@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from sts_manager import chores
 from sts_manager.domain.errors import Retryable, StoreUnavailable
 from sts_manager.domain.model import (
+    Counters,
     Hold,
     JobStatus,
     OperationSnapshot,
@@ -303,3 +305,20 @@ def test_a_vanished_operation_is_believed_only_after_three_polls_over_ten_minute
     assert (scene.row().status, scene.row().error_code) == (JobStatus.WAITING, "OPERATION_NOT_FOUND")
     scene.passes(2, seconds=timedelta(hours=1).total_seconds())
     assert scene.row().attempt == 2
+
+
+@pytest.mark.parametrize(("attempt", "code"), [(1, "EMPTY"), (2, "")])
+def test_a_success_without_any_object_is_told_of_a_first_attempt(attempt: int, code: str) -> None:
+    """A second one may be of just those objects that failed, and these may be gone."""
+    scene = Scene()
+    policy = Policy(migration="m1", route=Route.STS_S3, tells_empty=True)
+    scene.daemon = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock)
+    scene.passes(2)
+    if attempt == 2:
+        scene.service.set(scene.operation, OperationState.SUCCESS, objects_copied=5, objects_failed=1)
+        scene.passes(3, seconds=3600)
+        known = scene.service.states[scene.operation]
+        scene.service.states[scene.operation] = replace(known, counters=Counters())
+    scene.service.set(scene.operation, OperationState.SUCCESS)
+    scene.passes()
+    assert (scene.row().status, scene.row().attempt, scene.row().error_code) == (JobStatus.DONE, attempt, code)
