@@ -71,7 +71,7 @@ class PoolKeeper:
         self._leading, self._epoch = leading, epoch
         self._put_at = 0.0
         self._strange: set[bytes] = set()
-        self.news = False  # something is to be looked at soon: nothing goes on in a job
+        self.news = False  # something is to be looked at soon: nothing goes on in a job, or one has ended
         turns = (self.steer, self.fold_reports, self.mourn, self.sweep, *((self.tell,) if self._told is not None else ()))
         self._keeping = Keeping("pool", turns, rest_s=WAIT_S)
         self._posted: Mapping[str, str] | None = None
@@ -199,7 +199,7 @@ class PoolKeeper:
     def _fold(self, reports: Sequence[Report]) -> frozenset[int]:
         """Count reports; the places of those that are not of this ledger's jobs."""
         folded = self._ledger.fold(reports, self._clock.now())
-        self.news = self.news or folded.troubled
+        self.news = self.news or folded.troubled or folded.ended
         for place in folded.foreign:
             report = reports[place]
             effect = "it is not counted: a task of the same name that nobody here published was worked on"

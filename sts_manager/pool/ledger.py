@@ -51,11 +51,13 @@ _BELIEVED = (
 class Folded:
     """Which of the reports of a batch, by their places in it, were not counted: of jobs that are not this ledger's to know,
     and of tasks that are of another spec than the job's. troubled: of some job it is new that nothing goes on, or why.
+    ended: some job has come to its end, and its place is free.
     """
 
     unknown: frozenset[int] = frozenset()
     foreign: frozenset[int] = frozenset()
     troubled: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +275,9 @@ class PoolLedger:
                     foreign.add(place)
                 elif self._fold(connection, report, folds.setdefault(job, Fold()), at):
                     over.add(job)
-            for job, fold in folds.items():
-                self._settle(connection, job, fold, at)
-        return Folded(frozenset(unknown), frozenset(foreign), any(one.troubled for one in folds.values()))
+            settled = {self._settle(connection, job, fold, at) for job, fold in folds.items()}
+        troubled = any(one.troubled for one in folds.values())
+        return Folded(frozenset(unknown), frozenset(foreign), troubled, bool(over) or True in settled)
 
     def _fold(self, connection: sqlite3.Connection, report: Report, fold: Fold, at: datetime) -> bool:
         """Whether its job is over by it."""
@@ -297,16 +299,18 @@ class PoolLedger:
                 connection.execute("INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)", values)
         return False
 
-    def _settle(self, connection: sqlite3.Connection, job: str, fold: Fold, at: datetime) -> None:
+    def _settle(self, connection: sqlite3.Connection, job: str, fold: Fold, at: datetime) -> bool:
+        """Whether the job has come to its end."""
         row = folding.write(connection, job, fold, at)
         if row["state"] == "over" or row["shards_open"] or row["tasks_open"]:
-            return
+            return False
         settled = sum(row[one] for one in VERDICTS)
         if settled == row["listed"]:
             self._end(connection, job, at)
         else:
             told = f"{row['listed']:,} keys were listed, and {settled:,} verdicts came: a defect of this program"
             self._end(connection, job, at, "COUNTS_DIFFER", told)
+        return True
 
     def knows(self, task: Task) -> bool | None:
         """Whether a task is of a job of this ledger, as that was published; None: of another ledger's, or of nobody's."""

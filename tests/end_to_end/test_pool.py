@@ -102,6 +102,17 @@ def test_both_routes_run_side_by_side_and_are_paused_and_resumed_together(stage:
     assert at_sink(stage) == OBJECTS
 
 
+def test_small_prefixes_do_not_wait_for_the_next_dispatch(stage: Stage, tmp_path: Path) -> None:
+    """At the intervals that come by themselves: one was begun each 20 minutes, at most 20, while the workers stood idle (M2)."""
+    few = {f"{prefix:02}/a": b"%d" % prefix for prefix in range(30)}
+    fill(stage, few)
+    pool = Pool(stage, tmp_path, [f"{prefix:02}/" for prefix in range(30)])
+    words = [*BUCKETS, "--route", "cdn", *cdn_flags(stage), "--workers", "1", "--until-done"]
+    ran = pool.shell.run("run", *words)
+    assert ran.code == 0, ran.err
+    assert at_sink(stage) == few
+
+
 def test_only_the_failed_keys_are_tried_again(stage: Stage, tmp_path: Path) -> None:
     fill(stage, OBJECTS)
     with gcs_client(stage) as client:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListReport, Report, Trouble
+from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListFailed, ListReport, Report, Trouble
 from cdn_worker.queues.memory import memory_queues
 from sts_manager.domain.model import FailedObject, KnownObject, OperationState
 from sts_manager.domain.naming import Prefix as StorePrefix
@@ -484,3 +484,6 @@ def test_the_keeper_says_once_that_there_is_news(ledger: PoolLedger) -> None:
     assert news_of(TROUBLE)
     assert not news_of(*[TROUBLE] * 3), "a hundred workers say it every ten seconds: a pass for each would never end"
     assert news_of(replace(TROUBLE, code="UNAUTHENTICATED"))
+    assert news_of(ListFailed(job=JOB, shard=ROOT, code="PERMISSION_DENIED", why="s3:ListBucket")), (
+        "it has ended: a place is free"
+    )
