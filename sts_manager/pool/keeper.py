@@ -17,7 +17,7 @@ from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superse
 from sts_manager.crew import Crew
 from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import FailedObject
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.keeping import Keeping
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import Clock, JobStore
@@ -130,12 +130,20 @@ class PoolKeeper:
         return self._leading() and self._ledger.sweep(self._clock.now())
 
     def tell(self) -> bool:
-        """Let the job store know which objects failed, and (where it is wanted) all others. Raises StoreUnavailable."""
+        """Let the job store know which objects failed, and (where it is wanted) all others. Raises StoreUnavailable.
+
+        Of a prefix that has gone on to another attempt nothing is told: that one's objects count, and another daemon may have
+        told them already.
+        """
         assert self._told is not None
         if not self._leading():
             return False
         untold = self._ledger.untold()
+        current = self._told.store().jobs_named([JobName(job) for job, _ in untold]) if untold else {}
         for job, prefix in untold:
+            if job not in current:
+                self._ledger.told(job, failures=False)
+                continue
             failures = [
                 FailedObject(
                     prefix=Prefix(prefix),

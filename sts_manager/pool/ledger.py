@@ -195,10 +195,11 @@ class PoolLedger:
             "WHERE name = ? AND state <> 'over'",
             (time_text(at), code, message, 1 if code else 0, job),
         )
-        # Nothing failed, and nothing did before: there is nothing to tell the store.
+        # Nothing failed, and nothing did before: there is nothing to tell the store. What another ledger told is not known here.
         connection.execute(
             "UPDATE job SET told = ?2 WHERE name = ?1 AND failed + unmappable + vanished = 0 AND NOT EXISTS "
-            "(SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.name <> ?1 AND o.told = ?3)",
+            "(SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.name <> ?1 AND o.told = ?3) AND "
+            "(attempt = 1 OR EXISTS (SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.attempt = job.attempt - 1))",
             (job, NOTHING_TO_TELL, TOLD),
         )
 
