@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from cdn_worker.codec import decoded_report, decoded_task
-from cdn_worker.contract import CopyTask, ListFailed, ListTask, Refused, Report, undone
+from cdn_worker.contract import OTHER_BUCKET, CopyTask, ListFailed, ListTask, Refused, Report, has_huge, undone
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
 from sts_manager.crew import Crew
 from sts_manager.domain.errors import LeaseLost
@@ -32,6 +33,8 @@ BOARD_S = 30.0
 BOARD_REST_S = 1.0
 """An object of Cloud Storage takes one write a second."""
 TOLD_MAX = 10_000
+AGAIN_MAX = 100
+"""Some seconds, while none but a worker with another list is there."""
 POISON = "poison"
 FAILURES_MAX = 10_000
 """Of one prefix in the job store; the ledger has them all."""
@@ -71,6 +74,7 @@ class PoolKeeper:
         self._leading, self._epoch = leading, epoch
         self._put_at = 0.0
         self._strange: set[bytes] = set()
+        self._again: Counter[str] = Counter()
         self.news = False  # something is to be looked at soon: nothing goes on in a job, or one has ended
         turns = (self.steer, self.fold_reports, self.mourn, self.sweep, *((self.tell,) if self._told is not None else ()))
         self._keeping = Keeping("pool", turns, rest_s=WAIT_S)
@@ -238,6 +242,9 @@ class PoolKeeper:
             if known is None:
                 self._tell_strange(one, task.spec.job)
                 continue
+            if known and OTHER_BUCKET in reason and self._publish_again(task, one.body, reason):
+                over.append(one)
+                continue
             log.error("dead_task", extra={"fields": {"cause": reason, "job": task.spec.job, "task": task.id}})
             self._ledger.bury(task.spec.job, reason, one.body, self._clock.now())
             if known:
@@ -265,6 +272,23 @@ class PoolKeeper:
         if error.job:
             self._ledger.end(error.job, "MESSAGE_REFUSED", f"a message of it cannot be read: {why}", now)
         self._ledger.bury(error.job, why, lease.body, now)
+        return True
+
+    def _publish_again(self, task: CopyTask | ListTask, body: bytes, reason: str) -> bool:
+        """A task of ours that a worker refused whose buckets are others: one that a person started, or that of a daemon that is
+        frozen. It is for the others. False when that came to nothing too often, or nobody waits for it any more.
+        """
+        job = self._ledger.job(task.spec.job)
+        times = self._again[task.id]
+        if job is None or job.state == "over" or times >= AGAIN_MAX or (not times and len(self._again) >= TOLD_MAX):
+            return False
+        if not times:
+            effect = "it is published again: another worker may be for it"
+            log.warning("task_of_another_worker", extra={"fields": {"cause": reason, "task": task.id, "effect": effect}})
+        queues = self._queues
+        queue = queues.lists if isinstance(task, ListTask) else queues.huge if has_huge(task.items) else queues.copies
+        queue.publish([body])
+        self._again[task.id] = times + 1
         return True
 
     def _tell_strange(self, lease: Leased, job: str) -> None:

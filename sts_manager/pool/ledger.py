@@ -348,6 +348,15 @@ class PoolLedger:
             for row in self._read("SELECT * FROM job WHERE state IN ('new', 'running', 'paused') ORDER BY name")
         ]
 
+    def buckets(self) -> list[tuple[str, str]]:
+        """(source's, destination's bucket) of the jobs of which tasks may be about, each pair once."""
+        pair = "json_extract(spec, '$.source_bucket') AS source, json_extract(spec, '$.sink_bucket') AS sink"
+        rows = self._read(
+            f"SELECT {pair} FROM job WHERE state IN ('new', 'running', 'paused') UNION "
+            f"SELECT {pair} FROM job WHERE state = 'over' AND strays > 0"
+        )
+        return [(str(row["source"]), str(row["sink"])) for row in rows]
+
     def failures(self, job: str, limit: int) -> Iterator[Failure]:
         """The first `limit` keys of a job that are not at the sink, in their order; read one by one, however many there are."""
         # In one look: between two the runs that are believed may be swept away, and with them what tells whose failures count.
