@@ -78,11 +78,14 @@ def pause_all(
         # A row that is paused, of an operation that runs by now, has not been looked at since somebody resumed that.
         by = PausedBy.HOLD if hold is not None else PausedBy.COMMAND
         at_work = {seen.name for seen in wanted}
+        rests = {seen.name for _, seen in found if seen.state is OperationState.PAUSED}
         jobs = {_row_name(str(seen.job_name)) for seen in wanted if seen.job_name is not None}
 
         def mark(job: PrefixJob) -> PrefixJob | None:
             moves = job.operation_name in at_work or (job.route is Route.STS_FOLLOW and job.job_name in jobs)
-            runs = job.status is JobStatus.RUNNING or (job.status is JobStatus.PAUSED and moves)
+            # What rests, and nobody here had asked for that: a person's pause, which no daemon has looked at yet.
+            theirs = job.operation_name in rests and job.paused_by is PausedBy.NOBODY
+            runs = (job.status is JobStatus.RUNNING and not theirs) or (job.status is JobStatus.PAUSED and moves)
             return replace(job, paused_by=by) if runs else None
 
         _mark(store, at, mark)

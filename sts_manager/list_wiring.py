@@ -61,6 +61,8 @@ TURN_S = 2.0
 A_DAY = timedelta(days=1)
 """For about that long an operation of a followed job runs."""
 FINDING_MAX, FINDING_WAIT = timedelta(minutes=30), timedelta(seconds=5)
+NOT_BEGUN_S_MAX = 600.0
+"""How long a prefix whose transfer has succeeded is not called done, as the ledger of comparisons is away."""
 COMPARING_S_MAX = 600.0
 """How long whoever wants to end waits for comparisons that list nothing more."""
 
@@ -99,7 +101,7 @@ class UrlLists(OwnRoute[_Parts]):
         self._settings, self._clients = settings, clients
         self._comparing_seen: tuple[tuple[int, int], float] = ((0, 0), 0.0)
         self._uncounted = False
-        self._not_begun: dict[Prefix, PrefixJob] = {}
+        self._not_begun: dict[Prefix, tuple[PrefixJob, float]] = {}
         self.answers: ServiceAnswers | None = None  # what a probe observed of the services
         path = beside_store(settings, "failure_log")
         self._log = LogReader(path, self._read_log, self._compared, open_store, SystemClock(), most=FAILURES_MAX)
@@ -126,16 +128,21 @@ class UrlLists(OwnRoute[_Parts]):
 
     # What other attempts left behind
 
-    def arriving(self, job: PrefixJob) -> None:
-        """A transfer has succeeded: have it found out what it passed over. Begun before anybody hears of it, and only once."""
+    def arriving(self, job: PrefixJob) -> bool:
+        """A transfer has succeeded: have it found out what it passed over. Begun before anybody hears of it, and only once.
+
+        Whether the prefix may be called done: while the ledger is away it waits, for ten minutes at most.
+        """
         if job.route is not Route.STS_S3 or not self._settings.compare or not self._compares:
-            return
+            return True
         self._begin_late()
         self._begin_comparing(job)
+        waiting = self._not_begun.get(job.prefix)
+        return waiting is None or SystemClock().monotonic() - waiting[1] >= NOT_BEGUN_S_MAX
 
     def _begin_late(self) -> None:
         """What could not be begun, as the ledger was away."""
-        for job in list(self._not_begun.values()):
+        for job, _ in list(self._not_begun.values()):
             self._begin_comparing(job)
 
     def _begin_comparing(self, job: PrefixJob) -> None:
@@ -146,7 +153,8 @@ class UrlLists(OwnRoute[_Parts]):
             if job.prefix not in self._not_begun:
                 fields = {"prefix": job.prefix, "cause": str(error), "effect": f"it is tried again; till then {effect}"}
                 log.warning("prefix_not_compared_yet", extra={"fields": fields})
-            self._not_begun[job.prefix] = job
+            since = self._not_begun.get(job.prefix, (job, SystemClock().monotonic()))[1]
+            self._not_begun[job.prefix] = job, since
             return
         except (BadInput, Permanent) as error:
             log.warning("prefix_not_compared", extra={"fields": {"prefix": job.prefix, "cause": str(error), "effect": effect}})

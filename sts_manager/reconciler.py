@@ -89,8 +89,8 @@ class Reconciler:
     policy     everything but `dispatch` and `fill`, which each pass is told
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
     leading    whether this process may still act: it may have been frozen for so long that another one leads
-    arriving   told of each prefix that is about to be recorded as done: what has to happen then is begun before, as this process
-               may die right after
+    arriving   asked about each prefix that is about to be recorded as done: what has to happen then is begun before, as this
+               process may die right after. While it says no, the prefix stays as it is, and all of its transfer job with it
     ended      told of each attempt of a prefix alone that has ended, once that is committed
     followed   told of the rows of each followed job that is at work, after each look at it, and whether anything may start
     quotas     what is used of the service's
@@ -107,7 +107,7 @@ class Reconciler:
         fence: Callable[[], int] | None = None,
         stopping: Callable[[], bool] = lambda: False,
         leading: Callable[[], bool] = lambda: True,
-        arriving: Callable[[PrefixJob], None] = lambda _job: None,
+        arriving: Callable[[PrefixJob], bool] = lambda _job: True,
         ended: Callable[[Change], None] = lambda _change: None,
         followed: Callable[[Sequence[PrefixJob], bool], None] = lambda _rows, _may_start: None,
         quotas: Quotas | None = None,
@@ -133,9 +133,7 @@ class Reconciler:
         plan = decide(observed, policy, now)
         if dry_run:
             return PassResult(plan=plan, counts=counts, degraded=unseen)
-        for change in plan.changes:
-            if change.before.status in LIVE and change.after.status is JobStatus.DONE:
-                self._arriving(change.after)
+        plan = self._without_early(plan)
         stale = self._commit(plan, counts, control, now, unseen)
         self._seen.states = {name: known for name, known in self._seen.states.items() if name in observed.unseen}
         self._seen.states |= {name: seen.state for name, seen in observed.operations.items()}
@@ -166,6 +164,17 @@ class Reconciler:
             follows=policy.follows,
             quotas=self._quotas.used(),
         )
+
+    def _without_early(self, plan: Plan) -> Plan:
+        """The plan without those that may not be recorded as done yet."""
+        done = [change for change in plan.changes if change.before.status in LIVE and change.after.status is JobStatus.DONE]
+        early = {change.after.job_name for change in done if not self._arriving(change.after)}
+        if not early:
+            return plan
+        changes = tuple(change for change in plan.changes if change not in done or change.after.job_name not in early)
+        held = {change.before.prefix for change in plan.changes} - {change.before.prefix for change in changes}
+        notes = tuple(note for note in plan.notes if note.prefix not in held)
+        return replace(plan, changes=changes, notes=notes)
 
     def _tend_followed(self, *, may_start: bool) -> None:
         by_job: dict[JobName | None, list[PrefixJob]] = {}

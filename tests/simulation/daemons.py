@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -11,7 +11,7 @@ from google.api_core import exceptions
 
 from sts_manager.daemon import Daemon, Intervals, Stop
 from sts_manager.domain.errors import StoreUnavailable
-from sts_manager.domain.model import Policy, Route
+from sts_manager.domain.model import Policy, PrefixJob, Route
 from sts_manager.domain.place import place
 from sts_manager.keeping import Keeping
 from sts_manager.pass_result import PassResult
@@ -170,6 +170,7 @@ class DaemonProcess:
         lists = None if world.lists is None else world.lists.route(clients, POOLED, self._called, process.clock)
         if lists is not None:
             routes = {**routes, Route.STS_URL_LIST: lists}
+        comparer = None if world.lists is None else world.lists.comparer(POOLED, self._called, lambda: store, process)
         policy = Policy(
             migration=world.jobs.control().migration,
             route=Route.STS_S3,
@@ -194,6 +195,7 @@ class DaemonProcess:
             stopping=stop,
             leading=lambda: lease.fresh,
             followed=mend,
+            arriving=_nobody if comparer is None else comparer.arriving,
             quotas=ServiceQuotas(lambda: clients, process.clock),
         )
         keeper = PoolKeeper(
@@ -204,8 +206,8 @@ class DaemonProcess:
             leading=lambda: lease.fresh,
             epoch=lambda: lease.fence,
         )
-        advance = None if lists is None else lists.advance
-        duty = _Duty(self, keeper, advance, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
+        turns = [] if lists is None or comparer is None else [lists.advance, comparer.tell]
+        duty = _Duty(self, keeper, turns, lambda: take_over(ledger, store, lease.fence, process.clock.now()))
         intervals = Intervals(job_s=60.0, metrics_s=60.0, sleep_s=15.0)
         return Daemon(reconciler, lease, process.clock, intervals, stop, watch=self._passed, duty=duty)
 
@@ -213,13 +215,18 @@ class DaemonProcess:
         self._world.passed(self.process)
 
 
+def _nobody(_job: PrefixJob) -> bool:
+    """Nothing is compared."""
+    return True
+
+
 class _Duty:
     """The pool is kept while the daemon leads, by an actor of the same process."""
 
     def __init__(
-        self, daemon: DaemonProcess, keeper: PoolKeeper, advance: Callable[[], bool] | None, lead: Callable[[], None]
+        self, daemon: DaemonProcess, keeper: PoolKeeper, lists: Sequence[Callable[[], bool]], lead: Callable[[], None]
     ) -> None:
-        self._daemon, self._keeper, self._advance, self._lead = daemon, keeper, advance, lead
+        self._daemon, self._keeper, self._lists, self._lead = daemon, keeper, lists, lead
         self._turns: tuple[Callable[[], bool], ...] = (
             keeper.steer,
             keeper.fold_reports,
@@ -254,17 +261,17 @@ class _Duty:
                 process.timeline.sleep(KEEPER_S)
 
         process.spawn("keeper", keep)
-        if self._advance is not None:
+        if self._lists:
             process.spawn("lists", lambda: self._keep_lists(shift))
 
     def _keep_lists(self, shift: int) -> None:
         """Beside the pool's, as in the program: a thread of its own."""
-        assert self._advance is not None
         process = self._daemon.process
-        keeping = Keeping("lists", (self._advance,), rest_s=KEEPER_S)
+        keeping = Keeping("lists", (), rest_s=KEEPER_S)
         keeping._ending = _Ending(process)  # type: ignore[assignment]
         while self._daemon.leading and shift == self._shift:
-            keeping.guarded(self._advance)
+            for turn in self._lists:
+                keeping.guarded(turn)
             process.timeline.sleep(KEEPER_S)
 
     def __exit__(self, *_how: object) -> None:

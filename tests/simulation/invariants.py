@@ -90,6 +90,7 @@ def _one_live_operation(world: World) -> None:
 def truth(world: World) -> None:
     """What is called done is done."""
     world.sources.truth()
+    world.behind.truth()
     service = world.transfers.operations
     for job in world.store.rows.values():
         if job.status is not JobStatus.DONE:

@@ -40,10 +40,12 @@ class Transfers:
 
     moves   what becomes of objects, in a world where they change; None: they are only counted
     lists   what becomes of objects that URL lists name
+    succeeding   told of each transfer that takes all of its prefixes
     """
 
     moves: Moves | None = None
     lists: UrlLists | None = None
+    succeeding: Callable[[Operation], None] = staticmethod(lambda _operation: None)
 
     def __init__(self, timeline: Timeline, chance: Chance, created: Callable[[sts.TransferJob, str], None]) -> None:
         self.timeline, self.chance, self.created = timeline, chance, created
@@ -91,6 +93,7 @@ class Transfers:
         work = operation.work
         if draw.random() >= fail:
             work.status = Status.SUCCESS
+            self.succeeding(operation)
         else:
             match draw.randrange(3):
                 case 0:

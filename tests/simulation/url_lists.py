@@ -23,12 +23,13 @@ from sts_manager import chores
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Chosen, JobStatus, PrefixJob, Route
 from sts_manager.domain.naming import Prefix
-from sts_manager.ports import Clock
+from sts_manager.ports import Clock, JobStore
 from sts_manager.routes.cdn import PoolSettings, spec_of
 from sts_manager.routes.sts import StsClient
 from sts_manager.routes.url_list import UrlListRoute
 from tests.simulation.buckets import SINK
 from tests.simulation.chance import OFTEN, Called
+from tests.simulation.left_behind import SimComparer
 from tests.simulation.timeline import Process
 from tests.simulation.workers import SimEngine
 from tools.emulators.gcs.objects import Attributes
@@ -48,8 +49,10 @@ LEDGER_CALLS = frozenset(
     {
         "add_part",
         "begin",
+        "compare",
         "end",
         "enter",
+        "forget",
         "found",
         "job",
         "list_anew",
@@ -62,6 +65,8 @@ LEDGER_CALLS = frozenset(
         "set_paused",
         "settle",
         "started",
+        "told",
+        "untold",
     }
 )
 
@@ -188,8 +193,16 @@ class UrlLists:
     ) -> UrlListRoute | None:
         if self.ledger is None:
             return None
-        ledger = cast("ListLedger", called(self.ledger, "list ledger", LEDGER_CALLS, OFTEN))
-        return UrlListRoute(clients, ledger, lambda order: spec_of(order, settings), clock)
+        return UrlListRoute(clients, self._called(called), lambda order: spec_of(order, settings), clock)
+
+    def comparer(
+        self, settings: PoolSettings, called: Callable[..., Any], store: Callable[[], JobStore], process: Process
+    ) -> SimComparer | None:
+        """What has it found out which objects a transfer passed over."""
+        return None if self.ledger is None else SimComparer(self._called(called), settings, store, process)
+
+    def _called(self, called: Callable[..., Any]) -> ListLedger:
+        return cast("ListLedger", called(self.ledger, "list ledger", LEDGER_CALLS, OFTEN))
 
     # What happens
 

@@ -34,6 +34,7 @@ from tests.simulation.buckets import SINK, SOURCE, Buckets
 from tests.simulation.chance import Chance
 from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
 from tests.simulation.following import Following
+from tests.simulation.left_behind import LeftBehind
 from tests.simulation.pool_kinds import HUGE_BYTES, PoolKinds
 from tests.simulation.sources import Sources
 from tests.simulation.streams import LARGE
@@ -99,6 +100,7 @@ class World:
         self._resumed = 0
         self.kinds = PoolKinds(self)
         self.sources = Sources(self)
+        self.behind = LeftBehind(self)
         self._load()
 
     @property
@@ -128,6 +130,8 @@ class World:
         self.store.bind(f"s3://{SOURCE}", f"gs://{SINK}")
         self.store.load(checked_prefixes([*transfers, *chosen]), self.clocks[0].now(), lambda _: None, chosen)
         self.following.load(transfers)
+        self.behind.load(transfers)
+        self.transfers.succeeding = self.behind.bring
 
     def _statuses(self) -> set[str]:
         return {job.status.value for job in self.store.rows.values()}
@@ -214,7 +218,8 @@ class World:
         self.paused_by_people.clear()
 
     def _all_ended(self) -> bool:
-        return not self.chance.storming and all(job.status in ENDED for job in self.store.rows.values())
+        ended = not self.chance.storming and all(job.status in ENDED for job in self.store.rows.values())
+        return ended and not self.behind.pending
 
     def _unended(self) -> dict[str, tuple[str, str, str]]:
         return {
@@ -401,11 +406,12 @@ def in_virtual_time(timeline: Timeline, seed: int) -> Iterator[None]:
     """What asks the machine for the time, or for chance, asks the world."""
     fake = types.SimpleNamespace(monotonic=lambda: timeline.now, sleep=timeline.sleep, time=lambda: timeline.now)
     modules = ("cdn_worker.lists.service", "cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
+    clock = mock.patch("sts_manager.list_wiring.SystemClock", return_value=HostClock(timeline))
     before = random.getstate()
     random.seed(seed)
     with mock.patch.object(reconciler_module, "_overlapping", lambda call, items: [call(one) for one in items]):
         patches: list[Any] = [mock.patch(f"{module}.time", fake) for module in modules]
-        patches.append(mock.patch("cdn_worker.domain.budget.HUGE_BYTES", HUGE_BYTES))
+        patches += [mock.patch("cdn_worker.domain.budget.HUGE_BYTES", HUGE_BYTES), clock]
         for patch in patches:
             patch.start()
         try:

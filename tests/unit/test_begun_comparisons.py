@@ -45,7 +45,7 @@ def lists(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UrlLis
 
 
 def test_a_success_whose_commit_failed_is_compared_once(lists: UrlLists, path: Path) -> None:
-    lists.arriving(JOB)
+    assert lists.arriving(JOB)
     ledger = ListLedger(path, StoreUnavailable)
     (job,) = ledger._jobs("kind = ?", (Kind.LEFT_BEHIND,))
     assert (job.name, job.prefix, job.state) == (left_behind_of(NAME, "p/"), "p/", State.LISTING)
@@ -67,8 +67,10 @@ def test_a_ledger_that_is_away_is_asked_again(
 
     monkeypatch.setattr(ListLedger, "compare", away)
     with caplog.at_level(logging.WARNING):
-        lists.arriving(JOB)
+        assert not lists.arriving(JOB), "it is not called done before"
         assert lists.comparing(), "whoever wants to end waits for it"
+        monkeypatch.setattr("sts_manager.list_wiring.NOT_BEGUN_S_MAX", 0.0)
+        assert lists.arriving(JOB), "but not for ever"
     assert [record.message for record in caplog.records] == ["prefix_not_compared_yet"], "told once"
     assert lists.uncompared() == (1, "the ledger of comparisons is away")
     monkeypatch.setattr(ListLedger, "compare", real)

@@ -174,6 +174,20 @@ def test_5_an_operation_that_a_person_resumed_and_a_hold_paused_before_the_next_
     assert scene.service.resumed == [operation]
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_5_what_a_person_has_just_paused_is_not_called_a_pause_of_ours(scene: Scene, held: bool) -> None:
+    """The row still said running, so the command recorded the person's pause as its own, and the daemon resumed it."""
+    scene.passes(2)
+    scene.service.set(scene.operation, OperationState.PAUSED)
+    hold = Hold(by="ops", at=scene.clock.now()) if held else None
+    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    scene.passes(2)
+    scene.store.set_hold(None)
+    scene.passes(20, seconds=1200)
+    assert (scene.row().status, scene.row().paused_by) == (JobStatus.PAUSED, PausedBy.NOBODY)
+    assert not scene.service.resumed
+
+
 def test_6_a_call_can_never_be_sent_without_a_name() -> None:
     for empty in ("", "transferOperations/", "transferJobs/x"):
         with pytest.raises(ValueError, match="not the name of a transfer operation"):

@@ -16,6 +16,9 @@ from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
 from sts_manager.reconciler import Reconciler
 from sts_manager.stores.lease import StoreLease
+from tests.fakes.clock import FakeClock
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.transfer_service import FakeTransferService
 from tests.unit.test_known_defects import PREFIX, Project, Scene
 
 
@@ -184,9 +187,10 @@ def test_what_has_to_follow_a_success_is_begun_before_anybody_hears_of_it(scene:
     begun: list[tuple[Prefix, JobStatus]] = []
     policy = Policy(migration="m1", route=Route.STS_S3)
 
-    def arriving(job: PrefixJob) -> None:
+    def arriving(job: PrefixJob) -> bool:
         assert job.status is JobStatus.DONE
         begun.append((job.prefix, scene.row().status))
+        return True
 
     scene.daemon = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock, arriving=arriving)
     scene.passes(2)
@@ -208,11 +212,36 @@ def test_what_has_to_follow_a_success_is_begun_before_anybody_hears_of_it(scene:
     assert begun == [(PREFIX, JobStatus.RUNNING)] * (1 if applied else 2)
 
 
+def test_what_may_not_be_called_done_yet_stays_running_with_all_of_its_transfer_job() -> None:
+    store, service, clock = MemoryStore(), FakeTransferService(), FakeClock()
+    prefixes = checked_prefixes(["a/", "b/"])
+    store.load(prefixes, clock.now(), lambda _: None)
+    early = {"b/"}
+    policy = Policy(migration="m1", route=Route.STS_S3, prefixes_per_job=2)
+    daemon = Reconciler(store, {Route.STS_S3: service}, policy, clock, arriving=lambda job: job.prefix not in early)
+    for _ in range(2):
+        daemon.run_pass(dispatch=True)
+    (operation,) = service.active()
+    service.set(operation, OperationState.SUCCESS, objects_copied=3)
+    result = daemon.run_pass(dispatch=True)
+    assert {job.status for job in store.rows.values()} == {JobStatus.RUNNING}
+    assert not result.ended
+    assert [note.event for note in result.plan.notes] == [], "nobody is told that they are done"
+    early.clear()
+    assert daemon.run_pass(dispatch=True).counts[JobStatus.DONE] == 2
+    assert sum(job.counters.objects_copied for job in store.rows.values()) == 3
+
+
 def test_a_dry_run_begins_nothing(scene: Scene) -> None:
     policy = Policy(migration="m1", route=Route.STS_S3)
     scene.passes(2)
     scene.service.set(scene.operation, OperationState.SUCCESS)
     begun: list[PrefixJob] = []
-    looks = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock, arriving=begun.append)
+
+    def arriving(job: PrefixJob) -> bool:
+        begun.append(job)
+        return True
+
+    looks = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock, arriving=arriving)
     assert looks.run_pass(dispatch=True, dry_run=True).plan.changes
     assert begun == []
