@@ -32,6 +32,10 @@ from cdn_worker.worker import Pool
 
 EXIT_NOT_ALL = 1
 EXIT_USAGE = 2
+ANY_BUCKET = (
+    "any bucket may be named by whoever may publish to the queue: give --allow-source and --allow-destination for each bucket "
+    "of the migration"
+)
 app = typer.Typer(
     name="cdn-worker",
     no_args_is_help=True,
@@ -210,6 +214,8 @@ def run(
     complaint = logs.configure("cdn_worker")
     if complaint:
         print(f"warning: {complaint}", file=sys.stderr)
+    if not allow_source and not allow_destination:
+        print(f"warning: {ANY_BUCKET}", file=sys.stderr)
     with _told():
         flags = ReachFlags(**values)
         reach = keyed(reach_of(flags, os.environ), flags)

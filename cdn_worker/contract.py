@@ -50,6 +50,10 @@ class Refused(ValueError):
         self.job = job
 
 
+OTHER_BUCKET = "is none of this worker's"
+"""In the reason of a dead letter: another worker may be for the bucket that its task names."""
+
+
 class FromNewer(Refused):
     """A message of a newer version: a newer worker may understand it."""
 

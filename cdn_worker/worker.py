@@ -13,6 +13,7 @@ from cdn_worker.appetite import Appetite, Load, Wanted
 from cdn_worker.causes import Cause, cause_of
 from cdn_worker.codec import decoded_task, encoded
 from cdn_worker.contract import (
+    OTHER_BUCKET,
     CopyReport,
     CopyTask,
     FromNewer,
@@ -54,6 +55,7 @@ TELL_S = 10.0
 TOLD_MAX = 100
 PROBE_S = 15.0
 REFUSED_S = 5.0
+SHOWN_MAX = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +119,8 @@ class Pool:
             ("--allow-destination", spec.sink_bucket, self.sinks),
         ):
             if allowed and bucket not in allowed:
-                raise Refused(f"bucket {bucket!r} is none of this worker's: {flag} {', '.join(sorted(allowed))}", spec.job)
+                shown = ", ".join(sorted(allowed)[:SHOWN_MAX]) + (" and others" if len(allowed) > SHOWN_MAX else "")
+                raise Refused(f"bucket {bucket!r} {OTHER_BUCKET}: {flag} {shown}", spec.job)
 
 
 class Worker:

@@ -36,7 +36,9 @@ class Crew:
 
     def tend(self) -> None:
         """Start it, or start it again."""
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            return  # it is being stopped, or changed
+        try:
             if self._stopped or time.monotonic() < self._next:
                 return
             if self._process is not None:
@@ -48,6 +50,16 @@ class Crew:
             self._began = time.monotonic()
             command = [sys.executable, "-m", "cdn_worker", *self._words, "--parent", str(os.getpid())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves  # nosec B603
+        finally:
+            self._lock.release()
+
+    def renew(self, words: Sequence[str]) -> None:
+        """Let it drain, and have it started with other words by the next `tend`. Returns once the old one has ended."""
+        with self._lock:
+            self._words = words
+            process, self._process = self._process, None
+            if process is not None:
+                _end(process)
 
     def _mourned(self, code: int) -> None:
         lived = time.monotonic() - self._began
@@ -62,11 +74,14 @@ class Crew:
         with self._lock:
             self._stopped = True
             process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -460,6 +460,9 @@ class UrlLists(OwnRoute[_Parts]):
         ]
         if known or not is_first(job.name) or ledger.compared_before(job.name):
             # Else the job store has nothing to forget: a statement less for each prefix, of which BigQuery bills ten megabytes.
+            row = self._own_store().job(prefix)
+            if row is None or row.job_name != transfer_job_of(job.name):
+                return  # it has gone on to another attempt, whose objects count
             self._own_store().put_failures(prefix, failures, SystemClock().now())
         if job.kind is Kind.LEFT_BEHIND and known:
             kinds = ", ".join(f"{error}: {number:,}" for error, number, *_ in ledger.error_counts(job.name))

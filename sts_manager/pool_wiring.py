@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from sts_manager.data_plane import beside_store, cdn_words, pool_settings
 from sts_manager.domain.errors import BadInput, Permanent, Retryable, StoreUnavailable
 from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
+from sts_manager.domain.place import Scheme, places_of
 from sts_manager.own_route import OwnRoute
+from sts_manager.pool.allow_list import AllowList, Buckets, buckets_of
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.leading import take_over
 from sts_manager.pool.ledger import PoolLedger
@@ -40,7 +42,7 @@ def ledger_path(settings: Settings) -> Path:
 
 
 def worker_words(settings: Settings) -> list[str]:
-    """How the daemon starts its worker: what follows `cdn-worker`; nothing with --workers 0."""
+    """How the daemon starts its worker: what follows `cdn-worker`, but for its buckets; nothing with --workers 0."""
     count = os.cpu_count() or 1 if settings.workers is None else settings.workers
     if not count:
         return []
@@ -76,6 +78,9 @@ class Pool(OwnRoute[_Parts]):
         self.fence: Callable[[], int] | None = None  # the epoch of the lease, for whoever leads
         self.leads: Callable[[], bool] = lambda: True
         self._keeper: PoolKeeper | None = None
+        words = worker_words(settings)
+        own = buckets_of([(settings.source.bucket, settings.sink.bucket)])
+        self._allows = AllowList(words, own, self._buckets_of_rows) if words else None
 
     def _told(self) -> Told:
         if self._settings.bigquery is None:
@@ -104,9 +109,11 @@ class Pool(OwnRoute[_Parts]):
     # The route
 
     def start(self, order: StartJob) -> Started:
-        pool_settings(self._settings, order, "cdn")  # before anything is made for it
+        wanted = pool_settings(self._settings, order, "cdn")  # before anything is made for it
         try:
             self._keep()
+            if self._allows is not None:
+                self._allows.admit(buckets_of([(wanted.source.bucket, wanted.sink.bucket)]))
             return self._made().route.start(order)
         except BadInput as error:
             raise Permanent(f"route cdn is not to be had: {error}", code="ROUTE_UNFIT") from error
@@ -161,9 +168,20 @@ class Pool(OwnRoute[_Parts]):
 
     def _keep_going(self, parts: _Parts, leading: ExitStack) -> None:
         self._lead(parts)
-        words = worker_words(self._settings)
-        self._keeper = self._keeper_of(parts, Crew(words) if words else None)
+        crew = None if self._allows is None else self._allows.crew(buckets_of(parts.ledger.buckets()))
+        self._keeper = self._keeper_of(parts, crew)
         leading.enter_context(self._keeper)
+
+    def _buckets_of_rows(self) -> Buckets:
+        """From whichever thread starts a prefix, so with a store that is opened for it. Raises StoreUnavailable."""
+        ours, found = (self._settings.source, self._settings.sink), []
+        with closing(self._open_store()) as store:
+            for own in store.own_places():
+                with suppress(ValueError):  # no place; it is refused when its row starts
+                    source, sink = places_of(*own, otherwise=ours)
+                    if source.scheme is Scheme.S3:
+                        found.append((source.bucket, sink.bucket))
+        return buckets_of(found)
 
     def _keeper_of(self, parts: _Parts, crew: Crew | None) -> PoolKeeper:
         fence = self.fence or (lambda: 0)

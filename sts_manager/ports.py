@@ -229,6 +229,10 @@ class JobStore(Protocol):
         """The rows that have a destination of their own, each with it, by prefix."""
         ...
 
+    def own_places(self) -> Iterator[tuple[str, str]]:
+        """(source, destination) of the rows that have one of their own, each pair once; empty for what a row has not."""
+        ...
+
     def job(self, prefix: Prefix) -> PrefixJob | None: ...
     def jobs_named(self, names: Collection[JobName]) -> Mapping[JobName, PrefixJob]:
         """The rows whose last attempt has one of these transfer jobs."""

@@ -80,12 +80,13 @@ class _Seen:
     first: bool = True
     epoch: int | None = None
     progress: Sample | None = None
+    pool_waits: bool = False
 
 
 class Reconciler:
     """Runs passes over one store and its routes.
 
-    policy     everything but `dispatch`, which each pass is told
+    policy     everything but `dispatch` and `fill`, which each pass is told
     fence      the epoch of the lease, asked for at each write; None without a lease (dry runs, tests)
     leading    whether this process may still act: it may have been frozen for so long that another one leads
     arriving   told of each prefix that is about to be recorded as done: what has to happen then is begun before, as this process
@@ -120,11 +121,12 @@ class Reconciler:
     def run_pass(self, *, dispatch: bool, dry_run: bool = False, poll: bool = True) -> PassResult:
         """One pass. Raises LeaseLost, and StoreUnavailable when the store cannot be read or written: then nothing is started.
 
-        `dispatch`: new prefixes may start and paused ones resume. `dry_run`: decide, but write and call nothing.
-        `poll`: ask the service; without it only the outcomes at hand are recorded.
+        `dispatch`: new prefixes may start and paused ones resume. Those of the worker pool may do so in any pass that looks: its
+        workers would have nothing to do else (ADR 0023). `dry_run`: decide, but write and call nothing.
+        `poll`: ask the service; without it only the outcomes at hand are recorded, and nothing starts.
         """
         now = self._clock.now()
-        policy = replace(self._policy, dispatch=dispatch)
+        policy = replace(self._policy, dispatch=dispatch, fill=dispatch or poll)
         control = self._store.control()
         self._recall(control)
         observed, counts, unseen = self._observe(control, policy, now, poll=poll)
@@ -202,9 +204,7 @@ class Reconciler:
         counts = dict(self._store.counts())
         live = self._store.live()
         self._seen.live = live
-        # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
-        most = {limit: policy.most_rows(limit) for limit in Limit}
-        startable = self._store.startable(now, most, policy.route) if policy.dispatch else ()
+        startable = self._startable(policy, now)
         wanted = [(job, name) for job, name in self._named(live) if name is not None]
         operations, unseen, why = self._poll(wanted) if poll else ({}, {name for _, name in wanted}, "")
         observed = Observed(
@@ -220,6 +220,16 @@ class Reconciler:
             states=self._seen.states,
         )
         return observed, counts, why
+
+    def _startable(self, policy: Policy, now: datetime) -> tuple[PrefixJob, ...]:
+        """What may start now. Between dispatches the store is asked only where the last answer had prefixes of the pool."""
+        if not (policy.dispatch or (policy.fill and self._seen.pool_waits)):
+            return ()
+        # Rows that are live may stop being so in this very decision: ask for as many as may run at once.
+        most = {limit: policy.most_rows(limit) for limit in Limit if policy.may_begin(limit)}
+        found = self._store.startable(now, most, policy.route)
+        self._seen.pool_waits = any(Limit.of(job.route or policy.route) is Limit.POOL for job in found)
+        return found
 
     def _breaker(self, control: Control, now: datetime) -> Breaker | None:
         """The stored breaker. Whoever starts this program may just have mended the cause: the first pass may probe at once."""

@@ -216,7 +216,7 @@ def _stalls(row: Settled, policy: Policy, now: datetime) -> bool:
 
 def _resumes(settled: Sequence[Settled], observed: Observed, policy: Policy, limit: Limit) -> Iterator[ResumeOperation]:
     """Operations that this program paused, in the job cycle, when no hold stands. What a person paused stays paused."""
-    if observed.hold is not None or not policy.dispatch:
+    if observed.hold is not None or not policy.may_begin(limit):
         return
     for row in settled:
         job = row.after
@@ -241,7 +241,7 @@ def _starts(
     now: datetime,
 ) -> tuple[list[Begun], Breaker | None]:
     """What starts now under a limit, with the intents that are committed first."""
-    if observed.hold is not None or not policy.dispatch:
+    if observed.hold is not None or not policy.may_begin(limit):
         return [], breaker
     most = policy.most(limit)
     allowed = min(room, ramp_room(most - room, observed.ended_well.get(limit, 0) + ended_well, most))

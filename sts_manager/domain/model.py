@@ -442,7 +442,7 @@ class Observed:
 class Policy:
     """The operator's settings, as far as decisions depend on them.
 
-    dispatch          this pass may start and resume
+    dispatch, fill    this pass may start and resume: what the transfer service moves; what the worker pool moves
     follows           this daemon was told the event queue
     tells_empty       a prefix that matched no object is told of: nothing but its name chooses what is transferred
     successor_polls, successor_for   how often, and for how long, a followed job without an operation is looked at before it
@@ -464,6 +464,7 @@ class Policy:
     retry: bool = True
     ignore_stalled: bool = False
     dispatch: bool = True
+    fill: bool = True
     stalled_after: timedelta = timedelta(seconds=300)
     retry_delay: timedelta = timedelta(seconds=60)
     retry_delay_max: timedelta = timedelta(hours=1)
@@ -483,6 +484,10 @@ class Policy:
             raise ValueError("at least one job must be allowed to run, and one attempt to be made")
         if not 1 <= self.prefixes_per_job <= PREFIXES_OF_A_JOB_MAX or not self.projects:
             raise ValueError(f"1 to {PREFIXES_OF_A_JOB_MAX} prefixes travel in one job, in a project")
+
+    def may_begin(self, limit: Limit) -> bool:
+        """Whether this pass may start and resume prefixes under a limit."""
+        return self.fill if limit is Limit.POOL else self.dispatch
 
     def most(self, limit: Limit) -> int:
         """How many transfer jobs may run at once under a limit."""

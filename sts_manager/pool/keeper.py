@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from cdn_worker.codec import decoded_report, decoded_task
-from cdn_worker.contract import CopyTask, ListFailed, ListTask, Refused, Report, undone
+from cdn_worker.contract import OTHER_BUCKET, CopyTask, ListFailed, ListTask, Refused, Report, has_huge, undone
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
 from sts_manager.crew import Crew
 from sts_manager.domain.errors import LeaseLost
 from sts_manager.domain.model import FailedObject
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.keeping import Keeping
 from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import Clock, JobStore
@@ -34,6 +35,8 @@ BOARD_S = 30.0
 BOARD_REST_S = 1.0
 """An object of Cloud Storage takes one write a second."""
 TOLD_MAX = 10_000
+AGAIN_MAX = 100
+"""Some seconds, while none but a worker with another list is there."""
 POISON = "poison"
 FAILURES_MAX = 10_000
 """Of one prefix in the job store; the ledger has them all."""
@@ -73,7 +76,8 @@ class PoolKeeper:
         self._leading, self._epoch = leading, epoch
         self._put_at = 0.0
         self._strange: set[bytes] = set()
-        self.news = False  # something is to be looked at soon: nothing goes on in a job
+        self._again: Counter[str] = Counter()
+        self.news = False  # something is to be looked at soon: nothing goes on in a job, or one has ended
         turns = (self.steer, self.fold_reports, self.mourn, self.sweep, *((self.tell,) if self._told is not None else ()))
         self._keeping = Keeping("pool", turns, rest_s=WAIT_S)
         self._posted: Mapping[str, str] | None = None
@@ -132,12 +136,20 @@ class PoolKeeper:
         return self._leading() and self._ledger.sweep(self._clock.now())
 
     def tell(self) -> bool:
-        """Let the job store know which objects failed, and (where it is wanted) all others. Raises StoreUnavailable."""
+        """Let the job store know which objects failed, and (where it is wanted) all others. Raises StoreUnavailable.
+
+        Of a prefix that has gone on to another attempt nothing is told: that one's objects count, and another daemon may have
+        told them already.
+        """
         assert self._told is not None
         if not self._leading():
             return False
         untold = self._ledger.untold()
+        current = self._told.store().jobs_named([JobName(job) for job, _ in untold]) if untold else {}
         for job, prefix in untold:
+            if job not in current:
+                self._ledger.told(job, failures=False)
+                continue
             failures = [
                 FailedObject(
                     prefix=Prefix(prefix),
@@ -201,7 +213,7 @@ class PoolKeeper:
     def _fold(self, reports: Sequence[Report]) -> frozenset[int]:
         """Count reports; the places of those that are not of this ledger's jobs."""
         folded = self._ledger.fold(reports, self._clock.now())
-        self.news = self.news or folded.troubled
+        self.news = self.news or folded.troubled or folded.ended
         for place in folded.foreign:
             report = reports[place]
             effect = "it is not counted: a task of the same name that nobody here published was worked on"
@@ -232,6 +244,9 @@ class PoolKeeper:
             if known is None:
                 self._tell_strange(one, task.spec.job)
                 continue
+            if known and OTHER_BUCKET in reason and self._publish_again(task, one.body, reason):
+                over.append(one)
+                continue
             log.error("dead_task", extra={"fields": {"cause": reason, "job": task.spec.job, "task": task.id}})
             self._ledger.bury(task.spec.job, reason, one.body, self._clock.now())
             if known:
@@ -259,6 +274,23 @@ class PoolKeeper:
         if error.job:
             self._ledger.end(error.job, "MESSAGE_REFUSED", f"a message of it cannot be read: {why}", now)
         self._ledger.bury(error.job, why, lease.body, now)
+        return True
+
+    def _publish_again(self, task: CopyTask | ListTask, body: bytes, reason: str) -> bool:
+        """A task of ours that a worker refused whose buckets are others: one that a person started, or that of a daemon that is
+        frozen. It is for the others. False when that came to nothing too often, or nobody waits for it any more.
+        """
+        job = self._ledger.job(task.spec.job)
+        times = self._again[task.id]
+        if job is None or job.state == "over" or times >= AGAIN_MAX or (not times and len(self._again) >= TOLD_MAX):
+            return False
+        if not times:
+            effect = "it is published again: another worker may be for it"
+            log.warning("task_of_another_worker", extra={"fields": {"cause": reason, "task": task.id, "effect": effect}})
+        queues = self._queues
+        queue = queues.lists if isinstance(task, ListTask) else queues.huge if has_huge(task.items) else queues.copies
+        queue.publish([body])
+        self._again[task.id] = times + 1
         return True
 
     def _tell_strange(self, lease: Leased, job: str) -> None:

@@ -51,11 +51,13 @@ _BELIEVED = (
 class Folded:
     """Which of the reports of a batch, by their places in it, were not counted: of jobs that are not this ledger's to know,
     and of tasks that are of another spec than the job's. troubled: of some job it is new that nothing goes on, or why.
+    ended: some job has come to its end, and its place is free.
     """
 
     unknown: frozenset[int] = frozenset()
     foreign: frozenset[int] = frozenset()
     troubled: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +195,11 @@ class PoolLedger:
             "WHERE name = ? AND state <> 'over'",
             (time_text(at), code, message, 1 if code else 0, job),
         )
-        # Nothing failed, and nothing did before: there is nothing to tell the store.
+        # Nothing failed, and nothing did before: there is nothing to tell the store. What another ledger told is not known here.
         connection.execute(
             "UPDATE job SET told = ?2 WHERE name = ?1 AND failed + unmappable + vanished = 0 AND NOT EXISTS "
-            "(SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.name <> ?1 AND o.told = ?3)",
+            "(SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.name <> ?1 AND o.told = ?3) AND "
+            "(attempt = 1 OR EXISTS (SELECT 1 FROM job o WHERE o.prefix = job.prefix AND o.attempt = job.attempt - 1))",
             (job, NOTHING_TO_TELL, TOLD),
         )
 
@@ -273,9 +276,9 @@ class PoolLedger:
                     foreign.add(place)
                 elif self._fold(connection, report, folds.setdefault(job, Fold()), at):
                     over.add(job)
-            for job, fold in folds.items():
-                self._settle(connection, job, fold, at)
-        return Folded(frozenset(unknown), frozenset(foreign), any(one.troubled for one in folds.values()))
+            settled = {self._settle(connection, job, fold, at) for job, fold in folds.items()}
+        troubled = any(one.troubled for one in folds.values())
+        return Folded(frozenset(unknown), frozenset(foreign), troubled, bool(over) or True in settled)
 
     def _fold(self, connection: sqlite3.Connection, report: Report, fold: Fold, at: datetime) -> bool:
         """Whether its job is over by it."""
@@ -297,16 +300,18 @@ class PoolLedger:
                 connection.execute("INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)", values)
         return False
 
-    def _settle(self, connection: sqlite3.Connection, job: str, fold: Fold, at: datetime) -> None:
+    def _settle(self, connection: sqlite3.Connection, job: str, fold: Fold, at: datetime) -> bool:
+        """Whether the job has come to its end."""
         row = folding.write(connection, job, fold, at)
         if row["state"] == "over" or row["shards_open"] or row["tasks_open"]:
-            return
+            return False
         settled = sum(row[one] for one in VERDICTS)
         if settled == row["listed"]:
             self._end(connection, job, at)
         else:
             told = f"{row['listed']:,} keys were listed, and {settled:,} verdicts came: a defect of this program"
             self._end(connection, job, at, "COUNTS_DIFFER", told)
+        return True
 
     def knows(self, task: Task) -> bool | None:
         """Whether a task is of a job of this ledger, as that was published; None: of another ledger's, or of nobody's."""
@@ -342,6 +347,15 @@ class PoolLedger:
             job_of_row(row, self._errors(row))
             for row in self._read("SELECT * FROM job WHERE state IN ('new', 'running', 'paused') ORDER BY name")
         ]
+
+    def buckets(self) -> list[tuple[str, str]]:
+        """(source's, destination's bucket) of the jobs of which tasks may be about, each pair once."""
+        pair = "json_extract(spec, '$.source_bucket') AS source, json_extract(spec, '$.sink_bucket') AS sink"
+        rows = self._read(
+            f"SELECT {pair} FROM job WHERE state IN ('new', 'running', 'paused') UNION "
+            f"SELECT {pair} FROM job WHERE state = 'over' AND strays > 0"
+        )
+        return [(str(row["source"]), str(row["sink"])) for row in rows]
 
     def failures(self, job: str, limit: int) -> Iterator[Failure]:
         """The first `limit` keys of a job that are not at the sink, in their order; read one by one, however many there are."""

@@ -273,6 +273,10 @@ class BigQueryStore:
         for row in self._warehouse.read(self._say.own_destinations):
             yield Prefix(row["prefix"]), row["destination"]
 
+    def own_places(self) -> Iterator[tuple[str, str]]:
+        for row in self._warehouse.read(self._say.own_places):
+            yield row["source"], row["destination"]
+
     def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
         if not prefixes or not sum(self.counts().values()):
             return ()

@@ -138,6 +138,7 @@ class Statements:
     with_status: str
     prefixes: str
     own_destinations: str
+    own_places: str
     history: str
     forget_failures: str
     add_failures: str
@@ -190,6 +191,10 @@ def statements(names: Names) -> Statements:
         jobs_named=f"SELECT {columns} FROM {job} WHERE job_name IN UNNEST(@names)",
         prefixes=f"SELECT prefix FROM {job} ORDER BY prefix",
         own_destinations=f"SELECT prefix, destination FROM {job} WHERE COALESCE(destination, '') != '' ORDER BY prefix",
+        own_places=(
+            f"SELECT DISTINCT COALESCE(source, '') AS source, COALESCE(destination, '') AS destination FROM {job} "
+            "WHERE COALESCE(source, '') != '' OR COALESCE(destination, '') != ''"
+        ),
         with_status=f"SELECT {columns} FROM {job} WHERE status = @status ORDER BY prefix",
         history=f"SELECT {_listed(HISTORY_COLUMNS)} FROM {history} WHERE prefix = @prefix ORDER BY timestamp, generation",
         forget_failures=f"DELETE FROM {failure} WHERE prefix = @prefix",

@@ -316,6 +316,13 @@ class SqlStore:
             rows = connection.execute(own.order_by(job.c.prefix)).all()
         return iter([(Prefix(prefix), destination) for prefix, destination in rows])
 
+    def own_places(self) -> Iterator[tuple[str, str]]:
+        source, destination = (sa.func.coalesce(one, "") for one in (self._job.c.source, self._job.c.destination))
+        own = sa.select(source, destination).where(sa.or_(source != "", destination != "")).distinct()
+        with self._reading() as connection:
+            rows = connection.execute(own).all()
+        return iter([(text, other) for text, other in rows])
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -430,3 +430,16 @@ def test_prefixes_and_destinations_of_rows_own_come_in_the_order_of_their_bytes(
     store.load(texts, NOW, lambda _: None, own)
     assert list(store.prefixes()) == sorted(texts, key=str.encode)
     assert list(store.own_destinations()) == [("a/", "gs://other"), ("c/", "gs://other/x")]
+
+
+def test_places_of_rows_own_are_told_once_however_many_rows_share_them(store: JobStore) -> None:
+    assert list(store.own_places()) == []
+    texts = sorted(checked_prefixes(["a/", "b/", "c/", "d/", "e/"]))
+    own = {
+        Prefix("a/"): Chosen(destination="gs://other"),
+        Prefix("b/"): Chosen(destination="gs://other"),
+        Prefix("c/"): Chosen(source="s3://there/x"),
+        Prefix("d/"): Chosen(source="s3://there/x", destination="gs://other"),
+    }
+    store.load(texts, NOW, lambda _: None, own)
+    assert sorted(store.own_places()) == [("", "gs://other"), ("s3://there/x", ""), ("s3://there/x", "gs://other")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from cdn_worker.codec import encoded
-from cdn_worker.contract import CopyTask, Item, JobSpec
+from cdn_worker.contract import CopyTask, Item, JobSpec, ListTask
 from cdn_worker.queues.sqlite import sqlite_queues
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.proofs import sized
@@ -100,6 +101,17 @@ def test_both_routes_run_side_by_side_and_are_paused_and_resumed_together(stage:
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=20) == 0
     assert at_sink(stage) == OBJECTS
+
+
+def test_small_prefixes_do_not_wait_for_the_next_dispatch(stage: Stage, tmp_path: Path) -> None:
+    """At the intervals that come by themselves: one was begun each 20 minutes, at most 20, while the workers stood idle (M2)."""
+    few = {f"{prefix:02}/a": b"%d" % prefix for prefix in range(30)}
+    fill(stage, few)
+    pool = Pool(stage, tmp_path, [f"{prefix:02}/" for prefix in range(30)])
+    words = [*BUCKETS, "--route", "cdn", *cdn_flags(stage), "--workers", "1", "--until-done"]
+    ran = pool.shell.run("run", *words)
+    assert ran.code == 0, ran.err
+    assert at_sink(stage) == few
 
 
 def test_only_the_failed_keys_are_tried_again(stage: Stage, tmp_path: Path) -> None:
@@ -259,6 +271,59 @@ def test_hostile_messages_are_buried_and_named_and_the_others_go_on(stage: Stage
     assert any("'somebody-elses' is none of this worker's" in one for one in reasons), reasons
     assert waiting(pool) == 1, "the newer one is left for a newer worker"
     assert at_sink(stage) == OBJECTS
+
+
+def allowed_sinks(folder: Path) -> list[set[str]]:
+    """The destination buckets that each worker at this folder's queue takes tasks of."""
+    found = []
+    for number in workers_of(folder):
+        words = Path(f"/proc/{number}/cmdline").read_text().split("\0")
+        if "run" in words:
+            found.append({words[at + 1] for at, word in enumerate(words) if word == "--allow-destination"})
+    return found
+
+
+def test_a_forged_task_writes_nowhere_and_a_bucket_that_is_loaded_meanwhile_is_served(stage: Stage, tmp_path: Path) -> None:
+    """Who may publish to the queue could have the daemon's own worker write any bucket that its credentials may write (L3)."""
+    fill(stage, OBJECTS)
+    with gcs_client(stage) as client:
+        for bucket in ("others-sink", "second-sink"):
+            client.create_bucket(bucket)
+    pool = Pool(stage, tmp_path, ["a/"])
+    with pool.shell.started("run", *pool.flags, "--workers", "1") as daemon:
+        wait_for(lambda: bool(allowed_sinks(tmp_path)) and bool(pool.ledger("SELECT * FROM job")))
+        ((job, text),) = pool.ledger("SELECT name, spec FROM job")
+        forged = JobSpec(job=job, prefix="a/", source_bucket=SOURCE, sink_bucket="others-sink")
+        stolen = JobSpec(job=job, prefix="a/", source_bucket="others-source", sink_bucket=SINK)
+        assert json.loads(text)["sink_bucket"] == SINK, "the genuine one has the same name"
+        items = (Item("a/000", 80, hashlib.md5(OBJECTS["a/000"], usedforsecurity=False).hexdigest()),)
+        with closing(sqlite_queues(tmp_path / "sts_manager_queue.db", lease_s=5)) as queues:
+            queues.lists.publish([encoded(ListTask(spec=forged))])
+            copies = [CopyTask(spec=spec, shard="root", run="r", sequence=0, items=items) for spec in (forged, stolen)]
+            queues.copies.publish([encoded(one) for one in copies])
+        wait_for(lambda: pool.rows() == {"a/": "done"}, seconds=40)
+        wait_for(lambda: len(pool.ledger("SELECT * FROM dead_letter")) == 3, seconds=40)
+        reasons = [reason for (reason,) in pool.ledger("SELECT reason FROM dead_letter ORDER BY reason")]
+        assert [one.partition(":")[0] for one in reasons] == [
+            "bucket 'others-sink' is none of this worker's",
+            "bucket 'others-sink' is none of this worker's",
+            "bucket 'others-source' is none of this worker's",
+        ]
+        assert at_sink(stage, "others-sink") == {}
+        assert at_sink(stage) == {key: body for key, body in OBJECTS.items() if key.startswith("a/")}
+        assert allowed_sinks(tmp_path) == [{SINK}]
+
+        (tmp_path / "more.json").write_text(json.dumps([{"prefix": "b/", "destination": "gs://second-sink"}]))
+        loaded = pool.shell.run("prepare-tables", "--job-prefix-source-file", "more.json")
+        assert loaded.code == 0, loaded.err
+        wait_for(lambda: pool.rows() == {"a/": "done", "b/": "done"}, seconds=60)
+        assert at_sink(stage, "second-sink") == {key: body for key, body in OBJECTS.items() if key.startswith("b/")}
+        assert allowed_sinks(tmp_path) == [{SINK, "second-sink"}]
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=25) == 0
+    assert len(pool.ledger("SELECT * FROM dead_letter")) == 3, "no task of ours was refused"
+    assert pool.rows("prefix, attempt, objects_copied, objects_failed") == {"a/": (1, 60, 0), "b/": (1, 60, 0)}
+    assert at_sink(stage, "others-sink") == {}
 
 
 def test_a_distribution_that_is_not_the_buckets_is_told_before_anything_moves(stage: Stage, tmp_path: Path) -> None:

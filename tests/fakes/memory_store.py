@@ -114,6 +114,9 @@ class MemoryStore:
     def own_destinations(self) -> Iterator[tuple[Prefix, str]]:
         return iter([(prefix, self.rows[prefix].destination) for prefix in sorted(self.rows) if self.rows[prefix].destination])
 
+    def own_places(self) -> Iterator[tuple[str, str]]:
+        return iter({(row.source, row.destination) for row in self.rows.values() if row.source or row.destination})
+
     def clashes(self, prefixes: Sequence[Prefix], limit: int) -> tuple[PrefixClash, ...]:
         def found() -> Iterator[PrefixClash]:
             for prefix in prefixes:

@@ -406,7 +406,7 @@ def room_under(limit: Limit, rows: list[Row], policy: Policy, now: datetime) -> 
 
 def resumes(limit: Limit, room: int, rows: list[Row], observed: Observed, policy: Policy, said: Said) -> int:
     """How much room is left."""
-    if observed.hold is not None or not policy.dispatch:
+    if observed.hold is not None or not (policy.fill if limit is Limit.POOL else policy.dispatch):
         return room
     for row in rows:
         job = row.job
@@ -419,7 +419,7 @@ def resumes(limit: Limit, room: int, rows: list[Row], observed: Observed, policy
 
 
 def starts(limit: Limit, room: int, done: int, observed: Observed, policy: Policy, now: datetime, said: Said) -> None:
-    if observed.hold is not None or not policy.dispatch:
+    if observed.hold is not None or not (policy.fill if limit is Limit.POOL else policy.dispatch):
         return
     busy = most(limit, policy) - room
     carried = busy + done + observed.ended_well.get(limit, 0)

@@ -53,6 +53,7 @@ policies = st.builds(
     retry=st.booleans(),
     ignore_stalled=st.booleans(),
     dispatch=st.booleans(),
+    fill=st.booleans(),
 )
 
 

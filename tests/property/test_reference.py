@@ -59,6 +59,7 @@ def world(draw: random.Random) -> tuple[Observed, Policy]:
         retry=draw.random() < 0.8,
         ignore_stalled=draw.random() < 0.5,
         dispatch=draw.random() < 0.8,
+        fill=draw.random() < 0.9,
         uncertain_asks=pick([2, 20]),
         follows=draw.random() < 0.5,
         tells_empty=draw.random() < 0.5,

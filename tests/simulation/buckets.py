@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from cdn_worker.domain.http import Answer, Fault, Request
+from cdn_worker.domain.sigv4 import ATTRIBUTES
 from tests.simulation.chance import OFTEN, Chance
 from tests.simulation.streams import BUFFER_MAX
 from tools.emulators.cdn import STATUSES, Found, answered, misbehaved, refusal
@@ -22,6 +24,10 @@ from tools.emulators.web import Request as WebRequest
 S3, CDN, GCS = "http://s3.invalid", "http://cdn.invalid/", "http://gcs.invalid"
 SOURCE, SINK = "source-bucket", "sink-bucket"
 MODIFIED = "2026-11-20T03:00:00.000Z"
+EMPTY = "~"
+"""Before the token of a page without keys: what it goes on with is what was asked for."""
+EMPTY_PAGES, LIES = 0.05, 0.01
+"""The shares of pages that hold no key though more follow, and of those that are not as a listing is."""
 PAGE_KEYS = 4
 """A page may hold fewer keys than were asked for (S3, ListObjectsV2); small ones show what comes of many."""
 SOURCE_FAULTS = ("TRUNCATED", "RESET", "NO_LENGTH", "TOO_LONG", "COMPRESSED", "CHANGED_ETAG", "REDIRECT", "WHOLE")
@@ -30,14 +36,20 @@ SINK_FAULTS = ("UNAUTHORIZED", "FORBIDDEN", "REQUEST_TIMEOUT", "TOO_MANY_REQUEST
 
 @dataclass
 class Buckets:
-    """`objects`: of the source, by key; `tiered`: those of them that are in an archive tier, which no listing tells.
+    """`objects`: of the source, by key.
 
-    meet   may answer in place of a service that is away
+    tiered     those of them that are in an archive tier, which no listing tells
+    archived   those that are in an archive, and `restored`: of which there is a copy that can be read
+    cached     what the CDN has of some: what they replaced
+    meet       may answer in place of a service that is away
     """
 
     chance: Chance
     objects: dict[str, bytes] = field(default_factory=dict)
     tiered: set[str] = field(default_factory=set)
+    archived: set[str] = field(default_factory=set)
+    restored: set[str] = field(default_factory=set)
+    cached: dict[str, bytes] = field(default_factory=dict)
     page_keys: int = PAGE_KEYS
     meet: Callable[[Request], Answer | None] = lambda _request: None
 
@@ -76,8 +88,11 @@ class Buckets:
         found = self._found(key)
         if found is None:
             return _heard(refusal(404, "NoSuchKey"), request)
-        if key in self.tiered:
-            return _heard(_cold(), request)
+        if key in self.cached:
+            body = self.cached[key]
+            found = Found(body, {}, f'"{etag_of(body)}"')
+        elif self.is_cold(key):
+            return _heard(self._cold(key), request)
         asked = RawRequest(request.method, "", _headers(request))
         rule = Rule("cdn", "GET", error=fault) if fault else None
         return _heard(misbehaved(answered(asked, found), found, rule), request)
@@ -90,40 +105,85 @@ class Buckets:
             return _heard(refusal(*STATUSES[fault]), request)
         parts = urlsplit(request.url)
         if parts.query:
-            return _heard(self._page(_first_of_each(parts.query)), request)
+            return _heard(self._page(_first_of_each(parts.query), told=ATTRIBUTES in _headers(request)), request)
         key = unquote(parts.path).removeprefix(f"/{SOURCE}/")
         found = self._found(key)
         if found is None:
             return _heard(refusal(404, "NoSuchKey"), request)
-        if key in self.tiered and request.method == "GET":
-            return _heard(_cold(), request)
+        if self.is_cold(key) and request.method == "GET":
+            return _heard(self._cold(key), request)
         if key in self.tiered:
             found.headers["x-amz-archive-status"] = "ARCHIVE_ACCESS"
+        if key in self.archived:
+            found.headers["x-amz-storage-class"] = "GLACIER"
+        if key in self.restored:
+            found.headers["x-amz-restore"] = 'ongoing-request="false", expiry-date="Fri, 21 Dec 2029 00:00:00 GMT"'
         return _heard(answered(RawRequest(request.method, "", _headers(request)), found), request)
 
     def _found(self, key: str) -> Found | None:
         body = self.objects.get(key)
         return None if body is None else Found(body, {}, f'"{etag_of(body)}"')
 
-    def _page(self, query: dict[str, str]) -> RawResponse:
+    def is_cold(self, key: str) -> bool:
+        """Whether an object cannot be read now."""
+        return key in self.tiered or (key in self.archived and key not in self.restored)
+
+    def _cold(self, key: str) -> RawResponse:
+        told = "The operation is not valid for the object's storage class"
+        elements = {"StorageClass": "INTELLIGENT_TIERING", "AccessTier": "ARCHIVE_ACCESS"}
+        if key not in self.tiered:
+            elements = {"StorageClass": "GLACIER"}
+        body = error_xml(Failure(403, "InvalidObjectState", told, elements))
+        return RawResponse(403, {"Content-Type": "application/xml"}, [body], len(body))
+
+    def _page(self, query: dict[str, str], *, told: bool) -> RawResponse:
+        """`told`: whether the question asks for the state of restores."""
         after = query.get("continuation-token", query.get("start-after", ""))
+        lie = "" if after.startswith(EMPTY) else self._lie(query["prefix"])
+        after = after.removeprefix(EMPTY)
         # S3's order is that of the keys' UTF-8 bytes.
-        keys = sorted((key for key in self.objects if key.startswith(query["prefix"]) and key > after), key=str.encode)
-        most = min(self.page_keys, int(query["max-keys"]))
+        under = sorted((key for key in self.objects if key.startswith(query["prefix"])), key=str.encode)
+        keys = [key for key in under if key > after]
+        if lie == "listing out of order":
+            keys = under[::-1]  # and where it was to begin is not heeded: so directory buckets do
+        most = 0 if lie == "page without keys" else min(self.page_keys, int(query["max-keys"]))
         shown = keys[:most]
-        entries = "".join(
-            f"<Contents><Key>{quote(key, safe='/')}</Key><LastModified>{MODIFIED}</LastModified>"
-            f"<ETag>&quot;{etag_of(self.objects[key])}&quot;</ETag><Size>{len(self.objects[key])}</Size>"
-            f"<StorageClass>{'INTELLIGENT_TIERING' if key in self.tiered else 'STANDARD'}</StorageClass></Contents>"
-            for key in shown
-        )
         more = len(keys) > most
-        token = f"<NextContinuationToken>{escape(shown[-1])}</NextContinuationToken>" if more else ""
+        last = shown[-1] if shown else f"{EMPTY}{after}"
+        count = len(shown)
+        if lie == "listing with a key less":
+            shown = shown[:-1]
+        entries = "".join(self._entry(key, told=told) for key in shown)
+        token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>" if more else ""
         body = (
             '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"<EncodingType>url</EncodingType><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>"
+            f"<EncodingType>url</EncodingType><KeyCount>{count}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>"
+            f"{token}{entries}</ListBucketResult>"
         ).encode()
         return RawResponse(200, {"Content-Type": "application/xml"}, [body], len(body))
+
+    def _entry(self, key: str, *, told: bool) -> str:
+        storage_class = "INTELLIGENT_TIERING" if key in self.tiered else "GLACIER" if key in self.archived else "STANDARD"
+        restore = ""
+        if told and key in self.restored:
+            expiry = "<RestoreExpiryDate>2029-12-21T00:00:00.000Z</RestoreExpiryDate>"
+            restore = f"<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>{expiry}</RestoreStatus>"
+        return (
+            f"<Contents><Key>{quote(key, safe='/')}</Key><LastModified>{MODIFIED}</LastModified>"
+            f"<ETag>&quot;{etag_of(self.objects[key])}&quot;</ETag><Size>{len(self.objects[key])}</Size>"
+            f"<StorageClass>{storage_class}</StorageClass>{restore}</Contents>"
+        )
+
+    def _lie(self, about: str) -> str:
+        """How a page is not as it should be; a page without keys is none of the service's faults (S3, directory buckets)."""
+        if self.chance.happens(EMPTY_PAGES):
+            self.chance.count("page without keys", about)
+            return "page without keys"
+        if self.chance.happens(LIES):
+            lie = self.chance.random.choice(["listing out of order", "listing with a key less"])
+            self.chance.count(lie, about)
+            return lie
+        return ""
 
     # The sink
 
@@ -137,6 +197,14 @@ class Buckets:
             self.ledger.rules.append(Rule("gcs", "*", applied=True))
         parts = urlsplit(request.url)
         query = _first_of_each(parts.query)
+        lists = request.method == "GET" and parts.path.endswith("/o")
+        token = query.get("pageToken", "")
+        if lists and not token.startswith(EMPTY) and self.chance.happens(EMPTY_PAGES):
+            self.chance.count("page without keys", "gcs")
+            page = json.dumps({"kind": "storage#objects", "nextPageToken": f"{EMPTY}{token}"}).encode()
+            return _heard(RawResponse(200, {"Content-Type": "application/json"}, [page], len(page)), request)
+        if token.startswith(EMPTY):
+            query["pageToken"] = token.removeprefix(EMPTY)
         body = request.body or b""
         headers = _headers(request) | {"content-length": str(len(body))}
         asked = WebRequest(request.method, parts.path, query, headers, body, parts.query)
@@ -144,7 +212,12 @@ class Buckets:
         self.ledger.rules.clear()
         if response.hang_up:
             return Answer(0, fault=Fault.RESET)
-        told = RawResponse(response.status, response.headers, [response.body], len(response.body))
+        said = response.body
+        if lists and response.status == 200 and self.chance.happens(LIES):
+            self.chance.count("listing out of order", "gcs")
+            page = json.loads(said)
+            said = json.dumps(page | {"items": page.get("items", [])[::-1]}).encode()
+        told = RawResponse(response.status, response.headers, [said], len(said))
         return _heard(told, request, response.repeated)
 
     def _fault(self, name: str, kinds: tuple[str, ...], request: Request) -> str:
@@ -152,13 +225,6 @@ class Buckets:
             return ""
         self.chance.count(name, request.method)
         return self.chance.random.choice(kinds)
-
-
-def _cold() -> RawResponse:
-    told = "The operation is not valid for the object's storage class"
-    elements = {"StorageClass": "INTELLIGENT_TIERING", "AccessTier": "ARCHIVE_ACCESS"}
-    body = error_xml(Failure(403, "InvalidObjectState", told, elements))
-    return RawResponse(403, {"Content-Type": "application/xml"}, [body], len(body))
 
 
 def _first_of_each(query: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ class Chance:
 
     fault    the share of calls that are refused, or whose answers are lost
     at       of a sweep: which call meets something, and what; `calls` are all that were made
+    full     labels of what has no room left: each of its calls is refused
     """
 
     random: random.Random
@@ -32,6 +33,7 @@ class Chance:
     told: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     at: tuple[int, str] | None = None
+    full: set[str] = field(default_factory=set)
 
     def step(self, about: str) -> str:
         """Count a call of a sweep; what is to become of just this one: BEFORE, AFTER, LOST or nothing."""
@@ -90,6 +92,10 @@ class Called:
         if step == BEFORE:
             self._die()
         self._crash_point("killed before a call", about)
+        if self._label in chance.full and self._refused:
+            refuse = next(iter(self._refused.values()))
+            error = refuse()
+            raise error
         if self._refused and chance.happens(self._often * chance.fault):
             fault = chance.random.choice(sorted(self._refused))
             chance.count(fault, about)

@@ -16,6 +16,7 @@ from tests.simulation.buckets import SINK
 from tests.simulation.daemons import ATTEMPTS_MAX
 from tests.simulation.following import FAULTS as FOLLOWED
 from tests.simulation.pool_kinds import KINDS
+from tests.simulation.sources import FAULTS as UNTRUE
 from tests.simulation.url_lists import FAULTS as LISTED
 from tools.emulators.sts.copier import Status
 
@@ -88,6 +89,7 @@ def _one_live_operation(world: World) -> None:
 
 def truth(world: World) -> None:
     """What is called done is done."""
+    world.sources.truth()
     service = world.transfers.operations
     for job in world.store.rows.values():
         if job.status is not JobStatus.DONE:
@@ -130,6 +132,7 @@ FAULTS = (
     *KINDS,
     *FOLLOWED,
     *LISTED,
+    *UNTRUE,
     "cancelled by command",
     "cancelled in the console",
     "cdn fault",

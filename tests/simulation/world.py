@@ -30,11 +30,12 @@ from sts_manager.routes.sts import StsProject
 from sts_manager.url_lists.document import ListOperations
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation import invariants
-from tests.simulation.buckets import SINK, Buckets
+from tests.simulation.buckets import SINK, SOURCE, Buckets
 from tests.simulation.chance import Chance
 from tests.simulation.daemons import DaemonProcess, client_of, open_ledger
 from tests.simulation.following import Following
 from tests.simulation.pool_kinds import HUGE_BYTES, PoolKinds
+from tests.simulation.sources import Sources
 from tests.simulation.streams import LARGE
 from tests.simulation.timeline import HostClock, Process, Timeline
 from tests.simulation.transfers import Transfers
@@ -97,6 +98,7 @@ class World:
         self._console = Process(self.timeline, "console", HostClock(self.timeline))
         self._resumed = 0
         self.kinds = PoolKinds(self)
+        self.sources = Sources(self)
         self._load()
 
     @property
@@ -121,7 +123,9 @@ class World:
             self.foreign[key] = self.buckets.store.put(SINK, key, b"somebody else's", Attributes()).generation
         chosen = {prefix: Chosen(route=Route.CDN) for prefix in pooled}
         chosen |= self.lists.load()
+        self.sources.load()
         self.transfers.lists = self.lists
+        self.store.bind(f"s3://{SOURCE}", f"gs://{SINK}")
         self.store.load(checked_prefixes([*transfers, *chosen]), self.clocks[0].now(), lambda _: None, chosen)
         self.following.load(transfers)
 
@@ -163,19 +167,23 @@ class World:
         self._every(PEOPLE_EVERY_S, self._people)
         self._every(HOUR / 4, self._hardware)
         self._every(HOUR / 4, self.kinds.happen)
+        self._every(HOUR / 6, self.sources.happen)
         self.following.begin()
         self.lists.begin()
 
     def _run_again(self) -> None:
-        """Where objects have changed meanwhile: now none does, and what is done is compared with its source."""
-        if not (self.following.follows or self.lists.travels):
+        """Where objects have changed meanwhile, or could be read only now: none does any more, and what is done is compared."""
+        if not (self.following.follows or self.lists.travels or self.buckets.archived):
             return
         list(chores.rerun_all(self.store, self._now()))
+        self.sources.retry()
         self._until(self.timeline.now + RERUN_HOURS_MAX * HOUR, done=self._all_ended)
         assert self._all_ended(), f"the rerun does not end: {self._unended()}"
         self._check()
         self.following.compare()
         self.lists.compare()
+        self.sources.compare()
+        invariants.truth(self)
 
     def _every(self, seconds: float, call: Any) -> None:
         def again() -> None:
@@ -193,6 +201,7 @@ class World:
         for clock in self.clocks:
             clock.offset = timedelta()
         self.kinds.calm()
+        self.sources.calm()
         self._lift()
 
     def _lift(self) -> None:

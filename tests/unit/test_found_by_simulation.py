@@ -19,6 +19,7 @@ from sts_manager.domain.decide import decide, starts
 from sts_manager.domain.errors import Denied, LeaseLost, Retryable, StsManagerError, Throttled
 from sts_manager.domain.model import (
     Counters,
+    FailedObject,
     JobStarted,
     JobStatus,
     Observed,
@@ -33,7 +34,7 @@ from sts_manager.domain.model import (
     StartRefused,
 )
 from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes, job_name
-from sts_manager.pool.keeper import PoolKeeper
+from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.leading import take_over
 from sts_manager.pool.ledger import Folded, PoolLedger
 from sts_manager.reconciler import Reconciler
@@ -370,3 +371,50 @@ def test_a_report_of_a_task_that_nobody_here_published_counts_nothing(
     assert keeper.mourn(), "it names this ledger, and is kept for a person to look at"
     ledger.fold([replace(listed("r", 1, 2), **spec.mark), replace(copied("r", 0), **spec.mark)], NOW)
     assert state(ledger) is OperationState.SUCCESS
+
+
+def told_of(*failed: str) -> tuple[FailedObject, ...]:
+    return tuple(
+        FailedObject(prefix=PREFIX, key=key, size=1, etag="e", verdict="failed", error="forbidden", details="403", job_name=JOB)
+        for key in failed
+    )
+
+
+def stored(attempt: int) -> MemoryStore:
+    """A store with the prefix at an attempt, and failures of an earlier one."""
+    store = MemoryStore()
+    store.load([PREFIX], START, lambda _: None)
+    store.rows[PREFIX] = replace(store.rows[PREFIX], job_name=job_name("0badcafe", PREFIX, attempt), attempt=attempt)
+    store.failed = list(told_of("p/old"))
+    return store
+
+
+def test_what_failed_in_an_attempt_is_not_told_when_the_prefix_has_gone_on(ledger: PoolLedger) -> None:
+    """Its daemon had lost the lease before it could: the next attempt was done, and its objects were called failed again."""
+    store = stored(4)
+    third = replace(SPEC, job=str(job_name("0badcafe", PREFIX, 3)))
+    begun(ledger, third)
+    ledger.fold([listed("r", 1, 2, job=third.job), copied("r", 0, done=0, failed=2, job=third.job)], NOW)
+    store.failed = []
+    keeper = PoolKeeper(memory_queues(), ledger, FakeClock(), told=Told(store=lambda: store))
+    assert keeper.tell()
+    assert store.failed == []
+    assert ledger.untold() == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_another_ledger_told_of_an_earlier_attempt_is_forgotten_when_the_next_one_is_done(
+    ledger: PoolLedger, known: bool
+) -> None:
+    """This one knew of no failures, and so told nothing: the prefix was done, and its objects were still called failed."""
+    store = stored(4)
+    third, fourth = (replace(SPEC, job=str(job_name("0badcafe", PREFIX, attempt))) for attempt in (3, 4))
+    if known:
+        begun(ledger, third)
+        ledger.fold([listed("r", 1, 2, job=third.job), copied("r", 0, done=2, job=third.job)], NOW)
+    begun(ledger, fourth)
+    ledger.fold([listed("r", 1, 2, job=fourth.job), copied("r", 0, done=2, job=fourth.job)], NOW)
+    assert state(ledger, fourth.job) is OperationState.SUCCESS
+    keeper = PoolKeeper(memory_queues(), ledger, FakeClock(), told=Told(store=lambda: store))
+    keeper.tell()
+    assert bool(store.failed) is known, "who knows that nothing failed before saves the store a statement"

@@ -6,7 +6,7 @@ import random
 import sqlite3
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListReport, Report, Trouble
+from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListFailed, ListReport, Report, Trouble
 from cdn_worker.queues.memory import memory_queues
-from sts_manager.domain.model import FailedObject, KnownObject, OperationState
+from sts_manager.domain.model import FailedObject, KnownObject, OperationState, PrefixJob
+from sts_manager.domain.naming import JobName
 from sts_manager.domain.naming import Prefix as StorePrefix
 from sts_manager.pool import tidying
 from sts_manager.pool.document import CANCELLED, snapshot
@@ -74,6 +75,9 @@ class Kept(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.put: list[int] = []
+
+    def jobs_named(self, names: Collection[JobName]) -> Mapping[JobName, PrefixJob]:
+        return {name: PrefixJob(prefix=StorePrefix("p/"), job_name=name) for name in names}
 
     def put_failures(self, prefix: StorePrefix, failures: Sequence[FailedObject], at: datetime) -> None:
         self.put.append(len(failures))
@@ -516,3 +520,6 @@ def test_the_keeper_says_once_that_there_is_news(ledger: PoolLedger) -> None:
     assert news_of(TROUBLE)
     assert not news_of(*[TROUBLE] * 3), "a hundred workers say it every ten seconds: a pass for each would never end"
     assert news_of(replace(TROUBLE, code="UNAUTHENTICATED"))
+    assert news_of(ListFailed(job=JOB, shard=ROOT, code="PERMISSION_DENIED", why="s3:ListBucket")), (
+        "it has ended: a place is free"
+    )

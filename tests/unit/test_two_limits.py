@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from sts_manager.domain.errors import Denied, Retryable
-from sts_manager.domain.model import Chosen, JobStatus, Limit, OperationState, Policy, Route
+from sts_manager.domain.model import Chosen, Hold, JobStatus, Limit, OperationState, Policy, PrefixJob, Route
 from sts_manager.domain.naming import checked_prefixes
 from sts_manager.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
@@ -40,6 +42,51 @@ def test_each_side_has_its_own_limit_and_its_own_ramp() -> None:
         both.passes(1)
         running.append((len(both.service.active()), len(both.pool.active())))
     assert running == [(1, 1), (2, 2), (3, 4), (3, 5)]
+
+
+def test_the_pool_is_filled_between_dispatches() -> None:
+    """Its workers stood idle until the next one: 1,440 prefixes a day, however small (M2)."""
+    both = Both(cdn_running_max=4)
+    both.passes(1)
+    for _ in range(5):
+        for name in both.pool.active():
+            both.pool.set(name, OperationState.SUCCESS, objects_copied=1)
+        both.daemon.run_pass(dispatch=False)
+    assert both.store.counts()[JobStatus.DONE] == 10, "1, 2, 4, and the last 3 of the pool"
+    assert len(both.service.jobs) == 1, "the service's ramp goes by dispatches"
+
+
+def test_what_the_pool_lacks_is_not_asked_for_between_dispatches() -> None:
+    """A question costs money where the job table is in BigQuery."""
+    both = Both(cdn_running_max=20)
+    asked: list[set[Limit]] = []
+    startable = both.store.startable
+
+    def counted(now: datetime, most: Mapping[Limit, int], default: Route) -> tuple[PrefixJob, ...]:
+        asked.append(set(most))
+        return startable(now, most, default)
+
+    both.store.startable = counted  # type: ignore[method-assign]
+    both.passes(1)
+    for _ in range(8):
+        for name in both.pool.active():
+            both.pool.set(name, OperationState.SUCCESS, objects_copied=1)
+        both.daemon.run_pass(dispatch=False)
+    assert asked[0] == {Limit.SERVICE, Limit.POOL}
+    assert set(map(frozenset, asked[1:])) == {frozenset({Limit.POOL})}
+    assert len(asked) < 8, "no row of the pool waits any more"
+
+
+def test_the_last_pass_of_a_program_starts_nothing() -> None:
+    both = Both()
+    both.passes(1)
+    before = len(both.pool.jobs)
+    both.daemon.settle_outcomes()
+    assert len(both.pool.jobs) == before
+    held = both.store.counts()[JobStatus.WAITING]
+    both.store.set_hold(Hold(by="ops", at=both.clock.now()))
+    both.daemon.run_pass(dispatch=False)
+    assert both.store.counts()[JobStatus.WAITING] == held
 
 
 @pytest.mark.parametrize("denied", ["service", "pool"])
