@@ -180,8 +180,11 @@ class WorkQueue(Protocol):
         """Add messages; they are safe when this returns. After QueueUnavailable some of them may be there: publish all again."""
         ...
 
-    def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
-        """At most `most` messages; waits that long for the first one."""
+    def lease(self, most: int, wait_s: float = 0.0, *, bytes_max: int | None = None) -> list[Leased]:
+        """At most `most` messages; waits that long for the first one.
+
+        bytes_max: of all of them together, but for the last one; where a service cannot be told that, as near as can be.
+        """
         ...
 
     def extend(self, leases: Sequence[Leased]) -> list[Leased]:

@@ -264,6 +264,13 @@ DEFECTS = (
         (GROWTH,),
     ),
     Defect(
+        "reports are taken by their number alone, however long",
+        "sts_manager/pool/keeper.py",
+        "reports.lease(REPORTS_AT_ONCE, bytes_max=REPORT_BYTES_AT_ONCE)",
+        "reports.lease(REPORTS_AT_ONCE)",
+        (GROWTH,),
+    ),
+    Defect(
         "M6 what is over is deleted in one go",
         "sts_manager/pool/tidying.py",
         "WHERE {where} LIMIT {ROWS_AT_ONCE})",

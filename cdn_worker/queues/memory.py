@@ -12,6 +12,8 @@ from itertools import count
 from cdn_worker.ports import JobState, Leased, Queues, Superseded
 
 DELIVERIES_MAX = 10
+BYTES_MAX = 1 << 40
+"""Taken at once where nobody says how many: no bound."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,23 +49,24 @@ class MemoryQueue:
             self._waiting += (_Message(body) for body in bodies)
             self._changed.notify_all()
 
-    def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
+    def lease(self, most: int, wait_s: float = 0.0, *, bytes_max: int | None = None) -> list[Leased]:
         until = time.monotonic() + wait_s
         with self._changed:
             while True:
-                found = self._taken(most)
+                found = self._taken(most, BYTES_MAX if bytes_max is None else bytes_max)
                 left = until - time.monotonic()
                 if found or left <= 0:
                     return found
                 self._changed.wait(min(left, 0.05))
 
-    def _taken(self, most: int) -> list[Leased]:
+    def _taken(self, most: int, bytes_max: int) -> list[Leased]:
         now = self._clock()
         for token in [token for token, (_, until) in self._leased.items() if until <= now]:
             message = self._ended[token] = self._leased.pop(token)[0]
             self._waiting.append(message)
         found: list[Leased] = []
-        while self._waiting and len(found) < most:
+        size = 0
+        while self._waiting and len(found) < most and size < bytes_max:
             one = self._waiting.popleft()
             if self._dead is not None and one.in_vain >= self._deliveries_max:
                 self._dead.admit(one.body, delivered_in_vain(one.in_vain))
@@ -73,6 +76,7 @@ class MemoryQueue:
             token = str(next(self._tokens))
             self._leased[token] = (one, now + self._lease_s)
             found.append(Leased(one.body, token, one.in_vain, one.reason, one.taken > 1))
+            size += len(one.body)
         return found
 
     def admit(self, body: bytes, reason: str) -> None:

@@ -39,6 +39,8 @@ PULL_S = 20.0
 MESSAGES_MAX = 1000
 PUBLISH_BYTES = 8_000_000
 ACKS_AT_ONCE = 1000
+USUAL_BYTES = 100_000
+"""Of a message, before there was one."""
 REASON_BYTES = 1000
 DELIVERIES_MAX = 10
 RETENTION_S = 7 * 24 * 3600
@@ -101,6 +103,7 @@ class PubSubQueue:
         self._publisher, self._subscriber = publisher, subscriber
         self._topic, self._subscription, self._dead = topic, subscription, dead
         self._lease_s = lease_s
+        self._usual_bytes = USUAL_BYTES
 
     def publish(self, bodies: Sequence[bytes]) -> None:
         self._publish(bodies, {})
@@ -111,9 +114,14 @@ class PubSubQueue:
             with translated(self._topic):
                 self._publisher.publish(topic=self._topic, messages=messages, timeout=DEADLINE_S, retry=None)
 
-    def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
-        """Waits as long as the service lets a pull wait, which is longer than `wait_s`."""
+    def lease(self, most: int, wait_s: float = 0.0, *, bytes_max: int | None = None) -> list[Leased]:
+        """Waits as long as the service lets a pull wait, which is longer than `wait_s`.
+
+        It counts messages, not bytes: so many are asked for as would do if they were as long as the last ones.
+        """
         wait = max(PULL_S, wait_s)
+        if bytes_max is not None:
+            most = max(1, min(most, bytes_max // self._usual_bytes))
         try:
             with translated(self._subscription):
                 answer = self._subscriber.pull(
@@ -123,7 +131,10 @@ class PubSubQueue:
             if isinstance(error.__cause__, exceptions.DeadlineExceeded):
                 return []
             raise
-        return [_leased(one) for one in answer.received_messages]
+        found = [_leased(one) for one in answer.received_messages]
+        if found:
+            self._usual_bytes = max(1, sum(len(one.body) for one in found) // len(found))
+        return found
 
     def extend(self, leases: Sequence[Leased]) -> list[Leased]:
         """The service does not tell of which leases it is too late."""

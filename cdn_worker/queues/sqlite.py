@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
-from cdn_worker.queues.memory import DELIVERIES_MAX, delivered_in_vain, superseded
+from cdn_worker.queues.memory import BYTES_MAX, DELIVERIES_MAX, delivered_in_vain, superseded
 from cdn_worker.queues.sqlite_file import SqliteFile
 
 SCHEMA = 2
@@ -38,7 +38,13 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _LEASE = """
 UPDATE message SET due = ?, attempts = attempts + 1, taken = taken + 1, token = ?
-WHERE id IN (SELECT id FROM message WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?)
+WHERE id IN (
+  SELECT id FROM (
+    SELECT id, sum(size) OVER (ORDER BY due, id) - size AS before FROM (
+      SELECT id, due, length(body) AS size FROM message WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?
+    )
+  ) WHERE before < ?
+)
 RETURNING id, body, attempts, reason, taken
 """
 
@@ -95,12 +101,12 @@ class SqliteQueue:
         with self._file.transaction() as connection:
             connection.executemany("INSERT INTO message (queue, body, at) VALUES (?, ?, ?)", rows)
 
-    def lease(self, most: int, wait_s: float = 0.0) -> list[Leased]:
+    def lease(self, most: int, wait_s: float = 0.0, *, bytes_max: int | None = None) -> list[Leased]:
         until = time.monotonic() + wait_s
         if not self._dead:
             self._tidy()
         while True:
-            found = self._taken(most) if self._any() else []
+            found = self._taken(most, BYTES_MAX if bytes_max is None else bytes_max) if self._any() else []
             left = until - time.monotonic()
             if found or left <= 0:
                 return found
@@ -111,11 +117,11 @@ class SqliteQueue:
         statement = "SELECT 1 FROM message WHERE queue = ? AND due <= ? LIMIT 1"
         return bool(self._file.read(statement, (self._name, time.monotonic())))
 
-    def _taken(self, most: int) -> list[Leased]:
+    def _taken(self, most: int, bytes_max: int) -> list[Leased]:
         now = time.monotonic()
         token = secrets.token_hex(8)
         with self._file.transaction() as connection:
-            rows = connection.execute(_LEASE, (now + self._lease_s, token, self._name, now, most)).fetchall()
+            rows = connection.execute(_LEASE, (now + self._lease_s, token, self._name, now, most, bytes_max)).fetchall()
             found = []
             for number, body, attempts, reason, taken in rows:
                 if self._dead and attempts > self._deliveries_max:

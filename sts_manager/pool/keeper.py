@@ -26,6 +26,8 @@ from sts_manager.ports import Clock, JobStore
 log = logging.getLogger(__name__)
 
 REPORTS_AT_ONCE = 500
+REPORT_BYTES_AT_ONCE = 4 << 20
+"""One of a task that failed as a whole is as long as a thousand others, and in memory several times as large."""
 WAIT_S = 0.2
 LAST_S = 1.0
 """With what the crew takes to drain, well within the seconds that the daemon has after a signal."""
@@ -119,14 +121,14 @@ class PoolKeeper:
         """Take in what is reported. Whether there may be more at once. Raises QueueUnavailable, StoreUnavailable."""
         if not self._leading():
             return False
-        reports = self._queues.reports.lease(REPORTS_AT_ONCE)
+        reports = self._queues.reports.lease(REPORTS_AT_ONCE, bytes_max=REPORT_BYTES_AT_ONCE)
         return bool(reports) and self._take_in(reports)
 
     def mourn(self) -> bool:
         """See to dead letters. Whether there were any. Raises QueueUnavailable, StoreUnavailable."""
         if not self._leading():
             return False
-        dead = self._queues.dead.lease(REPORTS_AT_ONCE)
+        dead = self._queues.dead.lease(REPORTS_AT_ONCE, bytes_max=REPORT_BYTES_AT_ONCE)
         return bool(dead) and self._mourn(dead)
 
     def sweep(self) -> bool:

@@ -88,6 +88,25 @@ def test_at_most_as_many_as_asked_for(bench: Bench) -> None:
     assert 1 <= len(first) <= 3
 
 
+def test_no_more_once_there_are_so_many_bytes(bench: Bench) -> None:
+    """A backlog of reports on what failed is hundreds of MiB: whoever takes five hundred of them has no memory for it."""
+    bodies = [b"%d" % index * 100_000 for index in range(6)]
+    bench.queues.copies.publish(bodies)
+    found: list[Leased] = []
+
+    def are_there(number: int, bytes_max: int) -> bool:
+        some = bench.queues.copies.lease(100, 0.2, bytes_max=bytes_max)
+        assert sum(len(one.body) for one in some[:-1]) < bytes_max
+        found.extend(some)
+        return len(found) == number
+
+    wait_for(lambda: are_there(6, 250_000))
+    assert sorted(one.body for one in found) == bodies
+    bench.queues.copies.publish([b"x" * 1000])
+    wait_for(lambda: are_there(7, 1))
+    assert len(found[6].body) == 1000, "one is taken however long it is"
+
+
 def test_a_lease_that_ends_brings_the_message_again_and_says_so(bench: Bench) -> None:
     bench.queues.copies.publish([b"a"])
     first = taken(bench, 1)[0]

@@ -16,6 +16,7 @@ from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.outage import FORGET_S
 from cdn_worker.ports import JobState, QueueUnavailable
 from cdn_worker.worker import Pool
+from tests.proofs import sized
 from tests.simulation.buckets import CDN, GCS, S3, SINK, SOURCE, Buckets, etag_of
 from tests.simulation.chance import Chance
 from tests.simulation.pool_kinds import HUGE_BYTES
@@ -315,7 +316,7 @@ def test_a_hundred_polite_restarts_while_an_object_is_slow_bury_nothing() -> Non
             slow if request.url.startswith(CDN) and request.method == "GET" and "p/05" in request.url else None
         )
         scene.publish()
-        for _ in range(100):
+        for _ in range(sized(100, 1000)):
             until = scene.timeline.now + 40.0
             scene.start_worker(stopping=lambda until=until: scene.timeline.now >= until)  # type: ignore[misc]
             scene.pass_time(60.0)

@@ -300,13 +300,13 @@ class SimQueue(MemoryQueue):
                 else:
                     super().publish([body])
 
-    def lease(self, most: int, _wait_s: float = 0.0) -> list[object]:  # type: ignore[override]
+    def lease(self, most: int, _wait_s: float = 0.0, *, bytes_max: int | None = None) -> list[object]:  # type: ignore[override]
         if len(self._waiting) > 1 and self._chance.happens(0.3):
             self._chance.count("messages reordered")
             order = list(self._waiting)
             self._chance.random.shuffle(order)
             self._waiting = deque(order)
-        return list(super().lease(most, 0.0))
+        return list(super().lease(most, 0.0, bytes_max=bytes_max))
 
 
 QUEUE_CALLS = frozenset({"publish", "lease", "extend", "ack", "release", "bury"})

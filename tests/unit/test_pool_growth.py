@@ -104,6 +104,38 @@ def test_a_hundred_thousand_failures_are_told_in_the_memory_of_those_that_are_ke
     assert not keeper.tell()
 
 
+def test_a_backlog_of_what_failed_is_taken_in_a_little_at_a_time(ledger: PoolLedger) -> None:
+    """Five hundred reports were taken at once, however long: of a million failures that was 280 MiB."""
+    begun(ledger)
+    queues = memory_queues()
+    failures = tuple(
+        Failure(key=f"p/{one:0400}", size=1, etag="e" * 32, verdict="failed", error="exists", details="d" * 600)
+        for one in range(500)
+    )
+    counts = Counts(objects={"failed": 500}, bytes={"failed": 500})
+    number = 20
+    for sequence in range(number):
+        theirs = tuple(replace(one, key=f"{one.key}-{sequence}") for one in failures)
+        report = CopyReport(job=JOB, shard=ROOT, run="r", sequence=sequence, counts=counts, failures=theirs)
+        queues.reports.publish([encoded(report)])
+    queues.reports.publish([encoded(listed("r", number, number * 500))])
+    keeper = PoolKeeper(queues, ledger, FakeClock())
+    turns = 0
+    tracemalloc.start()
+    try:
+        while keeper.fold_reports():
+            turns += 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert state(ledger) is OperationState.FAILED
+    job = ledger.job(JOB)
+    assert job is not None
+    assert [one[:2] for one in job.errors] == [("exists", number * 500)]
+    assert turns > 2
+    assert peak < 9 * MIB, "all of them at once are 13"
+
+
 def test_a_poll_does_not_look_at_what_has_failed(ledger: PoolLedger, path: Path) -> None:
     begun(ledger)
     failing(ledger, 10_000)
