@@ -132,8 +132,8 @@ DEFECTS = (
     Defect(
         "F an answer two minutes old makes a pause of ours a person's",
         "sts_manager/domain/settle.py",
-        "spent = was.status is JobStatus.PAUSED and (job.lead is not None or advanced(was.counters, snapshot.counters))",
-        "spent = was.status is JobStatus.PAUSED",
+        "spent = was.status is JobStatus.PAUSED and moves and not others_paused(settled)",
+        "spent = was.status is JobStatus.PAUSED and not others_paused(settled)",
         (FOUND,),
     ),
     Defect(
@@ -458,7 +458,7 @@ def planted(defect: Defect, seeds: int) -> tuple[bool, bool]:
             raise ValueError(f"{defect.says}: {defect.file} has {text.count(defect.before)} times {defect.before!r}")
         file.write_text(text.replace(defect.before, defect.after))
         by_tests = caught(tree, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *defect.tests])
-        simulation = ["-m", "tests.simulation", "--seeds", str(seeds), "--hours", "6", "--processes", "1"]
+        simulation = ["-m", "tests.simulation", "--seeds", str(seeds), "--hours", "2", "--processes", "1", "--first-failure"]
         return by_tests, bool(seeds) and caught(tree, simulation)
 
 

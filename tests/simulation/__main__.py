@@ -81,6 +81,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--hours", type=float, default=6.0, help="of storm in each world")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--first-failure", action="store_true", help="end with the first seed that fails")
     parser.add_argument("--tell", action="store_true", help="with --seed: show everything that happens")
     given = parser.parse_args()
     if given.seeds < 1 or given.processes < 1 or given.hours <= 0:
@@ -98,6 +99,9 @@ def main() -> int:
             total.add(done.result())
             for failure in done.result().failed:
                 print(failure, end="\n\n", flush=True)
+            if total.failed and given.first_failure:
+                pool.shutdown(cancel_futures=True)
+                return 1
     empty, _ = coverage(total.met)
     print(shown(total))
     print(f"{total.seeds:,} seeds, {total.hours / 24:,.0f} simulated days, {len(total.failed)} failed; {dict(total.statistics)}")

@@ -267,6 +267,12 @@ class SimWorker(Worker):
         ready = self._post.looked.is_set() and not self._post.full and self._cause is None and not self.figures.draining
         return ready and not (self._copying or self._listings)
 
+    @property
+    def tickets_that_wait(self) -> list[int]:
+        """Of the objects that it was given, and has not begun."""
+        processes = cast("SimProcesses", self._processes)
+        return [task.ticket for _, task in (*processes._ready, *processes._huge)]
+
     def _machinery(self, queues: Queues) -> tuple[Post, Engine, Processes]:
         engine = SimEngine(self._process, self._buckets, self._draw)
         processes = SimProcesses(engine, self._draw)
