@@ -10,7 +10,7 @@ from functools import partial
 
 from cdn_worker.causes import Hope
 from cdn_worker.contract import JobSpec
-from cdn_worker.copying.canary import CANARIES_MAX, Trial, canary
+from cdn_worker.copying.canary import CANARIES_MAX, STALE_MAX, Trial, canary
 from cdn_worker.copying.steps import Resume, Task
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.keys import KeyMapping
@@ -73,7 +73,7 @@ class Desk:
         self.wrong: tuple[str, str] | None = None
         self.trying = False
         self._candidates: deque[Task] = deque()
-        self._spoiled = 0
+        self._spoiled = self._stale = 0
         self.tried = not self._setup.cdn_url
 
     def place(self, key: str) -> str:
@@ -103,7 +103,7 @@ class Desk:
         """Fetch a byte of this through the CDN, once for each job: `tried` is set then, and `wrong` if it cannot be done.
 
         An object that cannot be read for a reason of its own says nothing of the CDN, and the next one is tried; when that goes
-        for CANARIES_MAX of them, nothing is tried any more.
+        for CANARIES_MAX of them, nothing is tried any more. Nor does one of which its cache may have kept an older version.
         """
         if self.tried:
             return
@@ -117,8 +117,9 @@ class Desk:
         self.player.play(canary(task, self._way, self._setup.cdn_url), self._told)
 
     def _told(self, trial: Trial) -> None:
-        self._spoiled += trial.spoiled
-        if trial.spoiled and self._spoiled < CANARIES_MAX:
+        self._spoiled += trial.spoiled or trial.stale
+        self._stale += trial.stale
+        if (trial.spoiled and self._spoiled < CANARIES_MAX) or (trial.stale and self._stale < STALE_MAX):
             self.trying = False
             if self._candidates:
                 self._try(self._candidates.popleft())

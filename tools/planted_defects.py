@@ -164,7 +164,83 @@ DEFECTS = (
         "    list(_change_all(store, followed, at, lambda j: _no_longer_following(j, failed, at)))\n",
         ("tests/unit/test_reconciler.py",),
     ),
-    # Of the hostile review: findings of the worker pool, by their numbers.
+    # Of the hostile review, by the numbers of its findings.
+    Defect(
+        "C2 a page without keys is taken for the end of a listing",
+        "cdn_worker/planning.py",
+        "        if page.entries or page.token is None:\n            return page\n",
+        "        if page.entries or page.token is None:\n            return page\n        return Page([], None)\n",
+        ("tests/unit/test_planning.py",),
+    ),
+    Defect(
+        "C3 the order of a listing is not looked at",
+        "cdn_worker/domain/ordering.py",
+        "    if not names:\n        return\n",
+        "    if names:\n        return\n",
+        ("tests/unit/test_planning.py",),
+    ),
+    Defect(
+        "C3 a page is believed that has fewer keys than it says",
+        "cdn_worker/domain/pages.py",
+        "    if told is not None and int(told[1]) != len(entries)",
+        "    if False and int(told[1]) != len(entries)",
+        ("tests/unit/test_pages.py",),
+    ),
+    Defect(
+        "C4 what a successful transfer passed over is not looked for",
+        "sts_manager/list_wiring.py",
+        "        self._begin_late()\n        self._begin_comparing(job)\n        waiting",
+        "        waiting",
+        ("tests/unit/test_begun_comparisons.py",),
+    ),
+    Defect(
+        "C4 a prefix is called done although its comparison could not be begun",
+        "sts_manager/reconciler.py",
+        "if not self._arriving(change.after)}",
+        "if not self._arriving(change.after) and False}",
+        ("tests/unit/test_reconciler.py",),
+    ),
+    Defect(
+        "C5 rows that write the same names are loaded",
+        "sts_manager/chores.py",
+        "    refuse_shared_names(store, place(bound) if bound else None, prefixes, chosen)\n",
+        "",
+        ("tests/unit/test_destinations.py",),
+    ),
+    Defect(
+        "C8 what was restored is archived for ever",
+        "cdn_worker/domain/archive.py",
+        "return None if listed.restore == RESTORED else _told(",
+        "return _told(",
+        ("tests/unit/test_archive.py",),
+    ),
+    Defect(
+        "C10 what landed without an MD5 is called a copy by its size",
+        "cdn_worker/lists/lister.py",
+        "        if verified is Verified.SIZE and self._sizes.read_back:",
+        "        if False:",
+        ("tests/end_to_end/test_url_lists.py",),
+    ),
+    Defect(
+        "M11 an older version in a cache is asked for again and again",
+        "cdn_worker/copying/one_object.py",
+        "            self.way, self.remark = replace(self.way, source=origin), FROM_STORE\n",
+        "            pass\n",
+        ("tests/unit/test_copying.py",),
+    ),
+    Defect(
+        "what failed in an attempt is told when the prefix has gone on",
+        "sts_manager/pool/keeper.py",
+        "            if job not in current:",
+        "            if False:",
+        (FOUND,),
+    ),
+    Defect(
+        "a pause that a person has just made is taken for the command's",
+        "sts_manager/chores.py",
+        "theirs = job.operation_name in rests and job.paused_by is PausedBy.NOBODY",
+        "theirs = False",
+    ),
     Defect(
         "C1 an object weighs its size",
         "cdn_worker/processes.py",
@@ -447,7 +523,7 @@ def caught(tree: Path, words: list[str]) -> bool:
     return subprocess.run([sys.executable, *words], cwd=tree, capture_output=True, text=True, check=False).returncode == 1
 
 
-def planted(defect: Defect, seeds: int) -> tuple[bool, bool]:
+def planted(defect: Defect, seeds: int, *, tests: bool = True) -> tuple[bool, bool]:
     """(whether its tests caught it, whether the simulation did). Raises ValueError where the place is not there any more."""
     with tempfile.TemporaryDirectory(prefix="sts-manager-planted-") as name:
         tree = Path(name) / "tree"
@@ -457,7 +533,7 @@ def planted(defect: Defect, seeds: int) -> tuple[bool, bool]:
         if text.count(defect.before) != 1:
             raise ValueError(f"{defect.says}: {defect.file} has {text.count(defect.before)} times {defect.before!r}")
         file.write_text(text.replace(defect.before, defect.after))
-        by_tests = caught(tree, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *defect.tests])
+        by_tests = tests and caught(tree, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *defect.tests])
         simulation = ["-m", "tests.simulation", "--seeds", str(seeds), "--hours", "2", "--processes", "1", "--first-failure"]
         return by_tests, bool(seeds) and caught(tree, simulation)
 
@@ -465,18 +541,24 @@ def planted(defect: Defect, seeds: int) -> tuple[bool, bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="of the simulation, for each defect; 0: tests alone")
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--only", default="", help="defects whose text has this in it")
+    parser.add_argument("--no-tests", action="store_true", help="the simulation alone")
+    given = parser.parse_args()
+    seeds, asked = given.seeds, not given.no_tests
+    chosen = [defect for defect in DEFECTS if given.only in defect.says]
     missed = 0
-    tests = sorted({one for defect in DEFECTS for one in defect.tests})
-    if caught(HERE, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *tests]):
+    tests = sorted({one for defect in chosen for one in defect.tests})
+    if asked and caught(HERE, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *tests]):
         print("the tests fail without any defect: nothing can be told", file=sys.stderr)
         return 2
-    for defect in DEFECTS:
-        by_tests, by_simulation = planted(defect, seeds)
-        missed += not by_tests
+    for defect in chosen:
+        by_tests, by_simulation = planted(defect, seeds, tests=asked)
+        missed += asked and not by_tests
         simulated = f"simulation: {'caught' if by_simulation else 'not in so many seeds'}" if seeds else ""
-        print(f"{'caught' if by_tests else 'MISSED':7} {defect.says:70} {simulated}", flush=True)
-    print(f"{len(DEFECTS) - missed} of {len(DEFECTS)} caught by tests")
+        told = ("caught" if by_tests else "MISSED") if asked else ""
+        print(f"{told:7} {defect.says:90} {simulated}", flush=True)
+    if asked:
+        print(f"{len(chosen) - missed} of {len(chosen)} caught by tests")
     return 1 if missed else 0
 
 

@@ -12,6 +12,8 @@ from cdn_worker.domain.http import Answer
 PERMISSION_DENIED, MISMATCH = "PERMISSION_DENIED", "CDN_MISMATCH"
 CANARIES_MAX = 8
 """Objects of a prefix that are tried, one after the other, until one of them can be read or tells what is wrong."""
+STALE_MAX = 3
+"""So many objects of which the CDN has another version, and none of which it has the one that is listed: it is of another bucket."""
 
 
 class Trial(NamedTuple):
@@ -19,10 +21,13 @@ class Trial(NamedTuple):
 
     wrong     why nothing can be read through it, as (code, text for a person); None when nothing speaks against it
     spoiled   the object cannot be read for a reason of its own (archived, deleted, changed): it says nothing
+    stale     the CDN has another version than the bucket, as `wrong` tells. Of one object that may be what its cache kept, and
+              the object is read from the bucket then; of STALE_MAX of them it says what `wrong` says
     """
 
     wrong: tuple[str, str] | None = None
     spoiled: bool = False
+    stale: bool = False
 
 
 def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, Trial]:
@@ -55,7 +60,7 @@ def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, Trial]
                     return Trial(spoiled=True)
                 pause = tries.again(MISMATCH, _mismatched(task, url, answer, told), MISSING_MAX)
         except Ended as end:
-            return Trial((end.code, end.details))
+            return Trial((end.code, end.details), stale=why == "changed")
         yield pause
 
 

@@ -20,6 +20,8 @@ ENDS_AFTER = timedelta(seconds=15)
 """A job of which nothing has gone well yet ends when it is told for so long that nothing goes: it is not even listed, or what
 was tried failed. One that is listed, and of which nothing came back yet, may be at work elsewhere: on one huge object."""
 GOOD = ("done", "skipped")
+NO_RUN = ""
+"""Of a shard that could not be listed: such a report names none."""
 
 
 Errors = dict[str, tuple[int, str, str]]
@@ -89,7 +91,8 @@ def _errors_in(report: CopyReport) -> Errors:
     return errors
 
 
-def fold_listed(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> None:
+def fold_listed(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> ListFailed | None:
+    """The shard that cannot be listed, of which that was heard before its parent was."""
     fold.good = True
     waiting = [report]
     while waiting:
@@ -97,18 +100,29 @@ def fold_listed(connection: sqlite3.Connection, report: ListReport, fold: Fold) 
         row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (one.job, one.shard)).fetchone()
         if row is None:
             # Its parent has not been heard of: either that comes later, or it was a dead run that left it.
-            values = (one.job, one.shard, one.run, early_text(one))
-            connection.execute("INSERT OR IGNORE INTO early (job, shard, run, report) VALUES (?, ?, ?, ?)", values)
+            _keep_early(connection, one, one.run)
             continue
         if row["run"] is not None:
             fold.added["strays"] += row["run"] != one.run
             continue
         connection.execute("UPDATE shard SET run = ? WHERE job = ? AND shard = ?", (one.run, one.job, one.shard))
-        waiting += _believe(connection, one, fold)
+        for early in _believe(connection, one, fold):
+            if isinstance(early, ListFailed):
+                return early
+            waiting.append(early)
+    return None
 
 
-def _believe(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> list[ListReport]:
-    """Count a list report and the tasks of its run that are reported already; the reports of its children that came early."""
+def _keep_early(connection: sqlite3.Connection, report: ListReport | ListFailed, run: str) -> None:
+    values = (report.job, report.shard, run, early_text(report))
+    connection.execute("INSERT OR IGNORE INTO early (job, shard, run, report) VALUES (?, ?, ?, ?)", values)
+
+
+def _believe(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> list[ListReport | ListFailed]:
+    """Count a list report and the tasks of its run that are reported already; the reports of its children that came early.
+
+    Of a child that one run listed, and another one could not, it is the former that counts.
+    """
     run = (report.job, report.shard, report.run)
     known = connection.execute("SELECT counts FROM task WHERE job = ? AND shard = ? AND run = ?", run).fetchall()
     fold.added["tasks"] += report.tasks
@@ -121,19 +135,21 @@ def _believe(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> 
     for (text,) in known:
         objects, sizes, verified, *more = json.loads(text)
         fold.count(Counts(objects=objects, bytes=sizes, verified=verified), more[0] if more else {})
-    early: list[ListReport] = []
+    early: list[ListReport | ListFailed] = []
     for child in report.children:
         connection.execute("INSERT OR IGNORE INTO shard VALUES (?, ?, NULL)", (report.job, child.shard))
-        statement = "SELECT report FROM early WHERE job = ? AND shard = ? ORDER BY id LIMIT 1"
-        found = connection.execute(statement, (report.job, child.shard)).fetchone()
+        statement = "SELECT report FROM early WHERE job = ? AND shard = ? ORDER BY run = ?, id LIMIT 1"
+        found = connection.execute(statement, (report.job, child.shard, NO_RUN)).fetchone()
         if found is not None:
             early.append(early_of(found["report"]))
     return early
 
 
 def waits_for(connection: sqlite3.Connection, report: ListFailed) -> bool:
-    """Whether the shard that could not be listed was not listed by another run."""
+    """Whether the shard that could not be listed was not listed by another run. Where its parent was not heard of, that is kept."""
     row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (report.job, report.shard)).fetchone()
+    if row is None:
+        _keep_early(connection, report, NO_RUN)
     return row is not None and row["run"] is None
 
 

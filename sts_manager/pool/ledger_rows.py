@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from datetime import UTC, datetime
 
-from cdn_worker.contract import Child, Counts, JobSpec, ListReport
+from cdn_worker.contract import Child, Counts, JobSpec, ListFailed, ListReport
 from sts_manager.domain.model import KnownObject
 from sts_manager.domain.naming import Prefix
 from sts_manager.pool.document import Job
@@ -33,7 +33,9 @@ def count_in(added: Counter[str], counts: Counts) -> None:
             added[f"by_{name}"] += number
 
 
-def early_text(report: ListReport) -> str:
+def early_text(report: ListReport | ListFailed) -> str:
+    if isinstance(report, ListFailed):
+        return json.dumps({"job": report.job, "shard": report.shard, "code": report.code, "why": report.why})
     counts = report.counts
     return json.dumps(
         [
@@ -44,8 +46,11 @@ def early_text(report: ListReport) -> str:
     )
 
 
-def early_of(text: str) -> ListReport:
-    (job, shard, run, listed, listed_bytes, tasks), (objects, sizes, verified), children = json.loads(text)
+def early_of(text: str) -> ListReport | ListFailed:
+    found = json.loads(text)
+    if isinstance(found, dict):
+        return ListFailed(**found)
+    (job, shard, run, listed, listed_bytes, tasks), (objects, sizes, verified), children = found
     return ListReport(
         job=job,
         shard=shard,

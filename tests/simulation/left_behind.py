@@ -65,7 +65,7 @@ class LeftBehind:
         ledger = self.world.lists.ledger
         if ledger is None or not self.keys:
             return False
-        return bool(ledger.untold()) or any(job.kind is Kind.LEFT_BEHIND and job.state is State.LISTING for job in ledger.live())
+        return bool(ledger.comparing()[0])
 
     def truth(self) -> None:
         """What is done, and is not at the destination, is named; or it is told that the prefix could not be compared."""

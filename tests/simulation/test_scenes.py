@@ -250,6 +250,30 @@ def test_a_listing_that_is_never_answered_as_it_should_ends_with_its_cause() -> 
         assert dead(scene) == 0
 
 
+@pytest.mark.parametrize(("objects", "stale"), [(1, 1), (2, 2), (12, 2)])
+def test_an_older_version_in_a_cache_says_nothing_of_the_distribution(objects: int, stale: int) -> None:
+    """The first object that was tried had been replaced a minute before: the whole prefix ended as CDN_MISMATCH."""
+    scene = Scene(objects)
+    scene.buckets.cached = {f"p/{index:02}": b"an older version" for index in range(stale)}
+    with scene.played():
+        scene.publish()
+        scene.start_worker()
+        scene.pass_time(HOUR)
+        assert scene.is_done(scene.reports())
+
+
+def test_a_distribution_of_another_bucket_is_told_before_anything_moves() -> None:
+    scene = Scene(12)
+    scene.buckets.cached = dict.fromkeys(scene.buckets.objects, b"of another bucket")
+    with scene.played():
+        scene.publish()
+        scene.start_worker()
+        scene.pass_time(HOUR)
+        codes = {one.code for one in scene.reports() if isinstance(one, ListFailed)}
+        assert codes == {"CDN_MISMATCH"}
+        assert scene.sink == {}
+
+
 def test_objects_that_are_all_refused_are_told_when_the_first_were() -> None:
     scene = Scene(60)
     refuse = Answer(403, [b"HTTP/1.1 403 X\r\n"])

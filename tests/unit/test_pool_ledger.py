@@ -117,6 +117,7 @@ class Prefix:
         child = child_of(shard, run, 0)
         self.dead.append(listed("orphan", 1, 2, shard=child))
         self.dead.append(copied("orphan", 0, shard=child))
+        self.dead.append(ListFailed(job=JOB, shard=child_of(shard, run, 1), code="NOT_FOUND", why="its parent is not believed"))
 
     def as_they_come(self) -> list[Report]:
         """All of them, some twice or three times, in any order."""
@@ -246,6 +247,25 @@ def test_a_listing_that_failed_ends_the_job_unless_the_shard_was_listed(ledger: 
     assert job is not None
     assert (snapshot(job).state, snapshot(job).errors[0].code) == (OperationState.FAILED, "PERMISSION_DENIED")
     assert ledger.board() == {other.job: "over"}, "tasks of it may be about"
+
+
+@pytest.mark.parametrize("listed_too", [True, False])
+@pytest.mark.parametrize("failed_first", [True, False])
+def test_a_listing_that_failed_counts_though_it_is_heard_of_before_its_parent(
+    ledger: PoolLedger, failed_first: bool, listed_too: bool
+) -> None:
+    """Found by the simulation: it was acknowledged and forgotten, and the prefix waited for it for ever."""
+    child = child_of(ROOT, "r", 0)
+    failed = ListFailed(job=JOB, shard=child, code="PERMISSION_DENIED", why="s3:ListBucket")
+    parent = listed("r", 0, 0, children=(Child(shard=child, after="p/6", until=None),))
+    other = [listed("s", 0, 0, shard=child)] if listed_too else []
+    early: list[Report] = [failed, *other] if failed_first else [*other, failed]
+    begun(ledger)
+    for one in early:
+        ledger.fold([one], NOW)
+    assert state(ledger) is OperationState.IN_PROGRESS
+    ledger.fold([parent], NOW)
+    assert state(ledger) is (OperationState.SUCCESS if listed_too else OperationState.FAILED)
 
 
 def test_what_is_over_stays_over(ledger: PoolLedger) -> None:
