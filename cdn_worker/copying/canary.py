@@ -13,7 +13,7 @@ PERMISSION_DENIED, MISMATCH = "PERMISSION_DENIED", "CDN_MISMATCH"
 CANARIES_MAX = 8
 """Objects of a prefix that are tried, one after the other, until one of them can be read or tells what is wrong."""
 STALE_MAX = 3
-"""So many objects of which the CDN has another version, and none of which it has the one that is listed: it is of another bucket."""
+"""So many objects of which the CDN has another version than is listed, one after the other: it is of another bucket."""
 
 
 class Trial(NamedTuple):

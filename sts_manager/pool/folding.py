@@ -146,7 +146,7 @@ def _believe(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> 
 
 
 def waits_for(connection: sqlite3.Connection, report: ListFailed) -> bool:
-    """Whether the shard that could not be listed was not listed by another run. Where its parent was not heard of, that is kept."""
+    """Whether the shard that could not be listed was not listed by another run. It is kept where its parent is not known yet."""
     row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (report.job, report.shard)).fetchone()
     if row is None:
         _keep_early(connection, report, NO_RUN)

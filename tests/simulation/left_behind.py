@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from cdn_worker.contract import JobSpec
-from cdn_worker.lists.jobs import Kind, State
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.model import JobStatus, PrefixJob, Route, StartJob
 from sts_manager.domain.naming import Prefix
