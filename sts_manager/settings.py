@@ -70,7 +70,7 @@ class Settings(BaseModel):
     )
     source_bucket: str = Field("migration-source", description="s3://bucket/path, gs://bucket/path, or a GCS bucket's name.")
     destination_bucket: str = Field("migration-destination", description="gs://bucket/path, or a GCS bucket's name.")
-    job_interval: Seconds = Field(1200, gt=0, description="Seconds between starting new jobs.")
+    job_interval: Seconds = Field(1200, gt=0, description="Seconds between starting new jobs of the transfer service.")
     metrics_interval: Seconds = Field(300, gt=0, description="Seconds between gatherings of state.")
     sleep_timeout: Seconds = Field(
         60, gt=0, description="Seconds of sleep between loop turns; both intervals must be at least it."
