@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from google.cloud import storage_transfer_v1 as sts
@@ -30,6 +30,7 @@ class History:
 
     read: int = 0
     folded: dict[Prefix, PrefixJob] = field(default_factory=dict)
+    results: dict[Prefix, str] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     attempts: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -46,7 +47,7 @@ class History:
             assert known == job.name, f"{prefix!r} has two jobs for attempt {attempt}: {known}, {job.name}"
 
     def fold(self, store: MemoryStore) -> None:
-        """Each row once, generations without a gap."""
+        """Each row once, generations without a gap, and none without news: a pass that finds nothing new writes nothing."""
         for event in store.events[self.read :]:
             self._take(event)
         self.read = len(store.events)
@@ -56,6 +57,11 @@ class History:
         before = self.folded.get(job.prefix)
         expected = 1 if before is None else before.generation + 1
         assert job.generation == expected, f"{job.prefix!r}: generation {job.generation} follows {expected - 1}"
+        if before is not None:
+            same = replace(job, generation=before.generation, last_updated=before.last_updated) == before
+            told = self.results.get(job.prefix, "")
+            assert not same or event.operation_results not in ("", told), f"{job.prefix!r}: a row of history without news: {job}"
+        self.results[job.prefix] = event.operation_results
         self.folded[job.prefix] = job
         if job.job_name is not None:
             self.names.add(str(job.job_name))
