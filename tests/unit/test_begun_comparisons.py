@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from cdn_worker.lists.jobs import Kind, State
+from cdn_worker.lists.jobs import Kind, Row, State
 from cdn_worker.lists.ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import JobStatus, PrefixJob, Route
@@ -17,6 +18,7 @@ from sts_manager.domain.naming import JobName, Prefix
 from sts_manager.list_wiring import UrlLists
 from sts_manager.settings import Settings
 from sts_manager.url_lists.comparison import left_behind_of
+from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 NAME = JobName("transferJobs/stsm-m-p-a1")
@@ -79,4 +81,24 @@ def test_a_ledger_that_is_away_is_asked_again(
     assert [job.name for job in ledger._jobs("kind = ?", (Kind.LEFT_BEHIND,))] == [left_behind_of(NAME, "p/")]
     assert lists.uncompared() == (1, "")
     ledger.close()
+    lists.close()
+
+
+@pytest.mark.parametrize(("attempt", "named"), [(1, ["p/a"]), (2, [])])
+def test_what_a_comparison_found_is_told_of_the_attempt_that_it_is_about(lists: UrlLists, attempt: int, named: list[str]) -> None:
+    """It took longer than the next attempt: what that one had brought was called missing."""
+    store = MemoryStore()
+    store.load([JOB.prefix], NOW, lambda _: None)
+    name = JobName(f"transferJobs/stsm-m-p-a{attempt}")
+    store.rows[JOB.prefix] = replace(JOB, attempt=attempt, job_name=name)
+    lists._store = store
+    assert lists.arriving(JOB)
+    ledger = lists._made().ledger
+    comparison = left_behind_of(NAME, "p/")
+    ledger.found(comparison, [Row("p/a", "p/a", 1, "e" * 32, "2026", 0)], [])
+    ledger.ready(comparison, "")
+    lists.tell()
+    assert [one.key for one in store.failed] == named
+    assert ledger.untold() == []
+    lists._store = None
     lists.close()
