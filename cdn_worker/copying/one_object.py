@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 
 from cdn_worker.copying.steps import (
     BROKEN_MAX,
@@ -23,6 +24,7 @@ from cdn_worker.copying.steps import (
     Way,
     compressed,
     expired,
+    patient,
 )
 from cdn_worker.domain import archive
 from cdn_worker.domain.http import Answer, Fault, Request
@@ -97,7 +99,9 @@ class OneObject:
         """Ask the store whether the object is gone, or is another one now. got: what the source answered instead of it."""
         code = "source_changing" if why == "changed" else "not_found"
         pause = self.tries.again(code, f"{told}; the listing has ETag {self.task.etag}", CHANGED_MAX)
-        answer = yield from self.ask(self.way.source.head(self.task.key))
+        # A store that is busy says nothing of the object. One that refuses may be read through the CDN alone.
+        head, explained = partial(self.way.source.head, self.task.key), self.way.source.explained
+        answer = yield from patient(head, Tries(self.way.backoff_s), explained, of="source", also=(401, 403, 404, 410))
         if answer.status in (404, 410):
             raise Ended("vanished", "it was listed, and is not there any more", Verdict.VANISHED)
         origin = self.way.source.origin

@@ -205,6 +205,9 @@ def test_what_a_cache_has_an_older_version_of_is_read_from_the_store(stale: Answ
     assert (verdict.verdict, verdict.verified, verdict.details) == (Verdict.DONE, Verified.MD5, FROM_STORE)
     asked = [url for _, url in requests(commands)][:3]
     assert asked == ["http://cdn/k", "http://s3/b/k", "http://s3/b/k"]
+    busy = Answer(503, [b"HTTP/1.1 503 X\r\n"])
+    again, _ = played(TASK, [stale, *[busy] * 5, got(b""), got(), stored()], cached)
+    assert (again.verdict, again.details) == (Verdict.DONE, FROM_STORE), "a store that is busy does not say that it changed"
     assert "//cdn/" in way_of_a_large_object(stale)[0]
     assert "//s3/" in way_of_a_large_object(stale)[1]
 
