@@ -16,7 +16,7 @@ from typing import Any, Self
 from cdn_worker.contract import Failure
 from sts_manager.domain.errors import Permanent, Retryable, StoreUnavailable, Throttled
 from sts_manager.domain.model import Change, FailedObject, JobStatus, changed
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.naming import OperationName, Prefix
 from sts_manager.failure_log.ledger import Reading, ReadingLedger
 from sts_manager.keeping import Keeping
 from sts_manager.ports import Batch, Clock, JobStore
@@ -56,6 +56,7 @@ class LogReader:
         self._kept = False
         self._lock = threading.RLock()
         self._warned: set[str] = set()
+        self._said: dict[Prefix, tuple[str, int]] = {}
 
     def __enter__(self) -> Self:
         self._leading = ExitStack()
@@ -148,14 +149,18 @@ class LogReader:
         if found is not None:
             self._tell(reading, found, compared)
         if found is not None and _complete(reading, found, self._most):
-            ledger.over(reading)
+            self._end(reading)
         elif now >= reading.until:
-            ledger.over(reading)
+            self._end(reading)
             named = 0 if found is None else len(found.objects)
             fields = {"prefix": reading.prefix, "failed": reading.expected, "named": named, "operation": reading.operation}
             log.warning("failed_objects_not_named", extra={"fields": fields})
         else:
             ledger.look_again(reading, now + min(LAST_WAIT, FIRST_WAIT * 2**reading.looks))
+
+    def _end(self, reading: Reading) -> None:
+        self._ledger().over(reading)
+        self._said.pop(reading.prefix, None)
 
     def _warn(self, cause: str) -> None:
         """Once, although each prefix meets it at each look."""
@@ -168,6 +173,9 @@ class LogReader:
         if not found.objects and not found.listings:
             return
         failures, now = list(_failures(reading, found, compared))[: self._most], self._clock.now()
+        told = reading.transfer_job, hash((tuple(failures), tuple(found.listings.items())))
+        if self._said.get(reading.prefix) == told:
+            return  # a look that found nothing more: a statement less, of which BigQuery bills ten megabytes
         with self._lock:
             if not self._ledger().wanted(reading):
                 return
@@ -175,6 +183,7 @@ class LogReader:
                 store.put_failures(reading.prefix, failures, now)
                 for one in found.listings.values():
                     _explain(store, reading, one, now)
+            self._said[reading.prefix] = told
 
 
 def reading_of(change: Change, now: datetime) -> Reading | None:

@@ -132,6 +132,26 @@ def test_it_is_read_again_until_as_many_are_named_as_failed(scene: Scene) -> Non
     assert scene.pass_time(3600) == 0, "all are named"
 
 
+def test_a_look_that_finds_nothing_more_writes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look wrote the same rows again: statements that cost money where the job table is in BigQuery."""
+    put: list[int] = []
+    real = SqlStore.put_failures
+
+    def counted(self: SqlStore, prefix: Prefix, failures: Sequence[FailedObject], at: datetime) -> None:
+        put.append(len(failures))
+        real(self, prefix, failures, at)
+
+    monkeypatch.setattr(SqlStore, "put_failures", counted)
+    scene.reader.want(scene.end(1, failed=3))
+    scene.log("p/a")
+    assert scene.pass_time(200) > 3
+    assert put == [1]
+    scene.log("p/b", "p/c")
+    scene.pass_time(200)
+    assert put == [1, 3]
+    assert set(scene.told()) == {"p/a", "p/b", "p/c"}
+
+
 def test_after_ten_minutes_it_is_left_and_told_how_many_are_missing(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     scene.log("p/a")
     scene.reader.want(scene.end(1))
