@@ -127,6 +127,7 @@ class OperationSnapshot:
     trouble     (code, message) while nothing of it goes on, for a cause that other operations meet as well
     following   of a transfer job with an event stream: counters are the sums over all of its operations, and an operation that
                 is told of under another one's name succeeds that one
+    by_manifest   it was told which objects to take: that it met none says nothing of the prefix
     """
 
     name: OperationName
@@ -141,6 +142,7 @@ class OperationSnapshot:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     following: Following | None = None
+    by_manifest: bool = False
 
     @property
     def active(self) -> bool:

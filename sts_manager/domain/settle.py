@@ -269,8 +269,8 @@ def _with_state(settled: Settled, snapshot: OperationSnapshot, policy: Policy, n
         case OperationState.SUCCESS if snapshot.counters.objects_failed == 0:
             after = replace(job, status=JobStatus.DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None)
             done = Note(event="prefix_done", prefix=job.prefix, fields=_moved(job))
-            # A later attempt may be of just those objects that failed, and these may be gone by now.
-            if policy.tells_empty and snapshot.counters.nothing and job.tries <= 1:
+            # Of just those objects that failed in an earlier attempt all may be gone by now.
+            if policy.tells_empty and snapshot.counters.nothing and not snapshot.by_manifest:
                 after = replace(after, error_code=EMPTY, error_message=MATCHED_NOTHING)
                 done = Note(event="prefix_empty", severity=Severity.WARNING, prefix=job.prefix, fields={"cause": MATCHED_NOTHING})
             return replace(settled, after=after, notes=(*settled.notes, done), healthy=True)

@@ -450,6 +450,7 @@ def snapshot(operation: sts.TransferOperation) -> OperationSnapshot:
         permanent=bool(errors) and all(one.code == ARCHIVED for one in errors),
         started_at=operation.start_time,
         ended_at=operation.end_time,
+        by_manifest=bool(operation.transfer_spec.transfer_manifest.location),
     )
 
 

@@ -208,9 +208,7 @@ def look(row: Row, seen: OperationSnapshot, known: OperationState | None, policy
     job = row.job
     if seen.state is OperationState.SUCCESS and not counters.objects_failed:
         met = counters.objects_found + counters.objects_copied + counters.objects_skipped + counters.objects_failed
-        code = (
-            "EMPTY" if policy.tells_empty and not met and job.attempt - job.attempt_base - job.forgiven <= 1 else job.error_code
-        )
+        code = "EMPTY" if policy.tells_empty and not met and not seen.by_manifest else job.error_code
         row.job = replace(job, status=DONE, paused_by=PausedBy.NOBODY, ended_at=now, not_before=None, error_code=code)
         row.healthy = True
     elif seen.state in (OperationState.SUCCESS, OperationState.FAILED):

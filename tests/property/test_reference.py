@@ -172,6 +172,7 @@ def snapshot(draw: random.Random, name: OperationName) -> OperationSnapshot:
         permanent=draw.random() < 0.1,
         results="{}",
         trouble=("UNREACHABLE", "it does not resolve") if draw.random() < 0.2 else None,
+        by_manifest=draw.random() < 0.2,
     )
 
 

@@ -321,9 +321,9 @@ def test_a_vanished_operation_is_believed_only_after_three_polls_over_ten_minute
     assert scene.row().attempt == 2
 
 
-@pytest.mark.parametrize(("attempt", "code"), [(1, "EMPTY"), (2, "")])
-def test_a_success_without_any_object_is_told_of_a_first_attempt(attempt: int, code: str) -> None:
-    """A second one may be of just those objects that failed, and these may be gone."""
+@pytest.mark.parametrize(("attempt", "by_manifest", "code"), [(1, False, "EMPTY"), (2, False, "EMPTY"), (2, True, "")])
+def test_a_success_without_any_object_is_told_unless_it_was_of_named_objects(attempt: int, by_manifest: bool, code: str) -> None:
+    """A second attempt may be of just those objects that failed, and these may be gone. Or the first one met but an error."""
     scene = Scene()
     policy = Policy(migration="m1", route=Route.STS_S3, tells_empty=True)
     scene.daemon = Reconciler(scene.store, {Route.STS_S3: scene.service}, policy, scene.clock)
@@ -332,7 +332,7 @@ def test_a_success_without_any_object_is_told_of_a_first_attempt(attempt: int, c
         scene.service.set(scene.operation, OperationState.SUCCESS, objects_copied=5, objects_failed=1)
         scene.passes(3, seconds=3600)
         known = scene.service.states[scene.operation]
-        scene.service.states[scene.operation] = replace(known, counters=Counters())
+        scene.service.states[scene.operation] = replace(known, counters=Counters(), by_manifest=by_manifest)
     scene.service.set(scene.operation, OperationState.SUCCESS)
     scene.passes()
     assert (scene.row().status, scene.row().attempt, scene.row().error_code) == (JobStatus.DONE, attempt, code)

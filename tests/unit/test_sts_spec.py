@@ -270,3 +270,10 @@ def test_a_manifest_takes_the_place_of_the_prefix() -> None:
     assert spec.transfer_manifest.location == "gs://sink/.sts-manager/x/manifest.csv"
     assert list(spec.object_conditions.include_prefixes) == []
     assert sorted(differences(spec, transfer_spec(ORDER, S3))) == ["manifest", "object_conditions"]
+
+
+@pytest.mark.parametrize("location", ["", "gs://sink/.sts-manager/m.csv"])
+def test_an_operation_says_whether_it_was_told_what_to_take(location: str) -> None:
+    spec = sts.TransferSpec(transfer_manifest=sts.TransferManifest(location=location)) if location else sts.TransferSpec()
+    seen = snapshot(sts.TransferOperation(name="transferOperations/1", transfer_job_name="transferJobs/x", transfer_spec=spec))
+    assert seen.by_manifest is bool(location)
