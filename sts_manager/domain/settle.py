@@ -84,12 +84,13 @@ def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime, ou
     """
     outcomes = told(observed.outcomes) if outcomes is None else outcomes
     settled = Settled(before=job, after=job)
+    held = observed.hold is not None
     for outcome in outcomes.get(job.prefix, ()):
-        settled = _with_outcome(settled, outcome, policy, now)
+        settled = _with_outcome(settled, outcome, policy, now, held=held)
     for outcome in outcomes.get(job.lead, ()) if job.lead is not None else ():
         # Its lead has the calls made that steer what they share.
         if isinstance(outcome, (OperationResumed, SteeringFailed)):
-            settled = _with_outcome(settled, outcome, policy, now)
+            settled = _with_outcome(settled, outcome, policy, now, held=held)
     name = settled.after.operation_name
     if name is None or settled.after.status not in (JobStatus.RUNNING, JobStatus.PAUSED):
         return settled
@@ -101,7 +102,7 @@ def settle(job: PrefixJob, observed: Observed, policy: Policy, now: datetime, ou
     return _with_missing(settled, policy, now)
 
 
-def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datetime) -> Settled:
+def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datetime, *, held: bool) -> Settled:
     job = settled.after
     match outcome:
         case JobStarted() if outcome.attempt == job.attempt and job.operation_name is None:
@@ -126,6 +127,8 @@ def _with_outcome(settled: Settled, outcome: Outcome, policy: Policy, now: datet
         case StartRefused() if outcome.attempt == job.attempt and job.operation_name is None:
             return _with_refusal(settled, outcome, policy, now)
         case OperationResumed() if outcome.operation_name == job.operation_name:
+            if held and job.paused_by is PausedBy.HOLD:
+                return settled  # a hold came right after, and paused it again
             # Our wish is fulfilled: if it is found paused again, a person paused it.
             return replace(settled, after=replace(job, paused_by=PausedBy.NOBODY))
         case SteeringFailed():

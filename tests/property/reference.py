@@ -101,10 +101,10 @@ def fold(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) -> R
     for outcome in observed.outcomes:
         others = outcome.others if isinstance(outcome, (JobStarted, StartRefused)) else ()
         if job.prefix == outcome.prefix or job.prefix in others:
-            take(row, outcome, policy, now)
+            take(row, outcome, policy, now, held=observed.hold is not None)
     for outcome in observed.outcomes:
         if outcome.prefix == job.lead and isinstance(outcome, OperationResumed):
-            take(row, outcome, policy, now)
+            take(row, outcome, policy, now, held=observed.hold is not None)
     name = row.job.operation_name
     if name is None or row.job.status not in (RUNNING, PAUSED):
         return row
@@ -115,12 +115,12 @@ def fold(job: PrefixJob, observed: Observed, policy: Policy, now: datetime) -> R
     return row
 
 
-def take(row: Row, outcome: Any, policy: Policy, now: datetime) -> None:
+def take(row: Row, outcome: Any, policy: Policy, now: datetime, *, held: bool) -> None:
     job = row.job
     if isinstance(outcome, SteeringFailed):
         return
     if isinstance(outcome, OperationResumed):
-        if outcome.operation_name == job.operation_name:
+        if outcome.operation_name == job.operation_name and not (held and job.paused_by is PausedBy.HOLD):
             row.job = replace(job, paused_by=PausedBy.NOBODY)
         return
     if outcome.attempt != job.attempt or job.operation_name is not None:

@@ -188,6 +188,24 @@ def test_5_what_a_person_has_just_paused_is_not_called_a_pause_of_ours(scene: Sc
     assert not scene.service.resumed
 
 
+def test_5_a_hold_right_after_the_daemon_has_resumed_is_still_ours(scene: Scene) -> None:
+    """Seed 725 of the simulation: that the resume had succeeded was told after the hold, and its pause became a person's."""
+    scene.passes(2)
+    operation = scene.operation
+    hold = Hold(by="ops", at=scene.clock.now())
+    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    scene.passes()
+    scene.store.set_hold(None)
+    scene.passes()
+    assert scene.service.resumed == [operation]
+    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    scene.passes(3)
+    assert scene.row().status is JobStatus.PAUSED
+    scene.store.set_hold(None)
+    scene.passes(2)
+    assert scene.service.resumed == [operation, operation]
+
+
 def test_6_a_call_can_never_be_sent_without_a_name() -> None:
     for empty in ("", "transferOperations/", "transferJobs/x"):
         with pytest.raises(ValueError, match="not the name of a transfer operation"):
