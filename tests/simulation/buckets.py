@@ -24,7 +24,7 @@ from tools.emulators.web import Request as WebRequest
 S3, CDN, GCS = "http://s3.invalid", "http://cdn.invalid/", "http://gcs.invalid"
 SOURCE, SINK = "source-bucket", "sink-bucket"
 MODIFIED = "2026-11-20T03:00:00.000Z"
-EMPTY = "~"
+EMPTY = "a page without keys, and on from "
 """Before the token of a page without keys: what it goes on with is what was asked for."""
 EMPTY_PAGES, LIES = 0.05, 0.01
 """The shares of pages that hold no key though more follow, and of those that are not as a listing is."""
