@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from cdn_worker import logs
+from cdn_worker.contract import BUCKET
 from cdn_worker.copy_run import CopyRun, Result
 from cdn_worker.copy_settings import Flags, job_of
 from cdn_worker.domain.errors import BadInput, CdnWorkerError
@@ -32,10 +33,6 @@ from cdn_worker.worker import Pool
 
 EXIT_NOT_ALL = 1
 EXIT_USAGE = 2
-ANY_BUCKET = (
-    "any bucket may be named by whoever may publish to the queue: give --allow-source and --allow-destination for each bucket "
-    "of the migration"
-)
 app = typer.Typer(
     name="cdn-worker",
     no_args_is_help=True,
@@ -214,9 +211,13 @@ def run(
     complaint = logs.configure("cdn_worker")
     if complaint:
         print(f"warning: {complaint}", file=sys.stderr)
-    if not allow_source and not allow_destination:
-        print(f"warning: {ANY_BUCKET}", file=sys.stderr)
     with _told():
+        sources = _read_buckets("--allow-source", allow_source)
+        sinks = _read_buckets("--allow-destination", allow_destination)
+        missing = [flag for flag, given in (("--allow-source", sources), ("--allow-destination", sinks)) if not given]
+        if missing:
+            told = f"any bucket may be named by whoever may publish to the queue: give {' and '.join(missing)}"
+            print(f"warning: {told} for each bucket of the migration", file=sys.stderr)
         flags = ReachFlags(**values)
         reach = keyed(reach_of(flags, os.environ), flags)
         pool = Pool(
@@ -224,14 +225,22 @@ def run(
             processes=processes or os.cpu_count() or 1,
             sizes=Sizes(keys=keys_per_task, bytes=mib_per_task << 20, pages=pages_per_task),
             ledger=object_ledger,
-            sources=frozenset(allow_source or ()),
-            sinks=frozenset(allow_destination or ()),
+            sources=sources,
+            sinks=sinks,
             state=state,
         )
         with contextlib.closing(open_queues(queue, lease_s=lease)) as queues:
             for told in queues.warnings:
                 print(f"warning: {told}", file=sys.stderr)
             serve(pool, queues, health_port=health_port, health_address=health_address, parent=parent)
+
+
+def _read_buckets(flag: str, names: list[str] | None) -> frozenset[str]:
+    """Raises BadInput for what is no bare name: no task would ever match it, and each would be refused."""
+    for name in names or ():
+        if not BUCKET.fullmatch(name):
+            raise BadInput(f"{flag} {name!r}: give a bucket's bare name, without s3:// or gs://, and without a path")
+    return frozenset(names or ())
 
 
 @app.command("lists", hidden=True)

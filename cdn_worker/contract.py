@@ -34,7 +34,7 @@ KEY_BYTES_MAX = 1024
 ROOT = "root"
 """The shard that is all of a prefix."""
 ID = re.compile(r"[A-Za-z0-9_.~/-]{1,200}")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 KINDS = ("list", "copy", "huge")
 """Of which queue a task is."""
 MARK = re.compile(r"[a-z0-9]{0,64}")
@@ -96,7 +96,7 @@ class JobSpec:
         if not MARK.fullmatch(self.ledger):
             raise ValueError(f"ledger {self.ledger[:200]!r} is no id")
         for name in ("source_bucket", "sink_bucket"):
-            if not _BUCKET.fullmatch(getattr(self, name)):
+            if not BUCKET.fullmatch(getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)[:200]!r} is no bucket's name")
         for name in ("prefix", "source_root", "sink_root"):
             fits(name, getattr(self, name))

@@ -135,15 +135,17 @@ class UrlLists(OwnRoute[_Parts]):
         """
         if job.route is not Route.STS_S3 or not self._settings.compare or not self._compares:
             return True
-        self._begin_late()
-        self._begin_comparing(job)
-        waiting = self._not_begun.get(job.prefix)
+        with self._lock:
+            self._begin_late()
+            self._begin_comparing(job)
+            waiting = self._not_begun.get(job.prefix)
         return waiting is None or SystemClock().monotonic() - waiting[1] >= NOT_BEGUN_S_MAX
 
     def _begin_late(self) -> None:
-        """What could not be begun, as the ledger was away."""
-        for job, _ in list(self._not_begun.values()):
-            self._begin_comparing(job)
+        """What could not be begun, as the ledger was away. In the thread that tells, too, so that it waits for nobody."""
+        with self._lock:
+            for job, _ in list(self._not_begun.values()):
+                self._begin_comparing(job)
 
     def _begin_comparing(self, job: PrefixJob) -> None:
         effect = "what the service passed over of it is not known; `rerun` looks again"
@@ -151,7 +153,8 @@ class UrlLists(OwnRoute[_Parts]):
             self._compare_left(job)
         except StoreUnavailable as error:
             if job.prefix not in self._not_begun:
-                fields = {"prefix": job.prefix, "cause": str(error), "effect": f"it is tried again; till then {effect}"}
+                waits = f"it is tried again, and not called done before, for {NOT_BEGUN_S_MAX / 60:g} minutes at most"
+                fields = {"prefix": job.prefix, "cause": str(error), "effect": waits}
                 log.warning("prefix_not_compared_yet", extra={"fields": fields})
             since = self._not_begun.get(job.prefix, (job, SystemClock().monotonic()))[1]
             self._not_begun[job.prefix] = job, since
@@ -437,6 +440,7 @@ class UrlLists(OwnRoute[_Parts]):
 
     def tell(self) -> bool:
         """Let the job store know which objects failed. Raises StoreUnavailable."""
+        self._begin_late()
         ledger = self._made().ledger
         for job in ledger.untold():
             ledger.telling(job.name)

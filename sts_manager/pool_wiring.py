@@ -20,7 +20,7 @@ from sts_manager.domain.model import OperationSnapshot, StartJob
 from sts_manager.domain.naming import OperationName
 from sts_manager.domain.place import Scheme, places_of
 from sts_manager.own_route import OwnRoute
-from sts_manager.pool.allow_list import AllowList, Buckets, buckets_of
+from sts_manager.pool.allow_list import AllowList, Buckets
 from sts_manager.pool.keeper import PoolKeeper, Told
 from sts_manager.pool.leading import take_over
 from sts_manager.pool.ledger import PoolLedger
@@ -79,7 +79,7 @@ class Pool(OwnRoute[_Parts]):
         self.leads: Callable[[], bool] = lambda: True
         self._keeper: PoolKeeper | None = None
         words = worker_words(settings)
-        own = buckets_of([(settings.source.bucket, settings.sink.bucket)])
+        own = Buckets.of([(settings.source.bucket, settings.sink.bucket)])
         self._allows = AllowList(words, own, self._buckets_of_rows) if words else None
 
     def _told(self) -> Told:
@@ -113,7 +113,7 @@ class Pool(OwnRoute[_Parts]):
         try:
             self._keep()
             if self._allows is not None:
-                self._allows.admit(buckets_of([(wanted.source.bucket, wanted.sink.bucket)]))
+                self._allows.admit(Buckets.of([(wanted.source.bucket, wanted.sink.bucket)]))
             return self._made().route.start(order)
         except BadInput as error:
             raise Permanent(f"route cdn is not to be had: {error}", code="ROUTE_UNFIT") from error
@@ -168,7 +168,7 @@ class Pool(OwnRoute[_Parts]):
 
     def _keep_going(self, parts: _Parts, leading: ExitStack) -> None:
         self._lead(parts)
-        crew = None if self._allows is None else self._allows.crew(buckets_of(parts.ledger.buckets()))
+        crew = None if self._allows is None else self._allows.crew(Buckets.of(parts.ledger.buckets()))
         self._keeper = self._keeper_of(parts, crew)
         leading.enter_context(self._keeper)
 
@@ -181,7 +181,7 @@ class Pool(OwnRoute[_Parts]):
                     source, sink = places_of(*own, otherwise=ours)
                     if source.scheme is Scheme.S3:
                         found.append((source.bucket, sink.bucket))
-        return buckets_of(found)
+        return Buckets.of(found)
 
     def _keeper_of(self, parts: _Parts, crew: Crew | None) -> PoolKeeper:
         fence = self.fence or (lambda: 0)

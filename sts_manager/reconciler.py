@@ -171,8 +171,8 @@ class Reconciler:
         early = {change.after.job_name for change in done if not self._arriving(change.after)}
         if not early:
             return plan
-        changes = tuple(change for change in plan.changes if change not in done or change.after.job_name not in early)
-        held = {change.before.prefix for change in plan.changes} - {change.before.prefix for change in changes}
+        held = {change.before.prefix for change in done if change.after.job_name in early}
+        changes = tuple(change for change in plan.changes if change.before.prefix not in held)
         notes = tuple(note for note in plan.notes if note.prefix not in held)
         return replace(plan, changes=changes, notes=notes)
 

@@ -189,8 +189,8 @@ DEFECTS = (
     Defect(
         "C4 what a successful transfer passed over is not looked for",
         "sts_manager/list_wiring.py",
-        "        self._begin_late()\n        self._begin_comparing(job)\n        waiting",
-        "        waiting",
+        "            self._begin_late()\n            self._begin_comparing(job)\n            waiting",
+        "            waiting",
         ("tests/unit/test_begun_comparisons.py",),
     ),
     Defect(
@@ -620,7 +620,7 @@ def caught(tree: Path, words: list[str]) -> bool:
     return subprocess.run([sys.executable, *words], cwd=tree, capture_output=True, text=True, check=False).returncode == 1
 
 
-def planted(defect: Defect, seeds: int, *, tests: bool = True) -> tuple[bool, bool]:
+def plant(defect: Defect, seeds: int, *, tests: bool = True) -> tuple[bool, bool]:
     """(whether its tests caught it, whether the simulation did). Raises ValueError where the place is not there any more."""
     with tempfile.TemporaryDirectory(prefix="sts-manager-planted-") as name:
         tree = Path(name) / "tree"
@@ -643,13 +643,17 @@ def main() -> int:
     given = parser.parse_args()
     seeds, asked = given.seeds, not given.no_tests
     chosen = [defect for defect in DEFECTS if given.only in defect.says]
+    if not chosen:
+        parser.error(f"--only {given.only!r}: no defect has that in its text; they begin with C1 … M13, L2 … or a letter")
+    if seeds < 0 or not (seeds or asked):
+        parser.error(f"--seeds {seeds}: nothing would be looked at; give 1 or more, or leave --no-tests out")
     missed = 0
     tests = sorted({one for defect in chosen for one in defect.tests})
     if asked and caught(HERE, ["-m", "pytest", "-q", "-x", "-k", "not bigquery", *tests]):
         print("the tests fail without any defect: nothing can be told", file=sys.stderr)
         return 2
     for defect in chosen:
-        by_tests, by_simulation = planted(defect, seeds, tests=asked)
+        by_tests, by_simulation = plant(defect, seeds, tests=asked)
         missed += asked and not by_tests
         simulated = f"simulation: {'caught' if by_simulation else 'not in so many seeds'}" if seeds else ""
         told = ("caught" if by_tests else "MISSED") if asked else ""

@@ -53,13 +53,13 @@ class MemoryQueue:
         until = time.monotonic() + wait_s
         with self._changed:
             while True:
-                found = self._taken(most, BYTES_MAX if bytes_max is None else bytes_max)
+                found = self._take(most, BYTES_MAX if bytes_max is None else bytes_max)
                 left = until - time.monotonic()
                 if found or left <= 0:
                     return found
                 self._changed.wait(min(left, 0.05))
 
-    def _taken(self, most: int, bytes_max: int) -> list[Leased]:
+    def _take(self, most: int, bytes_max: int) -> list[Leased]:
         now = self._clock()
         for token in [token for token, (_, until) in self._leased.items() if until <= now]:
             message = self._ended[token] = self._leased.pop(token)[0]

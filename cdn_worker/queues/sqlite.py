@@ -106,7 +106,7 @@ class SqliteQueue:
         if not self._dead:
             self._tidy()
         while True:
-            found = self._taken(most, BYTES_MAX if bytes_max is None else bytes_max) if self._any() else []
+            found = self._take(most, BYTES_MAX if bytes_max is None else bytes_max) if self._any() else []
             left = until - time.monotonic()
             if found or left <= 0:
                 return found
@@ -117,7 +117,7 @@ class SqliteQueue:
         statement = "SELECT 1 FROM message WHERE queue = ? AND due <= ? LIMIT 1"
         return bool(self._file.read(statement, (self._name, time.monotonic())))
 
-    def _taken(self, most: int, bytes_max: int) -> list[Leased]:
+    def _take(self, most: int, bytes_max: int) -> list[Leased]:
         now = time.monotonic()
         token = secrets.token_hex(8)
         with self._file.transaction() as connection:

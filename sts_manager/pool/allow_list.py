@@ -20,6 +20,12 @@ class Buckets:
     sources: frozenset[str] = frozenset()
     sinks: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> Buckets:
+        """Those of (source, destination) pairs."""
+        known = list(pairs)
+        return cls(frozenset(source for source, _ in known), frozenset(sink for _, sink in known))
+
     def __or__(self, other: Buckets) -> Buckets:
         return Buckets(self.sources | other.sources, self.sinks | other.sinks)
 
@@ -32,12 +38,6 @@ class Buckets:
         assert self.sinks, "as above"
         flags = (("--allow-source", self.sources), ("--allow-destination", self.sinks))
         return [word for flag, buckets in flags for bucket in sorted(buckets) for word in (flag, bucket)]
-
-
-def buckets_of(pairs: Iterable[tuple[str, str]]) -> Buckets:
-    """The buckets of (source, destination) pairs."""
-    known = list(pairs)
-    return Buckets(frozenset(source for source, _ in known), frozenset(sink for _, sink in known))
 
 
 class AllowList:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cdn_worker.contract import CopyReport, Counts, ListFailed, ListReport, Trouble
-from sts_manager.pool.ledger_rows import count_in, early_of, early_text, time_of, time_text
+from sts_manager.pool.ledger_rows import count_in, decode_early, encode_early, time_of, time_text
 
 ERRORS_MAX = 100
 """Of one job that are told apart; what comes beyond is counted as OTHER."""
@@ -91,7 +91,7 @@ def _errors_in(report: CopyReport) -> Errors:
     return errors
 
 
-def fold_listed(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> ListFailed | None:
+def fold_list_report(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> ListFailed | None:
     """The shard that cannot be listed, of which that was heard before its parent was."""
     fold.good = True
     waiting = [report]
@@ -114,7 +114,7 @@ def fold_listed(connection: sqlite3.Connection, report: ListReport, fold: Fold) 
 
 
 def _keep_early(connection: sqlite3.Connection, report: ListReport | ListFailed, run: str) -> None:
-    values = (report.job, report.shard, run, early_text(report))
+    values = (report.job, report.shard, run, encode_early(report))
     connection.execute("INSERT OR IGNORE INTO early (job, shard, run, report) VALUES (?, ?, ?, ?)", values)
 
 
@@ -141,12 +141,12 @@ def _believe(connection: sqlite3.Connection, report: ListReport, fold: Fold) -> 
         statement = "SELECT report FROM early WHERE job = ? AND shard = ? ORDER BY run = ?, id LIMIT 1"
         found = connection.execute(statement, (report.job, child.shard, NO_RUN)).fetchone()
         if found is not None:
-            early.append(early_of(found["report"]))
+            early.append(decode_early(found["report"]))
     return early
 
 
-def waits_for(connection: sqlite3.Connection, report: ListFailed) -> bool:
-    """Whether the shard that could not be listed was not listed by another run. It is kept where its parent is not known yet."""
+def fold_list_failed(connection: sqlite3.Connection, report: ListFailed) -> bool:
+    """Whether the job ends by it: its shard is waited for. That of a parent which was not heard of yet is kept until then."""
     row = connection.execute("SELECT run FROM shard WHERE job = ? AND shard = ?", (report.job, report.shard)).fetchone()
     if row is None:
         _keep_early(connection, report, NO_RUN)

@@ -286,12 +286,12 @@ class PoolLedger:
             case CopyReport():
                 folding.fold_copied(connection, report, fold, at)
             case ListReport():
-                failed = folding.fold_listed(connection, report, fold)
+                failed = folding.fold_list_report(connection, report, fold)
                 if failed is not None:
                     self._end(connection, failed.job, at, failed.code, failed.why)
                     return True
             case ListFailed():
-                if folding.waits_for(connection, report):
+                if folding.fold_list_failed(connection, report):
                     self._end(connection, report.job, at, report.code, report.why)
                     return True
             case Trouble():

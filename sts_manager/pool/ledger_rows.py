@@ -33,7 +33,7 @@ def count_in(added: Counter[str], counts: Counts) -> None:
             added[f"by_{name}"] += number
 
 
-def early_text(report: ListReport | ListFailed) -> str:
+def encode_early(report: ListReport | ListFailed) -> str:
     if isinstance(report, ListFailed):
         return json.dumps({"job": report.job, "shard": report.shard, "code": report.code, "why": report.why})
     counts = report.counts
@@ -46,7 +46,7 @@ def early_text(report: ListReport | ListFailed) -> str:
     )
 
 
-def early_of(text: str) -> ListReport | ListFailed:
+def decode_early(text: str) -> ListReport | ListFailed:
     found = json.loads(text)
     if isinstance(found, dict):
         return ListFailed(**found)

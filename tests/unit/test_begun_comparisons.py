@@ -76,6 +76,7 @@ def test_a_ledger_that_is_away_is_asked_again(
     assert [record.message for record in caplog.records] == ["prefix_not_compared_yet"], "told once"
     assert lists.uncompared() == (1, "the ledger of comparisons is away")
     monkeypatch.setattr(ListLedger, "compare", real)
+    lists.tell()  # whoever tells does it, though nothing else arrives
     assert lists.comparing()
     ledger = ListLedger(path, StoreUnavailable)
     assert [job.name for job in ledger._jobs("kind = ?", (Kind.LEFT_BEHIND,))] == [left_behind_of(NAME, "p/")]
