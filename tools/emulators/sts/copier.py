@@ -264,7 +264,9 @@ def _left_out(work: Work, listed: Listed) -> bool:
 
 def _told(work: Work, source: Source) -> Listed | None:
     """The object of the next event, if it is still there and one of the wanted; none for one that ends."""
-    key = work.events() if work.events is not None and not work.closing else None
+    with work.lock:  # an operation that was aborted meanwhile takes nothing away from the next one
+        listens = work.events is not None and not work.closing and work.status == Status.IN_PROGRESS
+        key = work.events() if listens and work.events is not None else None
     if key is None:
         return None
     return next((one for one in _listing(work, source) if one.key == key), None)

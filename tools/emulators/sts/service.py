@@ -296,8 +296,9 @@ class TransferService:
             self._admit()
 
     def _abort(self, operation: Operation) -> None:
-        idle = operation.work.status in (Status.PAUSED, Status.QUEUED)
-        operation.work.status = Status.ABORTED
+        with operation.work.lock:
+            idle = operation.work.status in (Status.PAUSED, Status.QUEUED)
+            operation.work.status = Status.ABORTED
         if idle:
             self.copier.add(operation.work)  # so that a copying thread hangs up on its ends
         operation.ended = self.now()
