@@ -12,7 +12,6 @@ from xml.sax.saxutils import escape
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.sigv4 import ATTRIBUTES
 from tests.simulation.chance import OFTEN, Chance
-from tests.simulation.streams import BUFFER_MAX
 from tools.emulators.cdn import STATUSES, Found, answered, misbehaved, refusal
 from tools.emulators.gcs.objects import ObjectStore
 from tools.emulators.gcs.server import Gcs
@@ -30,6 +29,8 @@ EMPTY_PAGES, LIES = 0.05, 0.01
 """The shares of pages that hold no key though more follow, and of those that are not as a listing is."""
 PAGE_KEYS = 4
 """A page may hold fewer keys than were asked for (S3, ListObjectsV2); small ones show what comes of many."""
+PARTS_FROM = 100
+"""What holds as many bytes may have been uploaded in parts."""
 SOURCE_FAULTS = ("TRUNCATED", "RESET", "NO_LENGTH", "TOO_LONG", "COMPRESSED", "CHANGED_ETAG", "REDIRECT", "WHOLE")
 SINK_FAULTS = ("UNAUTHORIZED", "FORBIDDEN", "REQUEST_TIMEOUT", "TOO_MANY_REQUESTS", "INTERNAL", "UNAVAILABLE", "CORRUPT")
 
@@ -38,10 +39,11 @@ SINK_FAULTS = ("UNAUTHORIZED", "FORBIDDEN", "REQUEST_TIMEOUT", "TOO_MANY_REQUEST
 class Buckets:
     """`objects`: of the source, by key.
 
-    tiered     those of them that are in an archive tier, which no listing tells
-    archived   those that are in an archive, and `restored`: of which there is a copy that can be read
-    cached     what the CDN has of some: what they replaced
-    meet       may answer in place of a service that is away
+    tiered       those of them that are in an archive tier, which no listing tells
+    archived     those that are in an archive, and `restored`: of which there is a copy that can be read
+    cached       what the CDN has of some: what they replaced
+    tells_parts  whether the source tells how an object was uploaded
+    meet         may answer in place of a service that is away
     """
 
     chance: Chance
@@ -51,6 +53,7 @@ class Buckets:
     restored: set[str] = field(default_factory=set)
     cached: dict[str, bytes] = field(default_factory=dict)
     page_keys: int = PAGE_KEYS
+    tells_parts: bool = True
     meet: Callable[[Request], Answer | None] = lambda _request: None
 
     def __post_init__(self) -> None:
@@ -104,8 +107,9 @@ class Buckets:
         if fault:
             return _heard(refusal(*STATUSES[fault]), request)
         parts = urlsplit(request.url)
-        if parts.query:
-            return _heard(self._page(_first_of_each(parts.query), told=ATTRIBUTES in _headers(request)), request)
+        query = _first_of_each(parts.query)
+        if "list-type" in query:
+            return _heard(self._page(query, told=ATTRIBUTES in _headers(request)), request)
         key = unquote(parts.path).removeprefix(f"/{SOURCE}/")
         found = self._found(key)
         if found is None:
@@ -118,11 +122,20 @@ class Buckets:
             found.headers["x-amz-storage-class"] = "GLACIER"
         if key in self.restored:
             found.headers["x-amz-restore"] = 'ongoing-request="false", expiry-date="Fri, 21 Dec 2029 00:00:00 GMT"'
+        if "partNumber" in query:
+            return _heard(self._part(found), request)
         return _heard(answered(RawRequest(request.method, "", _headers(request)), found), request)
 
     def _found(self, key: str) -> Found | None:
         body = self.objects.get(key)
         return None if body is None else Found(body, {}, f'"{etag_of(body)}"')
+
+    def _part(self, found: Found) -> RawResponse:
+        """Of an object that was uploaded in parts S3 tells how many (HeadObject); not every server like it does."""
+        if not self.tells_parts:
+            return refusal(501, "NotImplemented")
+        told = {"x-amz-mp-parts-count": "1"} if found.etag.endswith('-1"') else {}
+        return RawResponse(206, {**found.headers, **told, "ETag": found.etag}, [], len(found.data))
 
     def is_cold(self, key: str) -> bool:
         """Whether an object cannot be read now."""
@@ -232,9 +245,9 @@ def _first_of_each(query: str) -> dict[str, str]:
 
 
 def etag_of(body: bytes) -> str:
-    """Every other large object was uploaded in parts (one part, as it is small for that): its ETag is not its MD5."""
+    """Every other object of some size was uploaded in parts (one part, as it is small for that): its ETag is not its MD5."""
     whole = hashlib.md5(body, usedforsecurity=False)
-    if len(body) > BUFFER_MAX and body[0] % 2:
+    if len(body) >= PARTS_FROM and body[0] % 2:
         return f"{hashlib.md5(whole.digest(), usedforsecurity=False).hexdigest()}-1"
     return whole.hexdigest()
 

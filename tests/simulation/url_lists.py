@@ -27,7 +27,7 @@ from sts_manager.ports import Clock, JobStore
 from sts_manager.routes.cdn import PoolSettings, spec_of
 from sts_manager.routes.sts import StsClient
 from sts_manager.routes.url_list import UrlListRoute
-from tests.simulation.buckets import SINK
+from tests.simulation.buckets import PARTS_FROM, SINK
 from tests.simulation.chance import OFTEN, Called
 from tests.simulation.left_behind import SimComparer
 from tests.simulation.timeline import Process
@@ -100,12 +100,13 @@ class UrlLists:
         if not self.travels:
             return {}
         buckets, draw = self.world.buckets, self.draw
+        buckets.tells_parts = draw.random() < 0.75
         self.ledger = ListLedger(self.path, StoreUnavailable)
         prefixes = [Prefix(f"lst-{index:02}/") for index in range(draw.randint(1, 2))]
         for prefix in prefixes:
             for index in range(draw.randint(1, 12)):
                 key = f"{prefix}{index:02}" + draw.choice(["", " ä", "+%"])
-                self._put(key, draw.randbytes(draw.randint(100, 400) if draw.random() < 0.2 else draw.randint(0, 40)))
+                self._put(key, draw.randbytes(draw.randint(PARTS_FROM, 400) if draw.random() < 0.5 else draw.randint(0, 40)))
                 if draw.random() < 0.02:
                     buckets.tiered.add(key)
         return dict.fromkeys(prefixes, Chosen(route=Route.STS_URL_LIST))
