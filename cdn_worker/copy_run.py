@@ -31,7 +31,9 @@ QUEUED_MAX = 10_000
 QUEUED_HUGE_MAX = 100_000
 """Of huge objects more may wait: the listing goes on past them, and finds what need not wait."""
 ALIKE = 20
-HOPELESS = frozenset({"forbidden", "sink_forbidden", "sink_missing", "unreachable", "redirected", "refused", "sink_refused"})
+HOPELESS = frozenset(
+    {"forbidden", "sink_forbidden", "sink_missing", "unreachable", "redirected", "compressed", "refused", "sink_refused"}
+)
 """What meets every object alike when it meets the first ones: then nothing is gained by trying the others."""
 DRAIN_S = 18.0
 CONTACT_S = 30.0

@@ -61,6 +61,7 @@ OBJECT_ADVICE: Mapping[str, str] = {
     "sink_missing": "the destination bucket is not there",
     "hash_mismatch": "what was stored was not what was read, several times, and was deleted: look at the network, then retry",
     "source_changing": "it is being written at the source; `sts-manager retry PREFIX` when that is over, or `rerun` later",
+    "compressed": 'turn "Compress objects automatically" off in the CDN\'s cache behaviour; then `sts-manager retry PREFIX`',
     "not_found": "the CDN has it not while S3 has it: its cache, or its origin; then `sts-manager retry PREFIX`",
     "vanished": "deleted at the source since it was listed; the next attempt lists anew",
     "name": "no such name in Cloud Storage, or by this route: see its details; rename it at the source, or give another route",

@@ -38,7 +38,7 @@ def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, Trial]
         answer = yield way.source.get(task.key, task.etag, task.size, span)
         assert isinstance(answer, Answer)
         why = answer.fault.value if answer.status == 0 and answer.fault is not None else wrong(answer, task, span)
-        if why not in ("forbidden", "missing", "changed", "redirected"):
+        if why not in ("forbidden", "missing", "changed", "compressed", "redirected"):
             return Trial()
         if refused_as_archived(answer.body) is not None:
             return Trial(spoiled=True)
@@ -58,10 +58,17 @@ def canary(task: Task, way: Way, url: str) -> Generator[Command, Outcome, Trial]
                 assert isinstance(head, Answer)
                 if head.status != 200 or head.headers.get("etag") != f'"{task.etag}"':
                     return Trial(spoiled=True)
-                pause = tries.again(MISMATCH, _mismatched(task, url, answer, told), MISSING_MAX)
+                says = COMPRESSES.format(url=url, key=task.key) if why == "compressed" else _mismatched(task, url, answer, told)
+                pause = tries.again(MISMATCH, says, MISSING_MAX)
         except Ended as end:
-            return Trial((end.code, end.details), stale=why == "changed")
+            return Trial((end.code, end.details), stale=why in ("changed", "compressed"))
         yield pause
+
+
+COMPRESSES = (
+    "the CDN at {url} compresses what it answers for {key!r}, so its bytes are not those of the object: turn "
+    '"Compress objects automatically" off in its cache behaviour'
+)
 
 
 def _mismatched(task: Task, url: str, answer: Answer, told: str) -> str:

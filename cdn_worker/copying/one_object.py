@@ -22,7 +22,6 @@ from cdn_worker.copying.steps import (
     Task,
     Tries,
     Way,
-    compressed,
     expired,
     patient,
 )
@@ -75,7 +74,7 @@ class OneObject:
             yield Renew()
             yield pause
         elif why in ("missing", "changed"):
-            yield from self._looked_at(why, told, answer)
+            yield from self._looked_at(why, told)
         elif why in BUSY:
             yield again(why, told, BUSY_MAX, answer.retry_after())
         elif why == "refused":
@@ -95,8 +94,8 @@ class OneObject:
         if told is not None:
             raise Ended(archive.CODE, told, Verdict.UNMAPPABLE)
 
-    def _looked_at(self, why: str, told: str, got: Answer) -> Pausing:
-        """Ask the store whether the object is gone, or is another one now. got: what the source answered instead of it."""
+    def _looked_at(self, why: str, told: str) -> Pausing:
+        """Ask the store whether the object is gone, or is another one now."""
         code = "source_changing" if why == "changed" else "not_found"
         pause = self.tries.again(code, f"{told}; the listing has ETag {self.task.etag}", CHANGED_MAX)
         # A store that is busy says nothing of the object. One that refuses may be read through the CDN alone.
@@ -106,9 +105,8 @@ class OneObject:
             raise Ended("vanished", "it was listed, and is not there any more", Verdict.VANISHED)
         origin = self.way.source.origin
         as_listed = answer.headers.get("etag") == f'"{self.task.etag}"'
-        if why == "changed" and origin is not None and as_listed and not compressed(got):
-            # What the cache has is older, and may stay for as long as its policy says. One that compresses does so with every
-            # object, and is mended: to read all of them from the store would cost what the cache is there to save.
+        if why == "changed" and origin is not None and as_listed:
+            # What the cache has is older, and may stay for as long as its policy says.
             self.way, self.remark = replace(self.way, source=origin), FROM_STORE
         yield pause
 
@@ -237,6 +235,8 @@ _WRONG = {
     "range": "the bytes were not those that were asked for",
     "whole": "the whole object came for a range",
     "redirected": "a redirect, which is never followed",
+    # It does so with every object, and is mended: to read all of them from S3 would cost what the CDN is there to save.
+    "compressed": "the CDN compressed it: turn that off in its cache behaviour (CloudFront: Compress objects automatically)",
     Fault.RESET.value: "the connection was lost",
     Fault.OTHER.value: "the transfer failed",
 }

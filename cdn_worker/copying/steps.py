@@ -192,14 +192,16 @@ def patient(
 def wrong(answer: Answer, task: Task, span: tuple[int, int] | None) -> str | None:
     """Why a head that the source sent is not that of the object we want; None when it is.
 
-    span: the bytes that were asked for; None for the whole. The ETag must be the listing's, strong, on every response.
+    span: the bytes that were asked for; None for the whole. The ETag must be the listing's, strong, on every response: what a CDN
+    compressed has the same as a weak one (CloudFront, "Serve compressed files").
     """
     status = answer.status
     if status not in (200, 206):
         return _STATUSES.get(status) or ("source_busy" if status >= 500 else "redirected" if 300 <= status < 400 else "refused")
     headers = answer.headers
-    if headers.get("etag") != f'"{task.etag}"':
-        return "changed"
+    etag = headers.get("etag", "")
+    if etag != f'"{task.etag}"':
+        return "compressed" if etag == f'W/"{task.etag}"' else "changed"
     if span is None:
         # A stored encoding (gzip at rest) leaves the length alone; one that was put on for us changes it, and is refused.
         said = headers.get("content-length")
@@ -208,11 +210,6 @@ def wrong(answer: Answer, task: Task, span: tuple[int, int] | None) -> str | Non
         whole = span[0] == 0 and headers.get("content-length") == str(task.size)
         return None if whole else "whole"
     return None if headers.get("content-range") == f"bytes {span[0]}-{span[1]}/{task.size}" else "range"
-
-
-def compressed(answer: Answer) -> bool:
-    """Whether the CDN compressed what it answers: its ETag is a weak one then (CloudFront, "Serve compressed files")."""
-    return answer.headers.get("etag", "").startswith("W/")
 
 
 def expired(answer: Answer) -> bool:

@@ -60,6 +60,16 @@ def sung(answers: Sequence[Answer], task: Task = TASK) -> tuple[Trial, list[Comm
         outcome = left.pop(0) if isinstance(command, Request) else None
 
 
+def test_the_canary_says_that_a_cdn_compresses() -> None:
+    """Its origin is the right one: the advice is another than for an object that is somebody else's."""
+    weak = got(b"t", status=206, ETag=f'W/"{MD5}"')
+    trial, _ = sung([weak, got()] * 3)
+    assert trial.wrong is not None
+    assert trial.wrong[0] == MISMATCH
+    assert "Compress objects automatically" in trial.wrong[1]
+    assert "origin" not in trial.wrong[1]
+
+
 def test_a_canary_that_comes_back_says_nothing() -> None:
     trial, commands = sung([PART])
     assert trial == Trial()
