@@ -13,23 +13,23 @@ from typing import Annotated
 import typer
 
 from cdn_worker import logs
-from cdn_worker.contract import BUCKET
-from cdn_worker.copy_run import CopyRun, Result
-from cdn_worker.copy_settings import Flags, job_of
+from cdn_worker.copy_command.flags import Flags, job_of
+from cdn_worker.copy_command.progress import Screen, closing, sized, spent
+from cdn_worker.copy_command.run import CopyRun, Result
+from cdn_worker.credentials.signing_keys import signer_from_file
 from cdn_worker.domain.errors import BadInput, CdnWorkerError
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, sign_prefix
-from cdn_worker.health import LOOPBACK
-from cdn_worker.keypairs import signer_from_file
-from cdn_worker.listing import Sizes
-from cdn_worker.lists.lister import Proof
-from cdn_worker.lists.lister import Sizes as ListSizes
+from cdn_worker.flags import ReachFlags, check_cdn_url, keyed, reach_of
 from cdn_worker.logs import visible
-from cdn_worker.queues.places import open_queues, prepare_queues
-from cdn_worker.reach_settings import ReachFlags, check_cdn_url, keyed, reach_of
-from cdn_worker.screen import Screen, closing, sized, spent
-from cdn_worker.service import list_for, serve
-from cdn_worker.worker import Pool
+from cdn_worker.protocol.messages import BUCKET
+from cdn_worker.queues.factory import open_queues, prepare_queues
+from cdn_worker.url_lists.runner import Proof
+from cdn_worker.url_lists.runner import Sizes as ListSizes
+from cdn_worker.worker.health import LOOPBACK
+from cdn_worker.worker.list_task import Sizes
+from cdn_worker.worker.service import list_for, serve
+from cdn_worker.worker.worker import Pool
 
 EXIT_NOT_ALL = 1
 EXIT_USAGE = 2

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 from cdn_worker.domain.errors import CdnWorkerError
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Stored
+from cdn_worker.domain.listing_page import Page
 from cdn_worker.domain.metadata import Attributes
-from cdn_worker.domain.pages import Page
 from cdn_worker.domain.sigv4 import AwsKeys
 
 

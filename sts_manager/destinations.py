@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 from sts_manager.domain.collisions import Target, find_collision, target
 from sts_manager.domain.errors import BadInput
+from sts_manager.domain.location import Place, place
 from sts_manager.domain.model import Chosen
-from sts_manager.domain.naming import Prefix
-from sts_manager.domain.place import Place, place
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import JobStore
 
 

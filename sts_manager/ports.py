@@ -26,7 +26,7 @@ from sts_manager.domain.model import (
     Route,
     StartJob,
 )
-from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.names import JobName, OperationName, Prefix
 from sts_manager.domain.service_answers import ServiceAnswers
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.place import Place, Scheme, place, without_password
+from sts_manager.domain.location import Place, Scheme, place, without_password
 
 ENVIRONMENT_STEM = "STS_MANAGER_"
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cdn_worker.copier import Copier, Lane
-from cdn_worker.copying.steps import Resume, Task, Way
+from cdn_worker.copier.scheduler import Copier, Lane
+from cdn_worker.credentials.signing_keys import signer_from_file
 from cdn_worker.domain.budget import Budget
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.domain.sigv4 import AwsKeys
 from cdn_worker.domain.verdict import KeyVerdict
-from cdn_worker.engine.loop import Engine, Limits
-from cdn_worker.keypairs import signer_from_file
+from cdn_worker.http.engine import Engine, Limits
+from cdn_worker.object_copy.commands import Resume, Task, Way
 from cdn_worker.ports import Access, Source
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.cdn import CdnSource
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.storage.cdn import CdnSource
+from cdn_worker.storage.gcs import GcsSink
+from cdn_worker.storage.s3 import S3Source
 from tests.stages import SINK, SOURCE, gcs_client, s3_client
 from tools.emulators.cdn import KEY_PAIR_ID
 from tools.emulators.stage import KEYS, Stage

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sts_manager import probe_wiring, wiring
+from sts_manager import app
+from sts_manager.cli import probe as probe_wiring
 from sts_manager.doctor.probe.consent import examine_bucket, settle_rights
 from sts_manager.doctor.probe.context import Clients, Context
 from sts_manager.doctor.probe.observation import Observation, Outcome, Report
@@ -120,7 +121,7 @@ class Probing:
             self.told.append(one)
 
     def prepare_store(self) -> None:
-        wiring.store_of(self.settings(), create=True).close()
+        app.store_of(self.settings(), create=True).close()
 
 
 def deadly(death: Death) -> Callable[[Clients], Clients]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from sts_manager.stores.bigquery import BigQueryStore
-from sts_manager.stores.bigquery_client import Warehouse, connect
-from sts_manager.stores.bigquery_setup import open_store, preparation
-from sts_manager.stores.bigquery_sql import Names
+from sts_manager.stores.bigquery.client import Warehouse, connect
+from sts_manager.stores.bigquery.setup import open_store, preparation
+from sts_manager.stores.bigquery.statements import Names
+from sts_manager.stores.bigquery.store import BigQueryStore
 from tools.emulators.stage import PROJECT
 
 NAMES = Names(project=PROJECT, dataset="data_migration", location="US", job="sts_job", history="sts_job_history")

@@ -6,7 +6,7 @@ import os
 import sys
 
 from sts_manager.cli import app
-from sts_manager.commands import FILE_FIRST
+from sts_manager.cli.options import FILE_FIRST
 from sts_manager.settings import ENVIRONMENT_STEM
 
 

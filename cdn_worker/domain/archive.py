@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-from cdn_worker.domain.pages import RESTORED, RESTORING, Listed
+from cdn_worker.domain.listing_page import RESTORED, RESTORING, Listed
 
 GLACIER, DEEP_ARCHIVE, TIERING = "GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING"
 ARCHIVED = (GLACIER, DEEP_ARCHIVE)

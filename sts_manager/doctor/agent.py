@@ -9,7 +9,7 @@ from google.api_core import exceptions
 
 from sts_manager.doctor.finding import Finding, Patient, passed, warned
 from sts_manager.doctor.projects import Unanswered, read_roles, roles_of
-from sts_manager.domain.place import Place, Scheme
+from sts_manager.domain.location import Place, Scheme
 
 _OBJECTS = frozenset({"objects.create", "objects.delete", "objects.get", "objects.list"})
 _FOLDERS = frozenset({"folders.create"})

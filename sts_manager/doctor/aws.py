@@ -13,7 +13,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cdn_worker.domain.archive import FOR_GOOD, TIERING, unreadable
-from cdn_worker.domain.pages import RESTORED, RESTORING, STANDARD, Listed
+from cdn_worker.domain.listing_page import RESTORED, RESTORING, STANDARD, Listed
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
 from sts_manager.doctor.regions import region_fault
 from sts_manager.domain.model import Route

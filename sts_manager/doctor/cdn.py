@@ -11,11 +11,11 @@ from urllib.robotparser import RobotFileParser
 
 import requests
 
+from cdn_worker.credentials.signing_keys import signer_from_file, signer_from_secret
 from cdn_worker.domain.errors import CdnWorkerError
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.signing import Digest, sign_prefix
 from cdn_worker.domain.url_list import host_fault
-from cdn_worker.keypairs import signer_from_file, signer_from_secret
 from sts_manager.doctor.aws import Sample, skew
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
 from sts_manager.domain.model import Route

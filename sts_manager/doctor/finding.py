@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sts_manager.domain.errors import StsManagerError
-from sts_manager.domain.place import Place
+from sts_manager.domain.location import Place
 from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.settings import Settings
 

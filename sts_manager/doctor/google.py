@@ -16,9 +16,9 @@ from sts_manager.doctor.agent import AgentSide
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, skipped, warned
 from sts_manager.doctor.projects import Unanswered, ask_permissions
 from sts_manager.domain.errors import Denied
+from sts_manager.domain.location import Scheme
 from sts_manager.domain.model import Route
-from sts_manager.domain.place import Scheme
-from sts_manager.routes.sts import StsClient
+from sts_manager.routes.sts.route import StsClient
 
 VENDORS: tuple[type[Exception], ...] = (exceptions.GoogleAPICallError, GoogleAuthError, requests.RequestException)
 STORAGE_EMULATOR = "STORAGE_EMULATOR_HOST"

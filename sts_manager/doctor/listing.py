@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 
 from cdn_worker.domain.archive import FOR_DAYS, FOR_GOOD, TIERING, left_by_service, unreadable
 from cdn_worker.domain.keys import KeyMapping, name_fault
+from cdn_worker.domain.listing_page import Listed
 from cdn_worker.domain.metadata import METADATA_BYTES_MAX
-from cdn_worker.domain.pages import Listed
 from sts_manager.doctor.aws import OPTIONAL, listed_of
 from sts_manager.doctor.finding import Finding, Patient, failed, passed, warned
 from sts_manager.domain.model import Route

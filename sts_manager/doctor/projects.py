@@ -7,7 +7,7 @@ from typing import Any
 
 import requests
 
-from sts_manager.routes.transfer_log import session_at
+from sts_manager.routes.sts.transfer_log import session_at
 
 RESOURCE_MANAGER = "https://cloudresourcemanager.googleapis.com"
 RESOURCE_MANAGER_EMULATOR = "CLOUDRESOURCEMANAGER_EMULATOR_HOST"

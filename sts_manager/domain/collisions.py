@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-from sts_manager.domain.naming import Prefix
-from sts_manager.domain.place import Place
+from sts_manager.domain.location import Place
+from sts_manager.domain.names import Prefix
 
 
 class Target(NamedTuple):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from sts_manager.domain.following import Problem
 from sts_manager.domain.model import Counters, OperationSnapshot, OperationState
-from sts_manager.domain.naming import JobName, repair_name, repaired_job
+from sts_manager.domain.names import JobName, repair_name, repaired_job
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 ADDED_UP = tuple(name for name in Counters.__slots__ if not name.endswith("_failed"))

@@ -31,9 +31,9 @@ from sts_manager.domain.model import (
     StartJob,
     changed,
 )
-from sts_manager.domain.naming import JobName, Prefix, job_name
-from sts_manager.domain.ramp import is_due, is_stalled, ramp_room
-from sts_manager.domain.settle import IDLE, Settled, next_breaker, others_paused, settle, told
+from sts_manager.domain.names import JobName, Prefix, job_name
+from sts_manager.domain.pacing import is_due, is_stalled, ramp_room
+from sts_manager.domain.transitions import IDLE, Settled, next_breaker, others_paused, settle, told
 
 PAUSABLE = (OperationState.IN_PROGRESS, OperationState.QUEUED)
 

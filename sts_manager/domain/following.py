@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 
 FOLLOWED_FAILURES = "FOLLOWED_OBJECTS_FAILED"
 """The error code of a followed prefix with objects that failed and are not at the destination; it goes on all the same."""

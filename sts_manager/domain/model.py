@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sts_manager.domain.following import Following
-from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.names import JobName, OperationName, Prefix
 
 
 class JobStatus(StrEnum):

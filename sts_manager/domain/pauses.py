@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sts_manager.domain.model import JobStatus, PausedBy, PrefixJob
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.names import OperationName
 
 
 def is_paused_by_person(events: Iterable[PrefixJob], name: OperationName) -> bool:

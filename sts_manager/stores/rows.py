@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sts_manager.domain.model import Chosen, Counters, FailedObject, JobStatus, KnownObject, PausedBy, PrefixJob, Route
-from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.names import JobName, OperationName, Prefix
 
 SCHEMA_VERSION = 3
 COUNTERS = tuple(Counters.__slots__)

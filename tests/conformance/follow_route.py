@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sts_manager.domain.model import OperationSnapshot, OperationState, Route, StartJob
-from sts_manager.domain.naming import JobName, OperationName, Prefix, job_name
+from sts_manager.domain.names import JobName, OperationName, Prefix, job_name
 from sts_manager.ports import Started, TransferRoute
 
 PREFIXES = (Prefix("p/"), Prefix("q/"))

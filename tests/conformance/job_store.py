@@ -26,7 +26,7 @@ from sts_manager.domain.model import (
     Route,
     changed,
 )
-from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes
+from sts_manager.domain.names import JobName, OperationName, Prefix, checked_prefixes
 from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, JobStore, PassReport, PrefixClash, QuotaUse, Sample
 from sts_manager.stores.lease import StoreLease

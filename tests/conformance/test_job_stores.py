@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sts_manager.ports import JobStore
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql.store import open_store
 from tests.conformance.job_store import *  # noqa: F403
 from tests.fakes.memory_store import MemoryStore
 from tests.warehouses import bigquery_store

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from cdn_worker.domain.http import Answer, Request
-from cdn_worker.engine.loop import Engine
+from cdn_worker.http.engine import Engine
 from cdn_worker.ports import Access
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.storage.s3 import S3Source
 from tests.copies import access, s3_source
 from tests.simulation.buckets import S3, Buckets
 from tests.simulation.chance import Chance

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import decoded_task
-from cdn_worker.contract import ROOT, ListReport
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.protocol.codec import decoded_task
+from cdn_worker.protocol.messages import ROOT, ListReport
+from cdn_worker.protocol.url_list_ledger import ListLedger
 from cdn_worker.queues.sqlite import sqlite_queues
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import NameDeleted, StoreUnavailable
+from sts_manager.domain.location import place
 from sts_manager.domain.model import OperationState
-from sts_manager.domain.naming import JobName, OperationName
-from sts_manager.domain.place import place
-from sts_manager.pool.document import job_of
-from sts_manager.pool.ledger import PoolLedger
-from sts_manager.routes.cdn import CdnRoute, PoolSettings, spec_of
-from sts_manager.routes.sts import StsRoute, connect
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
-from sts_manager.routes.url_list import UrlListRoute
-from sts_manager.url_lists.document import job_of as list_job_of
+from sts_manager.domain.names import JobName, OperationName
+from sts_manager.routes.pool.ledger import PoolLedger
+from sts_manager.routes.pool.operation import job_of
+from sts_manager.routes.pool.route import CdnRoute, PoolSettings, spec_of
+from sts_manager.routes.sts.route import StsRoute, connect
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
+from sts_manager.routes.url_list.operation import job_of as list_job_of
+from sts_manager.routes.url_list.route import UrlListRoute
 from tests.conformance.transfer_route import *  # noqa: F403
 from tests.conformance.transfer_route import Bench, order
 from tests.fakes.transfer_service import FakeTransferService

@@ -8,7 +8,7 @@ import pytest
 
 from sts_manager.domain.errors import NameTaken, Retryable
 from sts_manager.domain.model import OperationState, Route, StartJob
-from sts_manager.domain.naming import JobName, OperationName, Prefix, job_name
+from sts_manager.domain.names import JobName, OperationName, Prefix, job_name
 from sts_manager.ports import TransferRoute
 
 

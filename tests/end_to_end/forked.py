@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ("sts_manager.cli", "cdn_worker.cli", "google.cloud.storage_transfer_v1", "sts_manager.routes.sts")
+PRELOADED = ("sts_manager.cli", "cdn_worker.cli", "google.cloud.storage_transfer_v1", "sts_manager.routes.sts.route")
 
 
 class Forks:

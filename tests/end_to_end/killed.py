@@ -15,9 +15,9 @@ from typing import Any
 
 from cdn_worker.queues.sqlite import SqliteQueue
 from sts_manager.cli import main
-from sts_manager.pool.ledger import PoolLedger
-from sts_manager.routes.sts import StsClient
-from sts_manager.stores.sql import SqlStore
+from sts_manager.routes.pool.ledger import PoolLedger
+from sts_manager.routes.sts.route import StsClient
+from sts_manager.stores.sql.store import SqlStore
 
 PLACES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (SqlStore, ("record", "swap_lease", "put_failures")),

@@ -14,7 +14,7 @@ from google.cloud import bigquery
 
 from sts_manager.cli import app
 from sts_manager.domain.model import Hold, JobStatus, PausedBy, changed
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import Batch
 from tests.end_to_end.commands import BUCKETS, QUICK, Shell
 from tests.stages import SINK, fill, wait_for

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sts_manager.domain.model import JobStatus
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import JobStore
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql.store import open_store
 from tests.end_to_end.commands import BUCKETS, QUICK, Shell
 from tests.proofs import sized
 from tests.stages import at_sink, fill

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sts_manager.domain.naming import Prefix
-from sts_manager.stores.sql import open_store
+from sts_manager.domain.names import Prefix
+from sts_manager.stores.sql.store import open_store
 from tests.end_to_end.commands import Shell
 from tests.end_to_end.test_pool import Pool
 from tests.proofs import sized

@@ -13,10 +13,10 @@ from threading import Thread
 
 import pytest
 
-from cdn_worker.codec import decoded_task, encoded
-from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, JobSpec, ListReport, ListTask, Report
+from cdn_worker.protocol.codec import decoded_task, encoded
+from cdn_worker.protocol.messages import ROOT, CopyReport, Counts, Failure, JobSpec, ListReport, ListTask, Report
 from cdn_worker.queues.sqlite import sqlite_queues
-from sts_manager.pool.keeper import FAILURES_MAX
+from sts_manager.routes.pool.controller import FAILURES_MAX
 from tests.end_to_end.test_pool import Pool
 from tests.proofs import sized
 from tests.stages import fill

@@ -10,11 +10,11 @@ import pytest
 from google.cloud import bigquery
 
 from sts_manager.clock import SystemClock
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Route, StartJob
-from sts_manager.domain.naming import JobName, OperationName, Prefix
-from sts_manager.domain.place import place
-from sts_manager.routes.sts import StsClient, StsRoute, connect
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.domain.names import JobName, OperationName, Prefix
+from sts_manager.routes.sts.route import StsClient, StsRoute, connect
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
 from tests.end_to_end.commands import BUCKETS, QUICK, Shell
 from tests.stages import SINK, SOURCE, at_sink, fill, wait_for
 from tests.warehouses import warehouse

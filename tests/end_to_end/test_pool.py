@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from cdn_worker.codec import encoded
-from cdn_worker.contract import CopyTask, Item, JobSpec, ListTask
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import CopyTask, Item, JobSpec, ListTask
 from cdn_worker.queues.sqlite import sqlite_queues
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.proofs import sized

@@ -16,9 +16,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from cdn_worker.contract import JobSpec
-from cdn_worker.lists.jobs import State
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.protocol.messages import JobSpec
+from cdn_worker.protocol.url_list_jobs import State
+from cdn_worker.protocol.url_list_ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from tests.end_to_end.commands import BUCKETS, QUICK, Ran, Shell
 from tests.end_to_end.test_pool import cdn_flags

@@ -23,8 +23,8 @@ from sts_manager.domain.model import (
     PrefixJob,
     Route,
 )
-from sts_manager.domain.naming import JobName, Prefix
-from sts_manager.domain.ramp import is_due
+from sts_manager.domain.names import JobName, Prefix
+from sts_manager.domain.pacing import is_due
 from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.ports import Batch, Control, ErrorGroup, HistoryRow, LeftBehind, Loaded, PrefixClash
 from sts_manager.stores.lease import epoch_of

@@ -10,7 +10,7 @@ from sts_manager.domain.days import Days
 from sts_manager.domain.errors import NameDeleted, NameTaken, NotFound, Permanent, Retryable
 from sts_manager.domain.following import Following
 from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot, OperationState, Route, StartJob
-from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.names import JobName, OperationName, Prefix
 from sts_manager.ports import Started
 from tests.fakes.clock import START
 

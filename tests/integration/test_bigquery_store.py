@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from google.cloud import bigquery
 
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import BadInput, LeaseLost, StoreNotPrepared, StoreTooNew, StoreUnavailable
 from sts_manager.domain.model import Breaker, Change, JobStatus, Limit, Policy, PrefixJob, Route, changed
-from sts_manager.domain.naming import JobName, Prefix, checked_prefixes
+from sts_manager.domain.names import JobName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
-from sts_manager.reconciler import Reconciler
-from sts_manager.stores.bigquery import WRITE_BYTES, BigQueryStore
-from sts_manager.stores.bigquery_client import connect
-from sts_manager.stores.bigquery_setup import open_store, preparation
-from sts_manager.stores.bigquery_sql import JOB_COLUMNS
+from sts_manager.stores.bigquery.client import connect
+from sts_manager.stores.bigquery.setup import open_store, preparation
+from sts_manager.stores.bigquery.statements import JOB_COLUMNS
+from sts_manager.stores.bigquery.store import WRITE_BYTES, BigQueryStore
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import FakeClock
 from tests.fakes.transfer_service import FakeTransferService

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from google.pubsub_v1 import types
 
-from cdn_worker.queues.places import prepare_queues
-from sts_manager import wiring
-from sts_manager.doctor.examine import examine
+from cdn_worker.queues.factory import prepare_queues
+from sts_manager import app
 from sts_manager.doctor.finding import Finding, Level
 from sts_manager.doctor.regions import DOUBTFUL, PRIVATE_NETWORK, SUPPORTED
+from sts_manager.doctor.run import examine
 from sts_manager.settings import load_settings
 from tests.end_to_end.test_pool import cdn_flags
 from tests.stages import SINK, SOURCE, archive, environment, fill, restore, s3_client
@@ -51,13 +51,13 @@ def examined(stage: Stage, tmp_path: Path) -> Examined:
                 del os.environ[key]
             settings = load_settings({key: value for key, value in given.items() if value is not None}, {}, None)
             if settings.bigquery is None:
-                wiring.store_of(settings, create=True).close()
-            patient = wiring.patient_of(settings, frozenset({settings.route}))
+                app.store_of(settings, create=True).close()
+            patient = app.patient_of(settings, frozenset({settings.route}))
             now = patient.now_s
             patient = replace(patient, now_s=lambda: now() + clock_s)
             found: dict[str, Finding] = {}
             order = [Level.SKIP, Level.PASS, Level.WARN, Level.FAIL]
-            for one in examine(patient, wiring.means_of(settings), prefixes):
+            for one in examine(patient, app.means_of(settings), prefixes):
                 if one.check not in found or order.index(one.level) > order.index(found[one.check].level):
                     found[one.check] = one
             return found
@@ -259,7 +259,7 @@ def test_a_subscription_without_dead_letters_is_found(stage: Stage, examined: Ex
 
 def test_a_dataset_that_may_not_be_written_is_found(stage: Stage, examined: Examined) -> None:
     with environment(stage.environment):
-        wiring.store_of(load_settings({"store": "bigquery"}, {}, None), create=True).close()
+        app.store_of(load_settings({"store": "bigquery"}, {}, None), create=True).close()
     assert examined(store="bigquery")["job table"].level is Level.WARN, "no prefix yet"
     stage.ledger.change({"iam.denied": ["bigquery.tables.updateData"]})
     found = examined(store="bigquery")["job table"]
@@ -440,8 +440,8 @@ def listed(stage: Stage, examined: Examined, prefix: str, route: str = "cdn", **
     """All that is found of one prefix, not only the worst."""
     with environment(stage.environment):
         settings = load_settings(cdn_settings(stage) | flags, {}, None)
-        patient = wiring.patient_of(settings, frozenset({route}))
-        return [one for one in examine(patient, wiring.means_of(settings), [prefix]) if one.check == f"prefix {prefix!r}"]
+        patient = app.patient_of(settings, frozenset({route}))
+        return [one for one in examine(patient, app.means_of(settings), [prefix]) if one.check == f"prefix {prefix!r}"]
 
 
 def test_what_cannot_be_looked_at_is_a_warning_and_stops_no_other_check(stage: Stage, examined: Examined) -> None:

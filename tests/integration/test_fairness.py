@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import decoded_report, encoded
-from cdn_worker.contract import CopyReport, CopyTask, Item, JobSpec, ListReport, ListTask
+from cdn_worker.config import Reach
 from cdn_worker.domain.budget import streams_of
-from cdn_worker.engine.loop import Limits
-from cdn_worker.listing import Sizes
+from cdn_worker.http.engine import Limits
 from cdn_worker.ports import Queues
+from cdn_worker.protocol.codec import decoded_report, encoded
+from cdn_worker.protocol.messages import CopyReport, CopyTask, Item, JobSpec, ListReport, ListTask
 from cdn_worker.queues.sqlite import sqlite_queues
-from cdn_worker.reach import Reach
-from cdn_worker.worker import Pool
+from cdn_worker.worker.list_task import Sizes
+from cdn_worker.worker.worker import Pool
 from tests.integration.test_worker import working
 from tests.sparse import SINK, SOURCE, Sparse
 from tests.stages import wait_for
@@ -117,8 +117,8 @@ def test_what_has_not_begun_is_given_back_and_was_not_delivered_in_vain(
     make: Make, queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker extends its lease for as long as it likes: others with nothing to do never saw it (C1)."""
-    monkeypatch.setattr("cdn_worker.worker.BEGIN_S", 0.5)
-    monkeypatch.setattr("cdn_worker.worker.DRAIN_S", 0.2)
+    monkeypatch.setattr("cdn_worker.worker.worker.BEGIN_S", 0.5)
+    monkeypatch.setattr("cdn_worker.worker.worker.DRAIN_S", 0.2)
     keys = [f"p/{index}" for index in range(6)]
     sparse = make(dict.fromkeys(keys, 100), stuck=frozenset(keys))
     tasks = [
@@ -139,7 +139,7 @@ def test_what_has_not_begun_is_given_back_and_was_not_delivered_in_vain(
 def test_a_listing_alone_shows_that_its_server_is_back(make: Make, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies were asked for first, for a moment: a queue with nothing but listings was never tried again, and stood for ever."""
     monkeypatch.setattr("cdn_worker.domain.outage.OUTAGE_S", 0.2)
-    monkeypatch.setattr("cdn_worker.worker.PROBE_S", 2.0)
+    monkeypatch.setattr("cdn_worker.worker.worker.PROBE_S", 2.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import pytest
 
-from cdn_worker.copying.steps import Way
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.verdict import Verdict
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.cdn import CdnSource
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.object_copy.commands import Way
+from cdn_worker.storage.cdn import CdnSource
+from cdn_worker.storage.gcs import GcsSink
+from cdn_worker.storage.s3 import S3Source
 from tests.copies import BUFFER_MAX, Copies, access, false_dones, s3_source, tasks_of, way
 from tests.proofs import sized
 from tests.stages import SINK, SOURCE, at_sink, fill

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import pytest
 
-from cdn_worker.copying.one_object import FROM_STORE
-from cdn_worker.copying.steps import Task
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import Verdict
-from cdn_worker.engine.loop import Limits
+from cdn_worker.http.engine import Limits
+from cdn_worker.object_copy.base import FROM_STORE
+from cdn_worker.object_copy.commands import Task
 from tests.copies import BUFFER_MAX, Copies, access, false_dones, s3_source, tasks_of, way
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client
 from tools.emulators.cdn import BODIES, STATUSES

@@ -10,19 +10,19 @@ from datetime import timedelta
 import pytest
 from google.cloud import storage_transfer_v1 as sts
 
-from sts_manager import chores
+from sts_manager import admin
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import BadInput, Retryable
 from sts_manager.domain.following import FOLLOWED_FAILURES, NO_OPERATION, QUEUE_MISSING
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Hold, JobStatus, PausedBy, Policy, PrefixJob, Route
-from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes, repair_name, repaired_job
-from sts_manager.domain.place import place
-from sts_manager.follow_wiring import Mending
+from sts_manager.domain.names import JobName, OperationName, Prefix, checked_prefixes, repair_name, repaired_job
 from sts_manager.ports import TransferJobView
-from sts_manager.reconciler import Reconciler
-from sts_manager.routes.follow import FollowRoute
-from sts_manager.routes.repairs import Behind, Compared, NothingCompared, Repairs, Wanted
-from sts_manager.routes.sts import StsClient, StsProject, connect
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.routes.event_driven.route import FollowRoute
+from sts_manager.routes.event_driven.setup import Mending
+from sts_manager.routes.sts.repairs import Behind, Compared, NothingCompared, Repairs, Wanted
+from sts_manager.routes.sts.route import StsClient, StsProject, connect
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.stages import SINK, SOURCE, at_sink, fill, s3_client, wait_for
@@ -103,7 +103,7 @@ class Scene:
         return [event.job for event in self.store.history(prefix)]
 
     def follow(self) -> None:
-        done = chores.follow(self.store, self.project, None, self.clock.now(), queue=QUEUE)
+        done = admin.follow(self.store, self.project, None, self.clock.now(), queue=QUEUE)
         assert all(one.done for one in done)
 
     def passes(self, number: int = 1, *, seconds: float = 60) -> None:
@@ -314,8 +314,8 @@ def test_what_a_person_paused_stays_paused_when_a_hold_is_lifted(scene: Scene) -
     wait_for(lambda: first.work.status != Status.PAUSED)
 
 
-def resumed_by_command(scene: Scene) -> list[chores.Done]:
-    return chores.resume_all(scene.store, scene.project, scene.clock.now(), dry_run=False, all_in_project=False)
+def resumed_by_command(scene: Scene) -> list[admin.Done]:
+    return admin.resume_all(scene.store, scene.project, scene.clock.now(), dry_run=False, all_in_project=False)
 
 
 def test_what_could_not_be_resumed_at_once_is_resumed_in_the_end(scene: Scene) -> None:
@@ -509,7 +509,7 @@ def test_tries_are_bounded_and_what_stays_is_named(scene: Scene) -> None:
     assert "given up" in scene.row().error_message
     assert scene.row().counters.objects_failed == 1
     scene.stage.ledger.rules.clear()
-    stopped = chores.stop_following(scene.store, scene.project, scene.clock.now())
+    stopped = admin.stop_following(scene.store, scene.project, scene.clock.now())
     assert all(one.done for one in stopped)
     assert scene.rows() == [(JobStatus.ERROR, FOLLOWED_FAILURES)] * 2, "nobody may call it done"
     assert not [job for job in scene.service.jobs.values() if job.status != 3], "the repairs are gone, too"
@@ -521,10 +521,10 @@ def test_what_failed_in_a_day_that_is_not_over_is_not_called_done(scene: Scene) 
     scene.fail("b/1")
     scene.passes()
     assert (scene.row().counters.objects_failed, scene.rows()) == (1, [(JobStatus.RUNNING, "")] * 2)
-    assert all(one.done for one in chores.stop_following(scene.store, scene.project, scene.clock.now()))
+    assert all(one.done for one in admin.stop_following(scene.store, scene.project, scene.clock.now()))
     assert scene.rows() == [(JobStatus.ERROR, FOLLOWED_FAILURES)] * 2, "under which of them it failed is not known yet"
     assert scene.row(PREFIXES[1]).error_message.startswith(f"1 object of {scene.job} failed")
-    assert not chores.stop_following(scene.store, scene.project, scene.clock.now()), "to repeat it changes nothing"
+    assert not admin.stop_following(scene.store, scene.project, scene.clock.now()), "to repeat it changes nothing"
 
 
 def test_the_next_failing_day_brings_what_an_earlier_one_gave_up(scene: Scene) -> None:
@@ -594,13 +594,13 @@ def test_commands_pause_and_resume_what_is_brought_too(scene: Scene) -> None:
     scene.next_day()
     scene.passes(2)
     now = scene.clock.now()
-    paused = chores.pause_all(scene.store, scene.project, now, hold=Hold(by="ops", at=now), dry_run=False, all_in_project=False)
+    paused = admin.pause_all(scene.store, scene.project, now, hold=Hold(by="ops", at=now), dry_run=False, all_in_project=False)
     assert [one.done for one in paused] == [True, True]
     wait_for(lambda: all(one.work.status != Status.IN_PROGRESS for one in scene.service.operations.values()))
     wait_for(lambda: all(one.work.status != Status.SUSPENDING for one in scene.service.operations.values()))
-    resumed = chores.resume_all(scene.store, scene.project, now, dry_run=False, all_in_project=False)
+    resumed = admin.resume_all(scene.store, scene.project, now, dry_run=False, all_in_project=False)
     assert [one.done for one in resumed] == [True, True]
-    done = chores.cancel(scene.store, [LEAD], scene.project.cancel)
+    done = admin.cancel(scene.store, [LEAD], scene.project.cancel)
     assert [(one.done, "follow --stop" in one.why) for one in done] == [(False, True)]
 
 
@@ -662,7 +662,7 @@ def test_what_cannot_travel_stays_named_and_is_not_called_repaired(scene: Scene,
         scene.restart()
     assert not scene.repairs, "nothing was moved in vain"
     assert "followed_objects_repaired" not in [record.message for record in caplog.records]
-    chores.stop_following(scene.store, scene.project, scene.clock.now())
+    admin.stop_following(scene.store, scene.project, scene.clock.now())
     assert scene.row().status is JobStatus.ERROR
 
 
@@ -674,8 +674,8 @@ def test_a_second_job_on_a_queue_is_refused_whoever_made_the_first(scene: Scene)
     with pytest.raises(BadInput, match=r"still listens to .*`sts-manager follow --stop` ends it"):
         scene.follow()
     with pytest.raises(BadInput, match=str(scene.job)):
-        chores.follow(scene.store, scene.project, None, scene.clock.now())
-    assert all(one.done for one in chores.stop_following(scene.store, scene.project, scene.clock.now()))
+        admin.follow(scene.store, scene.project, None, scene.clock.now())
+    assert all(one.done for one in admin.stop_following(scene.store, scene.project, scene.clock.now()))
     scene.follow()
 
 
@@ -688,14 +688,14 @@ def test_somebody_elses_job_on_the_queue_is_named_with_the_command_that_ends_it(
 
     project = Project({PROJECT: scene.client()})
     with pytest.raises(BadInput, match="`gcloud transfer jobs delete transferJobs/theirs` ends it"):
-        chores.follow(scene.store, project, None, scene.clock.now(), queue=QUEUE)
-    done = chores.follow(scene.store, project, None, scene.clock.now(), queue=f"{QUEUE}-2")
+        admin.follow(scene.store, project, None, scene.clock.now(), queue=QUEUE)
+    done = admin.follow(scene.store, project, None, scene.clock.now(), queue=f"{QUEUE}-2")
     assert all(one.done for one in done), "on another queue it is nobody's business"
 
 
 def test_the_daemon_looks_for_another_listener_too(scene: Scene) -> None:
     """`follow` may not have been told the queue."""
-    chores.follow(scene.store, scene.project, None, scene.clock.now())
+    admin.follow(scene.store, scene.project, None, scene.clock.now())
     scene.service.create(theirs())
     scene.passes(2)
     assert scene.rows() == [(JobStatus.ERROR, "QUEUE_TAKEN")] * 2

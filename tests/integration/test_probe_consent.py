@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sts_manager import probe_wiring
+from sts_manager.cli import probe as probe_wiring
 from sts_manager.doctor.probe import monitoring, transfers
 from sts_manager.doctor.probe.observation import Outcome
 from sts_manager.domain.errors import BadInput, Fatal

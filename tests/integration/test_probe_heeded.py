@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sts_manager import probe_wiring, wiring
-from sts_manager.doctor.examine import examine
+from sts_manager import app
+from sts_manager.cli import probe as probe_wiring
 from sts_manager.doctor.finding import Finding, Level
+from sts_manager.doctor.run import examine
 from sts_manager.domain.heartbeat import Vitals
 from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.probe_options import ProbeOptions
@@ -35,7 +36,7 @@ def answers(**given: str) -> ServiceAnswers:
 
 
 def store(settings: Any, known: ServiceAnswers | None) -> None:
-    with closing(wiring.store_of(settings, create=True)) as opened:
+    with closing(app.store_of(settings, create=True)) as opened:
         opened.set_answers(known)
 
 
@@ -45,8 +46,8 @@ def store(settings: Any, known: ServiceAnswers | None) -> None:
 def agents_roles(folder: Path) -> Finding:
     given = {"source_bucket": f"s3://{SOURCE}", "destination_bucket": f"gs://{SINK}", "store": f"sqlite:///{folder}/store.db"}
     settings = load_settings(given, {}, None)
-    patient = wiring.patient_of(settings, frozenset({"sts-s3"}), wiring.answers_of(settings))
-    found = {one.check: one for one in examine(patient, wiring.means_of(settings))}
+    patient = app.patient_of(settings, frozenset({"sts-s3"}), app.answers_of(settings))
+    found = {one.check: one for one in examine(patient, app.means_of(settings))}
     return found[f"agent's roles on gs://{SINK}"]
 
 
@@ -111,8 +112,8 @@ def test_the_daemon_publishes_where_points_are_taken(
     given = {"store": "bigquery", "dataset_location": "europe-west1", "publish_heartbeat": True}
     settings = load_settings(given, {}, None)
     store(settings, known)
-    with closing(wiring.store_of(settings)) as opened:
-        wiring.pulse_of(settings, opened).beat(Vitals())
+    with closing(app.store_of(settings)) as opened:
+        app.pulse_of(settings, opened).beat(Vitals())
     assert stage.monitoring is not None
     places = {dict(one.shown.resource.labels)["location"] for one in stage.monitoring.series.series.values()}
     assert places == {location}
@@ -155,7 +156,7 @@ def test_what_was_not_looked_at_again_is_kept(stage: Stage, tmp_path: Path) -> N
     given = {"cdn_url": None, "cdn_key_pair_id": None, "cdn_private_key_file": None, "publish_heartbeat": False}
     plain = replace(probing, flags=given)
     probe_wiring.probe(plain.settings(), ProbeOptions(yes=True, report=tmp_path / "r.json"), Console())
-    kept = wiring.answers_of(plain.settings())
+    kept = app.answers_of(plain.settings())
     assert kept is not None
     assert kept.names_unusable, "of an earlier probe, which had a CDN"
     assert kept.answers["session_generation_header"] == "no", "of this one"
@@ -164,7 +165,7 @@ def test_what_was_not_looked_at_again_is_kept(stage: Stage, tmp_path: Path) -> N
 
 def test_a_store_of_an_older_program_has_no_answers_and_opens(tmp_path: Path, stage: Stage) -> None:
     settings = Probing(stage, tmp_path).settings()
-    wiring.store_of(settings, create=True).close()
+    app.store_of(settings, create=True).close()
     with closing(sqlite3.connect(tmp_path / "store.db")) as database:
         assert not database.execute("SELECT * FROM sts_job_control WHERE key = 'answers'").fetchall()
-    assert wiring.answers_of(settings) is None
+    assert app.answers_of(settings) is None

@@ -8,13 +8,13 @@ from contextlib import closing
 
 import pytest
 
-from cdn_worker.copying.steps import Task
+from cdn_worker.config import Reach
+from cdn_worker.copier.process_pool import LoopsDie, Processes, begin_of
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.engine.loop import Engine, Limits
+from cdn_worker.http.engine import Engine, Limits
+from cdn_worker.object_copy.commands import Task
 from cdn_worker.ports import Access
-from cdn_worker.processes import LoopsDie, Processes, begin_of
-from cdn_worker.reach import Reach
 from tests.sparse import MODIFIED, SINK, SOURCE, Sparse
 
 KEYS = [f"p/{index:03}" for index in range(200)]

@@ -13,11 +13,11 @@ import pytest
 
 from sts_manager.domain.errors import BadInput
 from sts_manager.domain.model import Counters, FailedObject, JobStatus, changed
-from sts_manager.domain.naming import JobName, OperationName, Prefix, checked_prefixes
+from sts_manager.domain.names import JobName, OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
-from sts_manager.queries import says, text_of, texts, wants
-from sts_manager.stores.bigquery import BigQueryStore
-from sts_manager.stores.sql import SqlStore, open_store
+from sts_manager.stores.bigquery.store import BigQueryStore
+from sts_manager.stores.queries import says, text_of, texts, wants
+from sts_manager.stores.sql.store import SqlStore, open_store
 from tests.end_to_end.commands import Shell
 from tests.warehouses import bigquery_store
 from tools.emulators.stage import Stage

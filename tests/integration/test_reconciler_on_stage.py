@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from sts_manager.clock import SystemClock
+from sts_manager.daemon.reconciler import Reconciler
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Hold, JobStatus, Policy, PrefixJob, Route
-from sts_manager.domain.naming import Prefix, checked_prefixes
-from sts_manager.domain.place import place
-from sts_manager.reconciler import Reconciler
-from sts_manager.routes.sts import StsRoute, connect
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
-from sts_manager.stores.sql import SqlStore, open_store
+from sts_manager.domain.names import Prefix, checked_prefixes
+from sts_manager.routes.sts.route import StsRoute, connect
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
+from sts_manager.stores.sql.store import SqlStore, open_store
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, s3_client, wait_for
 from tools.emulators.stage import KEYS, PROJECT, Stage
 from tools.emulators.sts.copier import Status

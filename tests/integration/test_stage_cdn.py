@@ -15,10 +15,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from cdn_worker.credentials.signing_keys import signer_from_file, signer_of
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.signing import Digest, SignedPrefix, sign_prefix
-from cdn_worker.keypairs import signer_from_file, signer_of
 from tests.stages import SOURCE, fill
 from tools.emulators.cdn import BODIES, KEY_PAIR_ID, STATUSES
 from tools.emulators.stage import Stage

@@ -11,9 +11,9 @@ from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import Denied, Throttled
-from sts_manager.domain.naming import OperationName
-from sts_manager.routes.sts import connect
-from sts_manager.routes.transfer_log import LoggedFailure, read_failures
+from sts_manager.domain.names import OperationName
+from sts_manager.routes.sts.route import connect
+from sts_manager.routes.sts.transfer_log import LoggedFailure, read_failures
 from tests.stages import SINK, SOURCE, fill, wait_for
 from tools.emulators.log_filter import BadFilter, parse_filter
 from tools.emulators.stage import KEYS, PROJECT, Stage

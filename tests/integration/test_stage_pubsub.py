@@ -15,7 +15,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.queues.places import open_queues, prepare_queues
+from cdn_worker.queues.factory import open_queues, prepare_queues
 from tests.stages import wait_for
 from tools.emulators.stage import PROJECT, Stage
 

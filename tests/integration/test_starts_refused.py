@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Breaker, JobStatus
-from sts_manager.domain.place import place
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
 from tests.integration.test_reconciler_on_stage import Migration
 from tests.stages import SINK, SOURCE, at_sink, fill, gcs_client, wait_for
 from tools.emulators.stage import KEYS, PROJECT, Stage

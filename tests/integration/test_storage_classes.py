@@ -10,12 +10,12 @@ import requests
 
 from sts_manager.clock import SystemClock
 from sts_manager.domain.errors import Denied, NameTaken, Permanent, Retryable, Throttled
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Route, StartJob
-from sts_manager.domain.naming import JobName, Prefix
-from sts_manager.domain.place import place
-from sts_manager.routes.sts import StsClient, StsRoute, connect
-from sts_manager.routes.sts_rest import PassedOver, TransferRest
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.domain.names import JobName, Prefix
+from sts_manager.routes.sts.rest import PassedOver, TransferRest
+from sts_manager.routes.sts.route import StsClient, StsRoute, connect
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
 from tests.stages import SINK, SOURCE, archive, at_sink, fill, restore, wait_for
 from tools.emulators.stage import KEYS, PROJECT, Stage
 
@@ -141,6 +141,6 @@ def test_the_service_is_asked_with_credentials(monkeypatch: pytest.MonkeyPatch) 
             return answer
 
     monkeypatch.setattr("google.auth.default", lambda scopes: (scopes, "project"))
-    monkeypatch.setattr("sts_manager.routes.sts_rest.AuthorizedSession", lambda _credentials: Session())
+    monkeypatch.setattr("sts_manager.routes.sts.rest.AuthorizedSession", lambda _credentials: Session())
     TransferRest().get("transferJobs/x", "project-1", 1.0)
     assert asked == [("GET", "https://storagetransfer.googleapis.com/v1/transferJobs/x", False)]

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import decoded_report, encoded
-from cdn_worker.contract import CopyReport, JobSpec, ListTask, Report
+from cdn_worker.config import Reach
+from cdn_worker.credentials.signing_keys import signer_from_file
 from cdn_worker.domain.signing import Digest
 from cdn_worker.domain.sigv4 import AwsKeys
-from cdn_worker.engine.loop import Limits
-from cdn_worker.keypairs import signer_from_file
+from cdn_worker.http.engine import Limits
 from cdn_worker.ports import Queues
+from cdn_worker.protocol.codec import decoded_report, encoded
+from cdn_worker.protocol.messages import CopyReport, JobSpec, ListTask, Report
 from cdn_worker.queues.memory import memory_queues
 from cdn_worker.queues.sqlite import sqlite_queues
-from cdn_worker.reach import Reach
-from cdn_worker.worker import Pool, Worker
+from cdn_worker.worker.worker import Pool, Worker
 from tests.stages import SINK, SOURCE, at_sink, fill, wait_for
 from tools.emulators.cdn import KEY_PAIR_ID
 from tools.emulators.stage import KEYS, Stage
@@ -66,7 +66,7 @@ def reports(queues: Queues) -> list[Report]:
 
 
 def test_a_large_object_goes_on_where_its_worker_left_it(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdn_worker.worker.DRAIN_S", 0.2)
+    monkeypatch.setattr("cdn_worker.worker.worker.DRAIN_S", 0.2)
     body = random.Random(5).randbytes(12 * MIB + 7)
     fill(stage, {"p/large": body})
     queues, state = memory_queues(), tmp_path / "worker.resume"
@@ -99,7 +99,7 @@ def test_ten_polite_restarts_while_objects_are_slow_bury_nothing(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rolling deploys, Spot, a crash loop: the eleventh buried what was slow each time, as if its workers had died (C7)."""
-    monkeypatch.setattr("cdn_worker.worker.DRAIN_S", 0.2)
+    monkeypatch.setattr("cdn_worker.worker.worker.DRAIN_S", 0.2)
     objects = {f"p/{index}": f"{index}".encode() * 100 for index in range(3)}
     fill(stage, objects)
     with closing(sqlite_queues(tmp_path / "queue.db")) as queues:

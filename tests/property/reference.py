@@ -28,8 +28,8 @@ from sts_manager.domain.model import (
     StartRefused,
     SteeringFailed,
 )
-from sts_manager.domain.naming import Prefix, job_name
-from sts_manager.domain.ramp import backoff
+from sts_manager.domain.names import Prefix, job_name
+from sts_manager.domain.pacing import backoff
 
 DAY_AND_AN_HOUR = timedelta(hours=25)
 WAITING, RUNNING, PAUSED, DONE, ERROR = (

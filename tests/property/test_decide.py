@@ -32,8 +32,8 @@ from sts_manager.domain.model import (
     StartJob,
     StartRefused,
 )
-from sts_manager.domain.naming import OperationName, Prefix, job_name
-from sts_manager.domain.ramp import is_stalled
+from sts_manager.domain.names import OperationName, Prefix, job_name
+from sts_manager.domain.pacing import is_stalled
 from tests.fakes.clock import START
 
 NOW = START

@@ -8,14 +8,14 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdn_worker.copying.steps import Task
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.keys import KeyMapping, encoded
-from cdn_worker.domain.replace import Replace
+from cdn_worker.domain.overwrite import Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.planning import Ground, Planned, Planner
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.listing.diff import Ground, Planned, Planner
+from cdn_worker.object_copy.commands import Task
+from cdn_worker.storage.gcs import GcsSink
+from cdn_worker.storage.s3 import S3Source
 from tests.simulation.buckets import GCS, S3, SINK, SOURCE, Buckets, etag_of
 from tests.simulation.chance import Chance
 from tests.unit.test_planning import Turns

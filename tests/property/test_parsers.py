@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from cdn_worker.domain.http import Answer, headers_of, status_of
 from cdn_worker.domain.integrity import etag_of, goog_hashes
 from cdn_worker.domain.keys import KeyMapping, encoded, name_fault
+from cdn_worker.domain.listing_page import parse_page
 from cdn_worker.domain.metadata import MetadataTooLarge, kept
-from cdn_worker.domain.pages import parse_page
 from cdn_worker.domain.signing import Digest, sign_prefix, unsafe
 from cdn_worker.domain.url_list import host_fault
 from cdn_worker.ports import Access
-from cdn_worker.sinks.gcs import GcsSink
+from cdn_worker.storage.gcs import GcsSink
+from sts_manager.cli.prefix_file import read_prefixes
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.naming import prefix_fault
-from sts_manager.domain.place import place
-from sts_manager.prefix_file import read_prefixes
+from sts_manager.domain.location import place
+from sts_manager.domain.names import prefix_fault
 from sts_manager.settings import Settings, load_settings, shown
 
 NAMES = sorted(Settings.model_fields)

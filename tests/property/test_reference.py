@@ -38,7 +38,7 @@ from sts_manager.domain.model import (
     StartRefused,
     SteeringFailed,
 )
-from sts_manager.domain.naming import OperationName, Prefix, job_name
+from sts_manager.domain.names import OperationName, Prefix, job_name
 from tests.fakes.clock import START as NOW
 from tests.property.reference import decided
 

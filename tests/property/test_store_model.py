@@ -30,10 +30,10 @@ from sts_manager.domain.model import (
     PrefixJob,
     Route,
 )
-from sts_manager.domain.naming import OperationName, Prefix, job_name
+from sts_manager.domain.names import OperationName, Prefix, job_name
 from sts_manager.ports import Batch, JobStore, PassReport
 from sts_manager.stores.lease import LeaseRecord
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql.store import open_store
 from tests.fakes.clock import START as NOW
 from tests.fakes.memory_store import MemoryStore
 from tests.proofs import sized

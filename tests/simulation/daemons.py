@@ -9,22 +9,22 @@ from typing import Any, Protocol, cast
 
 from google.api_core import exceptions
 
-from sts_manager.daemon import Daemon, Intervals, Stop
+from sts_manager.daemon.loop import Daemon, Intervals, Stop
+from sts_manager.daemon.pass_result import PassResult
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import StoreUnavailable
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Policy, PrefixJob, Route
-from sts_manager.domain.place import place
-from sts_manager.keeping import Keeping
-from sts_manager.pass_result import PassResult
-from sts_manager.pool.keeper import PoolKeeper, Told
-from sts_manager.pool.leading import take_over
-from sts_manager.pool.ledger import PoolLedger
 from sts_manager.ports import JobStore, Routes
-from sts_manager.reconciler import Reconciler
-from sts_manager.routes.cdn import CdnRoute, PoolSettings
-from sts_manager.routes.pacer import Pacer
-from sts_manager.routes.quotas import ServiceQuotas
-from sts_manager.routes.sts import StsClient, StsRoute
-from sts_manager.routes.sts_spec import S3Access, TransferSettings
+from sts_manager.routes.local.background import Keeping
+from sts_manager.routes.pool.controller import PoolKeeper, Told
+from sts_manager.routes.pool.leading import take_over
+from sts_manager.routes.pool.ledger import PoolLedger
+from sts_manager.routes.pool.route import CdnRoute, PoolSettings
+from sts_manager.routes.sts.quotas import ServiceQuotas
+from sts_manager.routes.sts.rate_limiter import Pacer
+from sts_manager.routes.sts.route import StsClient, StsRoute
+from sts_manager.routes.sts.spec import S3Access, TransferSettings
 from sts_manager.stores.lease import StoreLease
 from tests.simulation.buckets import SINK, SOURCE
 from tests.simulation.chance import OFTEN, Called, Chance

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from sts_manager.domain.model import PrefixJob
-from sts_manager.domain.naming import OperationName, Prefix
-from sts_manager.follow_wiring import Mending
-from sts_manager.followed_failures import FollowedFailures, Means
+from sts_manager.domain.names import OperationName, Prefix
 from sts_manager.ports import JobStore
-from sts_manager.routes.follow import FollowRoute
-from sts_manager.routes.repairs import Behind, Compared, NotCompared, NothingCompared, Repairs, Wanted
-from sts_manager.routes.sts import StsClient
-from sts_manager.routes.sts_spec import TransferSettings
+from sts_manager.routes.event_driven.route import FollowRoute
+from sts_manager.routes.event_driven.setup import Mending
+from sts_manager.routes.sts.repairs import Behind, Compared, NotCompared, NothingCompared, Repairs, Wanted
+from sts_manager.routes.sts.route import StsClient
+from sts_manager.routes.sts.spec import TransferSettings
+from sts_manager.routes.url_list.followed_failures import FollowedFailures, Means
 from tests.simulation.buckets import SINK
 from tests.simulation.following import Following
 from tests.simulation.timeline import START, Process

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from google.cloud import storage_transfer_v1 as sts
 
-from sts_manager import chores
+from sts_manager import admin
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.following import FOLLOWED_FAILURES, QUEUE_MISSING
 from sts_manager.domain.model import LIVE, JobStatus, PrefixJob, Route
-from sts_manager.domain.naming import OperationName, Prefix, is_ours, repaired_job
-from sts_manager.routes.repairs import Compared
+from sts_manager.domain.names import OperationName, Prefix, is_ours, repaired_job
+from sts_manager.routes.sts.repairs import Compared
 from tests.simulation.buckets import SOURCE
 from tests.simulation.moves import Moves
 from tests.simulation.timeline import Process
@@ -180,7 +180,7 @@ class Following:
                 # What waits to be copied once more, or cannot be followed any more, a person has tried again.
                 chance.count("retried")
                 with suppress(BadInput):
-                    list(chores.retry_errors(self.world.store, self.world._now(), code=None))
+                    list(admin.retry_errors(self.world.store, self.world._now(), code=None))
 
     def _listen_too(self) -> None:
         """Somebody else's job comes, or goes: none comes while one of ours listens, or is about to."""
@@ -251,7 +251,7 @@ class Following:
         refused = ""
         with suppress(Retryable, Permanent), world._project(faults=world.chance.storming) as project:
             try:
-                began = chores.follow(world.store, project, wanted, world._now(), queue=queue)
+                began = admin.follow(world.store, project, wanted, world._now(), queue=queue)
             except BadInput as error:
                 refused = str(error)
             else:
@@ -266,7 +266,7 @@ class Following:
         self._stopping = True
         try:
             with suppress(Retryable, Permanent, BadInput), self.world._project(faults=faults) as project:
-                chores.stop_following(self.world.store, project, self.world._now())
+                admin.stop_following(self.world.store, project, self.world._now())
         finally:
             self.check()
             self._stopping = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from google.cloud import storage_transfer_v1 as sts
 
 from sts_manager.domain.model import JobStatus, PrefixJob, Route
-from sts_manager.domain.naming import Prefix, repaired_job, whole_of
+from sts_manager.domain.names import Prefix, repaired_job, whole_of
 from sts_manager.ports import HistoryRow
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation.buckets import SINK

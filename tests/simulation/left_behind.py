@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
-from cdn_worker.contract import JobSpec
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.protocol.messages import JobSpec
+from cdn_worker.protocol.url_list_ledger import ListLedger
 from sts_manager.domain.model import JobStatus, PrefixJob, Route, StartJob
-from sts_manager.domain.naming import Prefix
-from sts_manager.list_wiring import UrlLists as Comparer
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import JobStore
-from sts_manager.routes.cdn import PoolSettings, spec_of
+from sts_manager.routes.pool.route import PoolSettings, spec_of
+from sts_manager.routes.url_list.missing_objects import left_behind_of
+from sts_manager.routes.url_list.setup import UrlLists as Comparer
 from sts_manager.settings import Settings
-from sts_manager.url_lists.comparison import left_behind_of
 from tests.simulation.buckets import MODIFIED, SINK
 from tests.simulation.timeline import Process
 from tools.emulators.gcs.objects import Attributes

@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cdn_worker.domain.metadata import SOURCE_ETAG
-from sts_manager import chores
+from sts_manager import admin
 from sts_manager.domain.errors import BadInput
 from sts_manager.domain.model import Chosen, JobStatus, Route
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 from tests.simulation.buckets import SINK, etag_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Sources:
                 Prefix("both/team/"): Chosen(route=Route.CDN),
             }
         try:
-            chores.prepare(world.store, sorted(chosen), world._now(), lambda _: None, chosen)
+            admin.prepare(world.store, sorted(chosen), world._now(), lambda _: None, chosen)
         except BadInput:
             return
         raise AssertionError(f"rows that write the same names were loaded: {chosen}")
@@ -110,7 +110,7 @@ class Sources:
         wanted = {key for key in self.world.buckets.archived if not key.startswith("sts-")}
         rows = [job for job in store.rows.values() if job.status is JobStatus.ERROR]
         again = [job.prefix for job in rows if any(key.startswith(job.prefix) for key in wanted)]
-        list(chores.retry(store, again, self.world._now()))
+        list(admin.retry(store, again, self.world._now()))
 
     # What must hold
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol, cast
 
 from google_crc32c import extend
 
-from cdn_worker.copying.steps import Stream, Streamed
 from cdn_worker.domain.http import Answer, Fault, Request
-from cdn_worker.engine.loop import Engine
-from cdn_worker.player import Player
+from cdn_worker.http.driver import Player
+from cdn_worker.http.engine import Engine
+from cdn_worker.object_copy.commands import Stream, Streamed
 
 BUFFER_MAX = 100_000
 """Objects above this stream. The sink keeps whole steps of 256 KiB of an upload that breaks off."""

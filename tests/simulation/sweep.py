@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sts_manager.domain.model import ENDED, Chosen, Route
-from sts_manager.domain.naming import Prefix, checked_prefixes
+from sts_manager.domain.names import Prefix, checked_prefixes
 from sts_manager.ports import JobStore
 from tests.simulation.buckets import SINK, Buckets
 from tests.simulation.chance import AFTER, BEFORE, LOST, Chance

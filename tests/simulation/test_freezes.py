@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import decoded_report, decoded_task, encoded
-from cdn_worker.contract import CopyTask, Item, Refused
 from cdn_worker.ports import Leased
-from sts_manager import chores
+from cdn_worker.protocol.codec import decoded_report, decoded_task, encoded
+from cdn_worker.protocol.messages import CopyTask, Item, Refused
+from sts_manager import admin
 from sts_manager.domain.model import ENDED
 from tests.proofs import sized
 from tests.simulation.timeline import Process
@@ -64,8 +64,8 @@ class Freezing(World):
     def _keep_at_work(self) -> None:
         """Where all of the pool's prefixes have ended, they are run again."""
         if all(job.status in ENDED for job in self.store.rows.values() if job.prefix.startswith("cdn-")):
-            list(chores.retry_errors(self.store, self._now(), code=None))
-            list(chores.rerun_all(self.store, self._now()))
+            list(admin.retry_errors(self.store, self._now(), code=None))
+            list(admin.rerun_all(self.store, self._now()))
 
     def _freeze(self) -> bool:
         """Freeze who leads, if a report waits that can be put among the dead before."""

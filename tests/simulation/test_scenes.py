@@ -10,12 +10,23 @@ from datetime import timedelta
 
 import pytest
 
-from cdn_worker.codec import decoded_report, encoded
-from cdn_worker.contract import ROOT, CopyReport, CopyTask, Item, JobSpec, ListFailed, ListReport, ListTask, Report, Trouble
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.outage import FORGET_S
 from cdn_worker.ports import JobState, QueueUnavailable
-from cdn_worker.worker import Pool
+from cdn_worker.protocol.codec import decoded_report, encoded
+from cdn_worker.protocol.messages import (
+    ROOT,
+    CopyReport,
+    CopyTask,
+    Item,
+    JobSpec,
+    ListFailed,
+    ListReport,
+    ListTask,
+    Report,
+    Trouble,
+)
+from cdn_worker.worker.worker import Pool
 from tests.proofs import sized
 from tests.simulation.buckets import CDN, GCS, S3, SINK, SOURCE, Buckets, etag_of
 from tests.simulation.chance import Chance
@@ -154,7 +165,7 @@ def test_what_was_at_work_when_the_credentials_went_is_given_back_and_told() -> 
 
 def test_a_token_that_is_refused_before_its_end_costs_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token service takes some seconds: with the old token three tries came to nothing meanwhile."""
-    monkeypatch.setattr("cdn_worker.keyring.RENEW_AT_MOST_EVERY", timedelta(0))
+    monkeypatch.setattr("cdn_worker.credentials.provider.RENEW_AT_MOST_EVERY", timedelta(0))
     scene, token, fetching = Scene(), ["old"], [False]
 
     def fetch() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sts_manager.ports import JobStore
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql.store import open_store
 from tests.proofs import sized
 from tests.simulation.sweep import MODES, NOWHERE, Outcome, Sweep
 from tests.warehouses import NAMES, bigquery_store

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
-from cdn_worker.engine.loop import Engine
-from cdn_worker.lists.jobs import State
-from cdn_worker.lists.ledger import ListLedger
-from cdn_worker.lists.lister import Sizes
-from cdn_worker.lists.service import Listers
-from sts_manager import chores
+from cdn_worker.http.engine import Engine
+from cdn_worker.protocol.url_list_jobs import State
+from cdn_worker.protocol.url_list_ledger import ListLedger
+from cdn_worker.url_lists.runner import Sizes
+from cdn_worker.url_lists.service import Listers
+from sts_manager import admin
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Chosen, JobStatus, PrefixJob, Route
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import Clock, JobStore
-from sts_manager.routes.cdn import PoolSettings, spec_of
-from sts_manager.routes.sts import StsClient
-from sts_manager.routes.url_list import UrlListRoute
+from sts_manager.routes.pool.route import PoolSettings, spec_of
+from sts_manager.routes.sts.route import StsClient
+from sts_manager.routes.url_list.route import UrlListRoute
 from tests.simulation.buckets import PARTS_FROM, SINK
 from tests.simulation.chance import OFTEN, Called
 from tests.simulation.left_behind import SimComparer
@@ -239,8 +239,8 @@ class UrlLists:
                 # What has changed is to be brought, too.
                 at = self.world._now()
                 rows = [job for job in self.world.store.rows.values() if job.prefix.startswith("lst-")]
-                chores.rerun(self.world.store, [job.prefix for job in rows if job.status is JobStatus.DONE], at)
-                chores.retry(self.world.store, [job.prefix for job in rows if job.status is JobStatus.ERROR], at)
+                admin.rerun(self.world.store, [job.prefix for job in rows if job.status is JobStatus.DONE], at)
+                admin.retry(self.world.store, [job.prefix for job in rows if job.status is JobStatus.ERROR], at)
             case _ if self._versions:
                 key = draw.choice(sorted(self._versions))
                 chance.count("listed object changed", key)

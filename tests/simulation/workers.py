@@ -11,22 +11,22 @@ from functools import partial
 from itertools import count
 from typing import cast
 
-from cdn_worker.copying import copied
-from cdn_worker.copying.steps import Resume, Task, Way
+from cdn_worker.config import Reach
+from cdn_worker.copier.process_pool import Processes, weight_of
 from cdn_worker.domain.budget import is_huge
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.domain.outage import Contact, Contacts
 from cdn_worker.domain.verdict import KeyVerdict
-from cdn_worker.engine.loop import Engine, Timer
-from cdn_worker.listing import Sizes
-from cdn_worker.player import Player
+from cdn_worker.http.driver import Player
+from cdn_worker.http.engine import Engine, Timer
+from cdn_worker.object_copy import copied
+from cdn_worker.object_copy.commands import Resume, Task, Way
 from cdn_worker.ports import Access, JobState, Queues, QueueUnavailable
-from cdn_worker.post import Kind, Post
-from cdn_worker.processes import Processes, weight_of
 from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
-from cdn_worker.reach import Reach
-from cdn_worker.wiring import Setup, way_of
-from cdn_worker.worker import Pool, Worker
+from cdn_worker.storage.setup import Setup, way_of
+from cdn_worker.worker.list_task import Sizes
+from cdn_worker.worker.queue_client import Kind, Post
+from cdn_worker.worker.worker import Pool, Worker
 from tests.simulation.buckets import CDN, GCS, S3, Buckets
 from tests.simulation.chance import Called, Chance
 from tests.simulation.streams import BUFFER_MAX, SimPlayer

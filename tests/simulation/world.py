@@ -19,15 +19,15 @@ from unittest import mock
 
 from google.cloud import storage_transfer_v1 as sts
 
-from sts_manager import chores
-from sts_manager import reconciler as reconciler_module
+from sts_manager import admin
+from sts_manager.daemon import reconciler as reconciler_module
 from sts_manager.domain.errors import BadInput, Permanent, Retryable
 from sts_manager.domain.model import ENDED, Chosen, Hold, PausedBy, PrefixJob, Route
-from sts_manager.domain.naming import Prefix, checked_prefixes
-from sts_manager.own_operations import Beside, OwnOperations
-from sts_manager.pool.operations import PoolOperations
-from sts_manager.routes.sts import StsProject
-from sts_manager.url_lists.document import ListOperations
+from sts_manager.domain.names import Prefix, checked_prefixes
+from sts_manager.routes.local.operations import Beside, OwnOperations
+from sts_manager.routes.pool.admin import PoolOperations
+from sts_manager.routes.sts.route import StsProject
+from sts_manager.routes.url_list.operation import ListOperations
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation import invariants
 from tests.simulation.buckets import SINK, SOURCE, Buckets
@@ -179,7 +179,7 @@ class World:
         """Where objects have changed meanwhile, or could be read only now: none does any more, and what is done is compared."""
         if not (self.following.follows or self.lists.travels or self.buckets.archived):
             return
-        list(chores.rerun_all(self.store, self._now()))
+        list(admin.rerun_all(self.store, self._now()))
         self.sources.retry()
         self._until(self.timeline.now + RERUN_HOURS_MAX * HOUR, done=self._all_ended)
         assert self._all_ended(), f"the rerun does not end: {self._unended()}"
@@ -345,7 +345,7 @@ class World:
                     self.transfers.delete_job(draw.choice(names))
             case 9 | 10:
                 self.chance.count("retried")
-                list(chores.retry_errors(self.store, self._now(), code=None))
+                list(admin.retry_errors(self.store, self._now(), code=None))
             case 11 if active:
                 operation = draw.choice(active)
                 self.chance.count("operation forgotten", operation.name)
@@ -355,7 +355,7 @@ class World:
                 self._cancel(draw.choice(live))
             case 13:
                 self.chance.count("rerun")
-                list(chores.rerun_all(self.store, self._now()))
+                list(admin.rerun_all(self.store, self._now()))
             case 14:
                 self.chance.count("hostile message")
                 body = draw.choice([b"", b"{}", b"\xff\xfe", b'{"v":1,"kind":"copy"}', draw.randbytes(30)])
@@ -387,13 +387,13 @@ class World:
 
     def _pause_all(self, hold: Hold | None) -> None:
         with self._project() as project:
-            chores.pause_all(self.store, project, self._now(), hold=hold, dry_run=False, all_in_project=False)
+            admin.pause_all(self.store, project, self._now(), hold=hold, dry_run=False, all_in_project=False)
 
     def _cancel(self, job: PrefixJob) -> None:
         with self._project() as project:
             self.chance.count("cancelled by command", job.prefix)
             with suppress(Retryable, Permanent, BadInput):
-                chores.cancel(self.store, [job.prefix], project.cancel)
+                admin.cancel(self.store, [job.prefix], project.cancel)
 
     def statistics(self) -> Counter[str]:
         found = Counter(job.status.value for job in self.store.rows.values())
@@ -405,8 +405,14 @@ class World:
 def in_virtual_time(timeline: Timeline, seed: int) -> Iterator[None]:
     """What asks the machine for the time, or for chance, asks the world."""
     fake = types.SimpleNamespace(monotonic=lambda: timeline.now, sleep=timeline.sleep, time=lambda: timeline.now)
-    modules = ("cdn_worker.lists.service", "cdn_worker.worker", "cdn_worker.post", "cdn_worker.desk", "sts_manager.pool.keeper")
-    clock = mock.patch("sts_manager.list_wiring.SystemClock", return_value=HostClock(timeline))
+    modules = (
+        "cdn_worker.url_lists.service",
+        "cdn_worker.worker.worker",
+        "cdn_worker.worker.queue_client",
+        "cdn_worker.worker.job_context",
+        "sts_manager.routes.pool.controller",
+    )
+    clock = mock.patch("sts_manager.routes.url_list.setup.SystemClock", return_value=HostClock(timeline))
     before = random.getstate()
     random.seed(seed)
     with mock.patch.object(reconciler_module, "_overlapping", lambda call, items: [call(one) for one in items]):

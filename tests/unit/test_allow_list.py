@@ -16,19 +16,19 @@ import pytest
 from typer.testing import CliRunner
 
 from cdn_worker.cli import app
-from cdn_worker.codec import encoded
-from cdn_worker.contract import OTHER_BUCKET, CopyTask, Item, JobSpec, ListTask, Refused
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import OTHER_BUCKET, CopyTask, Item, JobSpec, ListTask, Refused
 from cdn_worker.queues.memory import memory_queues
-from cdn_worker.worker import Pool as WorkerPool
-from sts_manager.crew import Crew
+from cdn_worker.worker.worker import Pool as WorkerPool
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Chosen, Route, StartJob
-from sts_manager.domain.naming import Prefix, job_name
-from sts_manager.pool import keeper as keeper_module
-from sts_manager.pool.allow_list import AllowList, Buckets
-from sts_manager.pool.keeper import PoolKeeper
-from sts_manager.pool.ledger import PoolLedger
-from sts_manager.pool_wiring import Pool
+from sts_manager.domain.names import Prefix, job_name
+from sts_manager.routes.local.supervisor import Crew
+from sts_manager.routes.pool import controller as keeper_module
+from sts_manager.routes.pool.allow_list import AllowList, Buckets
+from sts_manager.routes.pool.controller import PoolKeeper
+from sts_manager.routes.pool.ledger import PoolLedger
+from sts_manager.routes.pool.setup import Pool
 from sts_manager.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from cdn_worker.appetite import HUGE_AT_ONCE, KEYS_A_PROCESS, LISTINGS_MAX, Appetite, Load
-from cdn_worker.causes import ALIKE, Hope, cause_of
-from cdn_worker.copying.steps import BUFFER_MAX
+from cdn_worker.copier.process_pool import KEY_WEIGHT, weight_of
 from cdn_worker.domain.budget import HUGE_BYTES, HUGE_NEED, QUEUE_FULL, QUEUE_LEAST, Budget, need_of, streams_of
 from cdn_worker.domain.outage import FORGET_S, MISSES, OUTAGE_S, Contacts, outages
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.processes import KEY_WEIGHT, weight_of
+from cdn_worker.object_copy.commands import BUFFER_MAX
+from cdn_worker.worker.claim_limits import HUGE_AT_ONCE, KEYS_A_PROCESS, LISTINGS_MAX, Appetite, Load
+from cdn_worker.worker.shared_causes import ALIKE, Hope, cause_of
 
 MIB = 1 << 20
 NOTHING = Load(keys=0, weight=0, weight_max=512 * MIB, huge_room=128, listings=0)

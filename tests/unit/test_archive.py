@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cdn_worker.domain.archive import FOR_DAYS, FOR_GOOD, archived_by_head, left_by_service, refused_as_archived, unreadable
-from cdn_worker.domain.pages import RESTORED, RESTORING, Listed
+from cdn_worker.domain.listing_page import RESTORED, RESTORING, Listed
 from cdn_worker.domain.sigv4 import AwsKeys
 from cdn_worker.ports import Access
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.storage.s3 import S3Source
 from tools.emulators.sigv4 import scope_of, signature
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from sts_manager.daemon.pass_result import PassResult
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import Permanent, Retryable, Throttled
 from sts_manager.domain.model import (
     Chosen,
@@ -22,10 +24,8 @@ from sts_manager.domain.model import (
     ProjectUse,
     Route,
 )
-from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
-from sts_manager.pass_result import PassResult
+from sts_manager.domain.names import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch, NoQuotas
-from sts_manager.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService

@@ -10,14 +10,14 @@ from typing import NoReturn
 
 import pytest
 
-from cdn_worker.lists.jobs import Kind, Row, State
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.protocol.url_list_jobs import Kind, Row, State
+from cdn_worker.protocol.url_list_ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import JobStatus, PrefixJob, Route
-from sts_manager.domain.naming import JobName, Prefix
-from sts_manager.list_wiring import UrlLists
+from sts_manager.domain.names import JobName, Prefix
+from sts_manager.routes.url_list.missing_objects import left_behind_of
+from sts_manager.routes.url_list.setup import UrlLists
 from sts_manager.settings import Settings
-from sts_manager.url_lists.comparison import left_behind_of
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -71,7 +71,7 @@ def test_a_ledger_that_is_away_is_asked_again(
     with caplog.at_level(logging.WARNING):
         assert not lists.arriving(JOB), "it is not called done before"
         assert lists.comparing(), "whoever wants to end waits for it"
-        monkeypatch.setattr("sts_manager.list_wiring.NOT_BEGUN_S_MAX", 0.0)
+        monkeypatch.setattr("sts_manager.routes.url_list.setup.NOT_BEGUN_S_MAX", 0.0)
         assert lists.arriving(JOB), "but not for ever"
     assert [record.message for record in caplog.records] == ["prefix_not_compared_yet"], "told once"
     assert lists.uncompared() == (1, "the ledger of comparisons is away")

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from sts_manager import chores
+from sts_manager import admin
+from sts_manager.daemon.pass_result import PassResult
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import Denied, NameTaken, Throttled
 from sts_manager.domain.model import Hold, JobStatus, Limit, OperationState, Policy, Route
-from sts_manager.domain.naming import checked_prefixes
-from sts_manager.domain.ramp import WAIT_MAX, backoff, jitter, ramp_room
-from sts_manager.pass_result import PassResult
-from sts_manager.reconciler import Reconciler
+from sts_manager.domain.names import checked_prefixes
+from sts_manager.domain.pacing import WAIT_MAX, backoff, jitter, ramp_room
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService
@@ -186,7 +186,7 @@ def test_a_hold_pauses_everything_and_its_end_resumes_everything() -> None:
     assert not many.service.resumed
     assert len(many.service.jobs) == 4
     project = Project(many)  # type: ignore[arg-type]
-    chores.resume_all(many.store, project, many.clock.now(), dry_run=False, all_in_project=False)
+    admin.resume_all(many.store, project, many.clock.now(), dry_run=False, all_in_project=False)
     many.one_pass()
     many.one_pass()
     assert many.count(JobStatus.RUNNING) == 4

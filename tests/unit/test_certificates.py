@@ -8,7 +8,7 @@ import certifi
 import pytest
 
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.engine.certificates import VARIABLES, find_ca_file
+from cdn_worker.http.certificates import VARIABLES, find_ca_file
 
 
 @pytest.mark.parametrize("variable", VARIABLES)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdn_worker.codec import decoded_report, decoded_task, encoded
-from cdn_worker.contract import (
+from cdn_worker.domain.overwrite import Replace
+from cdn_worker.protocol.codec import decoded_report, decoded_task, encoded
+from cdn_worker.protocol.messages import (
     KEYS_MAX,
     MESSAGE_BYTES_MAX,
     Child,
@@ -32,7 +33,6 @@ from cdn_worker.contract import (
     child_of,
     undone,
 )
-from cdn_worker.domain.replace import Replace
 
 SPEC = JobSpec(
     job="transferJobs/stsm-1-a1",

@@ -17,19 +17,19 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cdn_worker.channel import Channel
-from cdn_worker.copying.steps import Resume, Task
+from cdn_worker.copier.channel import Channel
+from cdn_worker.copier.checkpoints import Journal
+from cdn_worker.copy_command.progress import Progress, Screen, closing, sized, spent
+from cdn_worker.copy_command.verdict_file import VerdictsLost, open_verdicts, partial
+from cdn_worker.credentials.provider import Keyring, aws_credentials
+from cdn_worker.credentials.signing_keys import signer_from_secret
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.signing import Digest
 from cdn_worker.domain.sigv4 import AwsKeys
 from cdn_worker.domain.verdict import KeyVerdict, Tally, Verdict
-from cdn_worker.journal import Journal
-from cdn_worker.keypairs import signer_from_secret
-from cdn_worker.keyring import Keyring, aws_credentials
+from cdn_worker.object_copy.commands import Resume, Task
 from cdn_worker.ports import Access
-from cdn_worker.screen import Progress, Screen, closing, sized, spent
-from cdn_worker.verdict_file import VerdictsLost, open_verdicts, partial
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
 

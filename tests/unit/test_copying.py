@@ -11,9 +11,13 @@ from email.utils import formatdate
 import pytest
 from google_crc32c import value as crc32c
 
-from cdn_worker.copying import copied
-from cdn_worker.copying.one_object import FROM_STORE
-from cdn_worker.copying.steps import (
+from cdn_worker.domain.http import Answer, Fault, Request
+from cdn_worker.domain.integrity import MultipartMd5, Verified
+from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.verdict import KeyVerdict, Verdict
+from cdn_worker.object_copy import copied
+from cdn_worker.object_copy.base import FROM_STORE
+from cdn_worker.object_copy.commands import (
     BROKEN_MAX,
     BUSY_MAX,
     Command,
@@ -27,13 +31,9 @@ from cdn_worker.copying.steps import (
     Wait,
     Way,
 )
-from cdn_worker.domain.http import Answer, Fault, Request
-from cdn_worker.domain.integrity import MultipartMd5, Verified
-from cdn_worker.domain.keys import KeyMapping
-from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.cdn import CdnSource
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.storage.cdn import CdnSource
+from cdn_worker.storage.gcs import GcsSink
+from cdn_worker.storage.s3 import S3Source
 
 BODY = b"the bytes of an object"
 MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cdn_worker.credentials import AGAIN_S, AHEAD, LOOK_S, REST_S, Provider
+from cdn_worker.config import Reach
+from cdn_worker.credentials.provider import EARLY, Keyring
+from cdn_worker.credentials.renewal import AGAIN_S, AHEAD, LOOK_S, REST_S, Provider
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.keyring import EARLY, Keyring
-from cdn_worker.reach import Reach
-from cdn_worker.reach_settings import takes_token
+from cdn_worker.flags import takes_token
 from tests.stages import wait_for
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from sts_manager.daemon import GRACE_S, LAST_BEAT_S, LAST_CALLS_S, Daemon, Ending, Intervals, Stop
+from sts_manager.daemon.heartbeat import Pulse
+from sts_manager.daemon.loop import GRACE_S, LAST_BEAT_S, LAST_CALLS_S, Daemon, Ending, Intervals, Stop
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.heartbeat import Vitals
 from sts_manager.domain.model import JobStatus, OperationState, Policy, Route
-from sts_manager.domain.naming import checked_prefixes
-from sts_manager.pulse import Pulse
-from sts_manager.reconciler import Reconciler
+from sts_manager.domain.names import checked_prefixes
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sts_manager.data_plane import pool_settings
 from sts_manager.domain.errors import Permanent
 from sts_manager.domain.model import Route, StartJob
-from sts_manager.domain.naming import Prefix, job_name
+from sts_manager.domain.names import Prefix, job_name
+from sts_manager.routes.pool.copy_spec import pool_settings
 from sts_manager.settings import load_settings
 
 ORDER = StartJob(

@@ -8,13 +8,13 @@ from itertools import combinations
 
 import pytest
 
-from sts_manager import chores
+from sts_manager import admin
 from sts_manager.destinations import refuse_shared_names
 from sts_manager.domain.collisions import find_collision, target
 from sts_manager.domain.errors import BadInput
+from sts_manager.domain.location import place
 from sts_manager.domain.model import Chosen
-from sts_manager.domain.naming import Prefix, checked_prefixes
-from sts_manager.domain.place import place
+from sts_manager.domain.names import Prefix, checked_prefixes
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -25,7 +25,7 @@ def prepare(store: MemoryStore, rows: dict[str, str]) -> None:
     """rows: each prefix's own destination; empty for none."""
     prefixes = sorted(checked_prefixes(list(rows)))
     chosen = {Prefix(prefix): Chosen(destination=text) for prefix, text in rows.items() if text}
-    chores.prepare(store, prefixes, NOW, lambda _: None, chosen)
+    admin.prepare(store, prefixes, NOW, lambda _: None, chosen)
 
 
 @pytest.fixture

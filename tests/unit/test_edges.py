@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 from cdn_worker.domain.budget import Budget
+from cdn_worker.domain.concurrency import SETTLE_S, Climb, Interval, Pace
 from cdn_worker.domain.http import Answer, headers_of, status_of
 from cdn_worker.domain.integrity import MIB, PART_BYTES_MIN, PARTS_MAX, Stored, goog_hashes, part_sizes
+from cdn_worker.domain.listing_page import parse_page
 from cdn_worker.domain.metadata import kept
-from cdn_worker.domain.pace import SETTLE_S, Climb, Interval, Pace
-from cdn_worker.domain.pages import parse_page
-from cdn_worker.domain.replace import Replace
+from cdn_worker.domain.overwrite import Replace
 from cdn_worker.domain.signing import unsafe
 from cdn_worker.domain.verdict import KeyVerdict, Tally, Verdict, summary
-from sts_manager.domain.choice import choose
 from sts_manager.domain.errors import Denied, NameDeleted, NameTaken, NotFound, OutOfOrder, Permanent, Retryable, Throttled
 from sts_manager.domain.heartbeat import tally
+from sts_manager.domain.location import place, places_of
 from sts_manager.domain.model import Change, Counters, JobStatus, Policy, PrefixJob, Route
-from sts_manager.domain.naming import Prefix, whole_of
-from sts_manager.domain.place import place, places_of
-from sts_manager.domain.ramp import WAIT_MAX, advanced, backoff, is_due, is_stalled, jitter, ramp_room
+from sts_manager.domain.names import Prefix, whole_of
+from sts_manager.domain.pacing import WAIT_MAX, advanced, backoff, is_due, is_stalled, jitter, ramp_room
+from sts_manager.domain.routing import choose
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

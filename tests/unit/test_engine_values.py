@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdn_worker.domain.budget import Budget
+from cdn_worker.domain.concurrency import Climb, Interval, Pace
 from cdn_worker.domain.http import Answer, headers_of, status_of
 from cdn_worker.domain.integrity import goog_hashes
 from cdn_worker.domain.keys import encoded
 from cdn_worker.domain.metadata import MetadataTooLarge, kept
-from cdn_worker.domain.pace import Climb, Interval, Pace
 from cdn_worker.domain.ranges import KeyRange, middle, steps_up
 from cdn_worker.domain.sigv4 import AwsKeys, SigV4, canonical_query
 from cdn_worker.domain.verdict import KeyVerdict, Tally, Verdict

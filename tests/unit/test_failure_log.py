@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.contract import Failure
+from cdn_worker.protocol.messages import Failure
 from sts_manager.domain.errors import Denied, Retryable, Throttled
 from sts_manager.domain.model import Change, Counters, FailedObject, JobStatus, PrefixJob, Route, changed
-from sts_manager.domain.naming import OperationName, Prefix, job_name
-from sts_manager.failure_log.reader import LATE, LogReader, reading_of
+from sts_manager.domain.names import OperationName, Prefix, job_name
 from sts_manager.ports import Batch
-from sts_manager.routes.transfer_log import LoggedFailure, LoggedFailures, filter_of
-from sts_manager.stores.sql import SqlStore, open_store
+from sts_manager.routes.sts.failure_log import LATE, LogReader, reading_of
+from sts_manager.routes.sts.transfer_log import LoggedFailure, LoggedFailures, filter_of
+from sts_manager.stores.sql.store import SqlStore, open_store
 from tests.fakes.clock import START, FakeClock
 
 PREFIX = Prefix("p/")

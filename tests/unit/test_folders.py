@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from cdn_worker.copying.steps import Command, Outcome
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.lists.folders import AT_ONCE, Walk, copy_folders
-from cdn_worker.lists.jobs import Moved, Row
+from cdn_worker.object_copy.commands import Command, Outcome
+from cdn_worker.protocol.url_list_jobs import Moved, Row
+from cdn_worker.url_lists.folders import AT_ONCE, Walk, copy_folders
 from tests.unit.test_copying import BODY, MD5, got, requests, stored, way
 
 REFUSED = Answer(400, [b"HTTP/1.1 400 X\r\n"], [b"no such name"])

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from cdn_worker.domain.replace import Replace
+from cdn_worker.domain.overwrite import Replace
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.lists.jobs import Row, State
-from cdn_worker.lists.ledger import ListLedger
-from cdn_worker.lists.ledger_comparisons import _after_all
+from cdn_worker.protocol.url_list_comparisons import _after_all
+from cdn_worker.protocol.url_list_jobs import Row, State
+from cdn_worker.protocol.url_list_ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Counters, ErrorBreakdown, FailedObject, OperationSnapshot, OperationState, PrefixJob, Route
-from sts_manager.domain.naming import JobName, OperationName, Prefix, repair_name
-from sts_manager.followed_failures import FINDING_MAX, FollowedFailures, Means, tell_shared
-from sts_manager.routes.repairs import Behind, Compared, NotCompared, Wanted
-from sts_manager.routes.transfer_log import LoggedFailure
+from sts_manager.domain.names import JobName, OperationName, Prefix, repair_name
+from sts_manager.routes.sts.repairs import Behind, Compared, NotCompared, Wanted
+from sts_manager.routes.sts.transfer_log import LoggedFailure
+from sts_manager.routes.url_list.followed_failures import FINDING_MAX, FollowedFailures, Means, tell_shared
 from sts_manager.settings import load_settings
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.memory_store import MemoryStore

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, CopyTask, Item, ListReport
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import ROOT, CopyTask, Item, ListReport
 from cdn_worker.queues.memory import memory_queues
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.decide import decide, starts
 from sts_manager.domain.errors import Denied, LeaseLost, Retryable, StsManagerError, Throttled
 from sts_manager.domain.model import (
@@ -33,12 +34,11 @@ from sts_manager.domain.model import (
     Route,
     StartRefused,
 )
-from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes, job_name
-from sts_manager.pool.keeper import PoolKeeper, Told
-from sts_manager.pool.leading import take_over
-from sts_manager.pool.ledger import Folded, PoolLedger
-from sts_manager.reconciler import Reconciler
-from sts_manager.routes.sts import StsRoute
+from sts_manager.domain.names import OperationName, Prefix, checked_prefixes, job_name
+from sts_manager.routes.pool.controller import PoolKeeper, Told
+from sts_manager.routes.pool.leading import take_over
+from sts_manager.routes.pool.ledger import Folded, PoolLedger
+from sts_manager.routes.sts.route import StsRoute
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.memory_store import MemoryStore

@@ -12,8 +12,7 @@ from zetasql.api.type_factory import TypeFactory
 from zetasql.core.exceptions import ServerError
 from zetasql.types import AnalyzerOptions, LanguageOptions, TypeKind, ZetaSQLBuiltinFunctionOptions
 
-from sts_manager.queries import for_tables, texts
-from sts_manager.stores.bigquery_sql import (
+from sts_manager.stores.bigquery.statements import (
     BEGIN,
     COMMIT,
     CONTROL_COLUMNS,
@@ -31,6 +30,7 @@ from sts_manager.stores.bigquery_sql import (
     clashes,
     statements,
 )
+from sts_manager.stores.queries import for_tables, texts
 
 NAMES = Names(project="some-project", dataset="data_migration", location="US", job="sts_job", history="sts_job_history")
 STAGED = "sts_job_load_0123"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker import health
 from cdn_worker.domain.errors import BadInput
-from cdn_worker.health import CONNECTIONS_MAX, Health
-from cdn_worker.worker import Figures
+from cdn_worker.worker import health
+from cdn_worker.worker.health import CONNECTIONS_MAX, Health
+from cdn_worker.worker.worker import Figures
 from tests.stages import wait_for
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from sts_manager.daemon.heartbeat import Pulse
 from sts_manager.domain.errors import OutOfOrder, Permanent, Retryable
 from sts_manager.domain.heartbeat import METRICS, MetricKind, MetricPoint, Tally, Vitals, points, tally
 from sts_manager.domain.model import Counters, JobStatus, PrefixJob, changed
-from sts_manager.domain.naming import JobName, Prefix
+from sts_manager.domain.names import JobName, Prefix
 from sts_manager.metrics.alerts import Silence, alerts
-from sts_manager.pulse import Pulse
 from tests.fakes.clock import FakeClock
 
 NOW = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console, RenderableType
 
-from sts_manager import screens
+from sts_manager.cli import views
 from sts_manager.doctor.finding import failed
 from sts_manager.domain.model import FailedObject, PrefixJob
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import HistoryRow
 
 KEY = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\u202e[red]=HYPERLINK(1)\nx"
@@ -34,9 +34,9 @@ def failures(key: str) -> tuple[FailedObject, ...]:
 @pytest.mark.parametrize(
     "screen",
     [
-        lambda: screens.answer_table(screens.failures_answer(failures(KEY)), "title"),
-        lambda: screens.finding_line(failed("prefix p/", f"for example {KEY}", f"rename {KEY}")),
-        lambda: screens.history_table(
+        lambda: views.answer_table(views.failures_answer(failures(KEY)), "title"),
+        lambda: views.finding_line(failed("prefix p/", f"for example {KEY}", f"rename {KEY}")),
+        lambda: views.history_table(
             "p/",
             [
                 HistoryRow(
@@ -56,10 +56,10 @@ def test_no_screen_obeys_a_key(screen: object) -> None:
 
 def test_comma_separated_values_hold_no_command_and_no_formula() -> None:
     for key in ("=HYPERLINK(1)", "+1", "-1", "@x", KEY):
-        (text,) = [*csv.DictReader(screens.answer_csv(screens.failures_answer(failures(key))))]
+        (text,) = [*csv.DictReader(views.answer_csv(views.failures_answer(failures(key))))]
         shown = text["key"]
         assert shown.isprintable()
         assert not shown.startswith(("=", "+", "-", "@"))
-    (plain,) = [*csv.DictReader(screens.answer_csv(screens.failures_answer(failures("a/b=c,d"))))]
+    (plain,) = [*csv.DictReader(views.answer_csv(views.failures_answer(failures("a/b=c,d"))))]
     assert plain["key"] == "a/b=c,d"
     assert plain["size"] == "1"

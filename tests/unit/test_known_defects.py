@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from sts_manager import chores
+from sts_manager import admin
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import Retryable, StoreUnavailable
 from sts_manager.domain.model import (
     Counters,
@@ -22,9 +23,8 @@ from sts_manager.domain.model import (
     Route,
     StartJob,
 )
-from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
+from sts_manager.domain.names import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch, Started, TransferJobView
-from sts_manager.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService
@@ -128,7 +128,7 @@ def test_4_an_aborted_operation_is_not_restarted_on_its_own(scene: Scene) -> Non
     scene.passes(20, seconds=3600)
     assert (scene.row().status, scene.row().error_code) == (JobStatus.ERROR, "CANCELLED")
     assert len(scene.service.jobs) == 1
-    assert chores.retry(scene.store, [PREFIX], scene.clock.now())[0].done
+    assert admin.retry(scene.store, [PREFIX], scene.clock.now())[0].done
     scene.passes(2)
     assert scene.row().status is JobStatus.RUNNING
     assert scene.row().attempt == 2
@@ -145,7 +145,7 @@ def test_5_an_operation_paused_by_a_person_is_not_resumed(scene: Scene) -> None:
 def test_5_an_operation_paused_by_the_command_is_resumed_as_documented(scene: Scene) -> None:
     scene.passes(2)
     project = Project(scene)
-    done = chores.pause_all(scene.store, project, scene.clock.now(), hold=None, dry_run=False, all_in_project=False)
+    done = admin.pause_all(scene.store, project, scene.clock.now(), hold=None, dry_run=False, all_in_project=False)
     assert [one.done for one in done] == [True]
     assert scene.row().paused_by is PausedBy.COMMAND
     operation = scene.operation
@@ -166,7 +166,7 @@ def test_5_an_operation_that_a_person_resumed_and_a_hold_paused_before_the_next_
     scene.passes()
     scene.service.set(operation, OperationState.IN_PROGRESS)
     hold = Hold(by="ops", at=scene.clock.now())
-    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    admin.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
     assert (scene.row().status, scene.row().paused_by) == (JobStatus.PAUSED, PausedBy.HOLD)
     scene.passes()
     scene.store.set_hold(None)
@@ -180,7 +180,7 @@ def test_5_what_a_person_has_just_paused_is_not_called_a_pause_of_ours(scene: Sc
     scene.passes(2)
     scene.service.set(scene.operation, OperationState.PAUSED)
     hold = Hold(by="ops", at=scene.clock.now()) if held else None
-    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    admin.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
     scene.passes(2)
     scene.store.set_hold(None)
     scene.passes(20, seconds=1200)
@@ -193,12 +193,12 @@ def test_5_a_hold_right_after_the_daemon_has_resumed_is_still_ours(scene: Scene)
     scene.passes(2)
     operation = scene.operation
     hold = Hold(by="ops", at=scene.clock.now())
-    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    admin.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
     scene.passes()
     scene.store.set_hold(None)
     scene.passes()
     assert scene.service.resumed == [operation]
-    chores.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
+    admin.pause_all(scene.store, Project(scene), scene.clock.now(), hold=hold, dry_run=False, all_in_project=False)
     scene.passes(3)
     assert scene.row().status is JobStatus.PAUSED
     scene.store.set_hold(None)
@@ -258,7 +258,7 @@ def test_7_clean_up_keeps_never_run_and_recurring_and_needed_jobs(scene: Scene, 
     project = Project(scene, never_run, recurring)
 
     def removed() -> list[str]:
-        list(chores.remove_successful_one_time_jobs(scene.store, project, dry_run=False, all_in_project=all_in_project))
+        list(admin.remove_successful_one_time_jobs(scene.store, project, dry_run=False, all_in_project=all_in_project))
         return project.deleted
 
     assert removed() == []  # it runs
@@ -270,7 +270,7 @@ def test_7_clean_up_keeps_never_run_and_recurring_and_needed_jobs(scene: Scene, 
 
 def test_7_clean_up_holds_few_operations_in_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a million jobs that were done, each operation's whole description would be gigabytes."""
-    monkeypatch.setattr(chores, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(admin, "ROWS_AT_ONCE", 2)
     scene.passes(2)
     operation = scene.operation
     scene.service.set(operation, OperationState.SUCCESS)
@@ -285,7 +285,7 @@ def test_7_clean_up_holds_few_operations_in_memory(scene: Scene, monkeypatch: py
         return known(names)
 
     monkeypatch.setattr(project, "operations", counted)
-    done = list(chores.remove_successful_one_time_jobs(scene.store, project, dry_run=False, all_in_project=True))
+    done = list(admin.remove_successful_one_time_jobs(scene.store, project, dry_run=False, all_in_project=True))
     assert asked == [2, 2, 1]
     assert len(project.deleted) == len(done) == 5
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.contract import JobSpec
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.lists.jobs import CANCELLED, Moved, Row, State
-from cdn_worker.lists.ledger import ListLedger
+from cdn_worker.protocol.messages import JobSpec
+from cdn_worker.protocol.url_list_jobs import CANCELLED, Moved, Row, State
+from cdn_worker.protocol.url_list_ledger import ListLedger
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import OperationState
-from sts_manager.url_lists.document import snapshot, state_of
+from sts_manager.routes.url_list.operation import snapshot, state_of
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 JOB = "transferJobs/stsm-x-a1"

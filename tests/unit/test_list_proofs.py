@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from cdn_worker.domain.integrity import Stored, Verified
-from cdn_worker.lists import proofs
-from cdn_worker.lists.jobs import Row
+from cdn_worker.protocol.url_list_jobs import Row
+from cdn_worker.url_lists import proofs
 
 BODY = hashlib.md5(b"body", usedforsecurity=False)
 

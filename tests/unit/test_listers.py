@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from cdn_worker.lists import service
-from cdn_worker.lists.jobs import Hints, Job, Kind, State
-from cdn_worker.lists.ledger import ListLedger
-from cdn_worker.lists.lister import Sizes
-from cdn_worker.lists.service import JOBS_MAX, Listers
+from cdn_worker.protocol.url_list_jobs import Hints, Job, Kind, State
+from cdn_worker.protocol.url_list_ledger import ListLedger
+from cdn_worker.url_lists import service
+from cdn_worker.url_lists.runner import Sizes
+from cdn_worker.url_lists.service import JOBS_MAX, Listers
 from sts_manager.domain.errors import StoreUnavailable
-from sts_manager.url_lists.comparison import is_first, left_behind_of
+from sts_manager.routes.url_list.missing_objects import is_first, left_behind_of
 from tests.unit.test_list_ledger import SPEC, bad, row
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

@@ -8,7 +8,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdn_worker.lists.manifest import MANIFEST_BYTES_MAX, write_manifest
+from cdn_worker.url_lists.manifest import MANIFEST_BYTES_MAX, write_manifest
 
 NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=40)
 """Of an object that Cloud Storage takes: no other gets as far as a manifest."""

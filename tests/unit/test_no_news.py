@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import pytest
 
+from sts_manager.cli.views import gather, health
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.decide import decide, starts
 from sts_manager.domain.model import (
     Chosen,
@@ -20,9 +22,7 @@ from sts_manager.domain.model import (
     PrefixJob,
     Route,
 )
-from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes, job_name
-from sts_manager.reconciler import Reconciler
-from sts_manager.screens import gather, health
+from sts_manager.domain.names import OperationName, Prefix, checked_prefixes, job_name
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.memory_store import MemoryStore

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdn_worker.domain import pages
-from cdn_worker.domain.pages import RESTORED, RESTORING, Filter, Listed, parse_page
+from cdn_worker.domain import listing_page
+from cdn_worker.domain.listing_page import RESTORED, RESTORING, Filter, Listed, parse_page
 from tests.stages import SOURCE, fill, s3_client
 from tools.emulators.stage import Stage
 
@@ -68,7 +68,7 @@ def test_every_page_comes_back_as_it_was_listed(entries: list[Listed], token: st
 @given(st.lists(LISTED, max_size=10) | st.lists(ARCHIVED, max_size=10))
 def test_the_scanner_and_the_parser_agree(entries: list[Listed]) -> None:
     body = page(entries, "more")
-    assert parse_page(body) == pages._parsed(body)
+    assert parse_page(body) == listing_page._parsed(body)
 
 
 def test_another_layout_is_parsed_in_the_ordinary_way() -> None:
@@ -115,7 +115,7 @@ def test_a_restore_is_read_wherever_it_stands(status: str, restore: str, before:
 
 def test_pages_without_a_restore_are_scanned_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group more in the expression would cost every listing that has no archive."""
-    monkeypatch.setattr(pages, "_ENTRY_RESTORE", None)
+    monkeypatch.setattr(listing_page, "_ENTRY_RESTORE", None)
     one = Listed("a", 1, ETAG, MODIFIED, "GLACIER")
     assert parse_page(page([one])).entries == [one]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sts_manager.domain.model import JobStatus, PausedBy, PrefixJob
-from sts_manager.domain.naming import JobName, OperationName, Prefix
+from sts_manager.domain.names import JobName, OperationName, Prefix
 from sts_manager.domain.pauses import is_paused_by_person
 
 FIRST, SECOND = OperationName("transferOperations/1"), OperationName("transferOperations/2")

@@ -12,18 +12,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cdn_worker.copy_settings import place as place_of_flag
-from cdn_worker.copying.steps import Outcome, Renew, Task, Wait
+from cdn_worker.copy_command.flags import place as place_of_flag
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.keys import KeyMapping
-from cdn_worker.domain.pages import RESTORED, RESTORING, Filter, Listed
+from cdn_worker.domain.listing_page import RESTORED, RESTORING, Filter, Listed
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.planning import Ground, Planned, Planner, Walk
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.s3 import S3Source
-from sts_manager.domain.place import place
+from cdn_worker.listing.diff import Ground, Planned, Planner, Walk
+from cdn_worker.object_copy.commands import Outcome, Renew, Task, Wait
+from cdn_worker.storage.gcs import GcsSink
+from cdn_worker.storage.s3 import S3Source
+from sts_manager.domain.location import place
 from tools.bench.copying.synthetic import BODY_ETAG, Keys, Synthetic
 from tools.emulators.rawhttp import RawRequest, RawResponse
 
@@ -156,7 +156,7 @@ def listed(key: str = "logs/a", size: int = 1000, etag: str = BODY_ETAG, storage
     ],
 )
 def test_what_cannot_be_copied_is_said_before_a_byte_moves(one: Listed, error: str) -> None:
-    from cdn_worker.planning import judged
+    from cdn_worker.listing.diff import judged
 
     found = judged(one, None, ground())
     assert isinstance(found, KeyVerdict)
@@ -166,8 +166,8 @@ def test_what_cannot_be_copied_is_said_before_a_byte_moves(one: Listed, error: s
 
 def test_an_archived_object_is_read_when_it_was_restored_and_none_is_asked_for_that_is_there() -> None:
     from cdn_worker.domain.integrity import Stored
-    from cdn_worker.domain.replace import Replace
-    from cdn_worker.planning import judged
+    from cdn_worker.domain.overwrite import Replace
+    from cdn_worker.listing.diff import judged
 
     cold = listed(storage_class="DEEP_ARCHIVE")
     assert isinstance(judged(cold._replace(restore=RESTORED), None, ground()), Task)
@@ -187,8 +187,8 @@ def test_an_archived_object_is_read_when_it_was_restored_and_none_is_asked_for_t
 
 def test_what_is_there_is_compared_by_the_strongest_that_is_known() -> None:
     from cdn_worker.domain.integrity import Stored, alike
-    from cdn_worker.domain.replace import Replace
-    from cdn_worker.planning import judged
+    from cdn_worker.domain.overwrite import Replace
+    from cdn_worker.listing.diff import judged
 
     def same(one: Listed, stored: Stored) -> Verified | None:
         return alike(stored, size=one.size, etag=one.etag)

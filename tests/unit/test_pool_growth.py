@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, CopyReport, Counts, Failure, ListFailed, ListReport, Report, Trouble
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import ROOT, CopyReport, Counts, Failure, ListFailed, ListReport, Report, Trouble
 from cdn_worker.queues.memory import memory_queues
 from sts_manager.domain.model import FailedObject, KnownObject, OperationState, PrefixJob
-from sts_manager.domain.naming import JobName
-from sts_manager.domain.naming import Prefix as StorePrefix
-from sts_manager.pool import tidying
-from sts_manager.pool.document import CANCELLED, snapshot
-from sts_manager.pool.folding import ENDS_AFTER, ERRORS_MAX, WELL_FOR
-from sts_manager.pool.keeper import FAILURES_MAX, PoolKeeper, Told
-from sts_manager.pool.ledger import PoolLedger
+from sts_manager.domain.names import JobName
+from sts_manager.domain.names import Prefix as StorePrefix
+from sts_manager.routes.pool import tidying
+from sts_manager.routes.pool.controller import FAILURES_MAX, PoolKeeper, Told
+from sts_manager.routes.pool.folding import ENDS_AFTER, ERRORS_MAX, WELL_FOR
+from sts_manager.routes.pool.ledger import PoolLedger
+from sts_manager.routes.pool.operation import CANCELLED, snapshot
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.test_pool_ledger import JOB, NOW, SPEC, Prefix, begun, copied, listed, state, swept
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolLedger]:
-    monkeypatch.setattr("sts_manager.pool.ledger.PRUNE_S", 0.0)
+    monkeypatch.setattr("sts_manager.routes.pool.ledger.PRUNE_S", 0.0)
     with closing(PoolLedger(path)) as made:
         yield made
 
@@ -346,7 +346,7 @@ def test_the_file_shrinks_when_what_was_in_it_is_gone(ledger: PoolLedger, path: 
 
 def test_all_that_there_is_to_tell_is_told_before_the_end_however_seldom_it_is_told(ledger: PoolLedger) -> None:
     """Of five thousand lines three thousand stayed in a file that a container loses (M5)."""
-    from cdn_worker.contract import Ledgered
+    from cdn_worker.protocol.messages import Ledgered
 
     begun(ledger)
     for sequence in range(10):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import encoded
-from cdn_worker.contract import (
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import (
     ROOT,
     Child,
     CopyReport,
@@ -28,8 +28,8 @@ from cdn_worker.contract import (
 )
 from sts_manager.domain.errors import Fatal
 from sts_manager.domain.model import OperationState
-from sts_manager.pool.document import CANCELLED, snapshot
-from sts_manager.pool.ledger import PoolLedger
+from sts_manager.routes.pool.ledger import PoolLedger
+from sts_manager.routes.pool.operation import CANCELLED, snapshot
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
 JOB = "transferJobs/stsm-m-x-a1"
@@ -228,7 +228,7 @@ def test_all_is_listed_anew_when_the_failed_keys_are_not_all_there_is(ledger: Po
 def test_more_failed_keys_than_a_message_holds_are_found_by_a_listing(
     ledger: PoolLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sts_manager.pool.ledger.REPLAY_KEYS_MAX", 1)
+    monkeypatch.setattr("sts_manager.routes.pool.ledger.REPLAY_KEYS_MAX", 1)
     begun(ledger).fold([listed("r", 1, 5), copied("r", 0, done=3, failed=2)], NOW)
     spec = replace(SPEC, job="transferJobs/stsm-m-x-a2")
     begun(ledger, spec, NOW + timedelta(minutes=1))

@@ -12,27 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.codec import encoded
-from cdn_worker.contract import ROOT, JobSpec, ListReport, Report
-from cdn_worker.copying.canary import MISMATCH, PERMISSION_DENIED, Trial, canary
-from cdn_worker.copying.steps import Command, Outcome, Renew, Task
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.integrity import Verified
 from cdn_worker.domain.verdict import Verdict
-from cdn_worker.health import answered
+from cdn_worker.object_copy.cdn_probe import MISMATCH, PERMISSION_DENIED, Trial, canary
+from cdn_worker.object_copy.commands import Command, Outcome, Renew, Task
 from cdn_worker.ports import Leased, Queues, QueueUnavailable
-from cdn_worker.post import Parcel, Post, PostBroken
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import ROOT, JobSpec, ListReport, Report
+from cdn_worker.protocol.sqlite_file import SqliteFile
 from cdn_worker.queues.memory import MemoryBoard, MemoryQueue, memory_queues
-from cdn_worker.queues.sqlite_file import SqliteFile
-from cdn_worker.worker import Figures
+from cdn_worker.worker.health import answered
+from cdn_worker.worker.queue_client import Parcel, Post, PostBroken
+from cdn_worker.worker.worker import Figures
 from sts_manager.clock import SystemClock
-from sts_manager.domain.choice import choose
 from sts_manager.domain.errors import BadInput, StoreUnavailable
 from sts_manager.domain.model import OperationState, Route
-from sts_manager.pool.document import Job, job_of, operation_of, snapshot
-from sts_manager.pool.keeper import PoolKeeper
-from sts_manager.pool.ledger import Folded, PoolLedger
-from sts_manager.pool_wiring import Pool
+from sts_manager.domain.routing import choose
+from sts_manager.routes.pool.controller import PoolKeeper
+from sts_manager.routes.pool.ledger import Folded, PoolLedger
+from sts_manager.routes.pool.operation import Job, job_of, operation_of, snapshot
+from sts_manager.routes.pool.setup import Pool
 from sts_manager.settings import Settings
 from tests.fakes.memory_store import MemoryStore
 from tests.stages import wait_for
@@ -155,7 +155,7 @@ class Flaky(MemoryQueue):
 
 
 def test_nothing_is_acknowledged_before_what_follows_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdn_worker.post.AWAY_S", 0.01)
+    monkeypatch.setattr("cdn_worker.worker.queue_client.AWAY_S", 0.01)
     reports = Flaky()
     queues = replace(memory_queues(), reports=reports)
     said: list[str] = []
@@ -243,7 +243,7 @@ def test_a_thread_that_died_by_a_defect_is_not_taken_for_one_that_waits(monkeypa
 def test_a_defect_in_one_turn_of_the_keeper_is_told_and_the_next_turn_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sts_manager.keeping.AWAY_S", 0.01)
+    monkeypatch.setattr("sts_manager.routes.local.background.AWAY_S", 0.01)
     queues = memory_queues()
     spec = JobSpec(job="transferJobs/stsm-m-x-a1", prefix="p/", source_bucket="abc", sink_bucket="def")
     with closing(PoolLedger(tmp_path / "pool.db")) as ledger:
@@ -392,7 +392,7 @@ def test_queues_that_cannot_be_used_are_closed_again_however_often_they_are_trie
     another.bind("another")
     for board, raised in ((BoardAway(), StoreUnavailable), (another, BadInput)):
         closing = Closing(board)
-        monkeypatch.setattr("sts_manager.pool_wiring.open_queues", closing.open)
+        monkeypatch.setattr("sts_manager.routes.pool.setup.open_queues", closing.open)
         for _ in range(3):
             with pytest.raises(raised):
                 Pool(settings, MemoryStore).open()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sts_manager.cli.prefix_file import PrefixFile, read_prefixes
 from sts_manager.domain.errors import BadInput
 from sts_manager.domain.model import Chosen, Route
-from sts_manager.domain.naming import Prefix, overlaps, prefix_fault
-from sts_manager.prefix_file import PrefixFile, read_prefixes
+from sts_manager.domain.names import Prefix, overlaps, prefix_fault
 
 
 def written(tmp_path: Path, text: str | bytes) -> Path:

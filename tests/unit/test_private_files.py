@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cdn_worker.queues.sqlite_file import SqliteFile
+from cdn_worker.protocol.sqlite_file import SqliteFile
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.stores.lease import StoreLease
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql.store import open_store
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 

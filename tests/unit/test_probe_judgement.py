@@ -24,7 +24,7 @@ from sts_manager.doctor.probe.source import CACHE_CONTROL, CONTENT_TYPE, OWNER, 
 from sts_manager.doctor.probe.storage import Answer, CloudStorage
 from sts_manager.domain.errors import Denied, Permanent, Retryable, Throttled
 from sts_manager.domain.model import Counters, ErrorBreakdown, OperationSnapshot, OperationState
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.names import OperationName
 
 AGREES, CONTRADICTS, NOTED, UNSETTLED = Outcome.AGREES, Outcome.CONTRADICTS, Outcome.NOTED, Outcome.UNSETTLED
 HASHES = goog_hash(crc32c=uploads.CRC32C)

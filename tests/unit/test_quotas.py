@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from sts_manager.domain.errors import Throttled
 from sts_manager.domain.model import Plan, Route, StartJob
-from sts_manager.domain.naming import JobName, OperationName, Prefix, job_name
-from sts_manager.routes.pacer import BUCKET_S, QUOTAS, Pacer
-from sts_manager.routes.quotas import ServiceQuotas
-from sts_manager.routes.sts import StsClient
+from sts_manager.domain.names import JobName, OperationName, Prefix, job_name
+from sts_manager.routes.sts.quotas import ServiceQuotas
+from sts_manager.routes.sts.rate_limiter import BUCKET_S, QUOTAS, Pacer
+from sts_manager.routes.sts.route import StsClient
 from tests.fakes.clock import FakeClock
 
 DAY = 86_400.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdn_worker.reach_settings import ReachFlags, reach_of
+from cdn_worker.flags import ReachFlags, reach_of
 
 
 @pytest.mark.parametrize(

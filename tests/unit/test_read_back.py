@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from cdn_worker.copying.steps import Command, Outcome, Tries, Wait, patient
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.integrity import MIB, Stored
-from cdn_worker.lists import read_back
-from cdn_worker.lists.jobs import Row
-from cdn_worker.lists.read_back import AT_ONCE, ReadBack
+from cdn_worker.object_copy.commands import Command, Outcome, Tries, Wait, patient
 from cdn_worker.ports import SinkObject
+from cdn_worker.protocol.url_list_jobs import Row
+from cdn_worker.url_lists import read_back
+from cdn_worker.url_lists.read_back import AT_ONCE, ReadBack
 
 BODY = random.Random(1).randbytes(11 * MIB)
 

@@ -8,13 +8,13 @@ from typing import NoReturn
 
 import pytest
 
-from sts_manager import chores
-from sts_manager.daemon import Daemon, Ending, Intervals, Stop
+from sts_manager import admin
+from sts_manager.daemon.loop import Daemon, Ending, Intervals, Stop
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import BadInput, Retryable, StoreUnavailable
 from sts_manager.domain.model import JobStatus, OperationSnapshot, OperationState, Policy, PrefixJob, Route, changed
-from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes
+from sts_manager.domain.names import OperationName, Prefix, checked_prefixes
 from sts_manager.ports import Batch
-from sts_manager.reconciler import Reconciler
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
@@ -32,7 +32,7 @@ def test_nothing_is_done_for_a_row_that_changed_meanwhile(scene: Scene) -> None:
 
     def then_changed(*args: object) -> tuple[PrefixJob, ...]:
         rows = real(*args)  # type: ignore[arg-type]
-        chores.retry(scene.store, [PREFIX], scene.clock.now())
+        admin.retry(scene.store, [PREFIX], scene.clock.now())
         return rows
 
     scene.store.startable = then_changed  # type: ignore[method-assign, assignment]
@@ -52,7 +52,7 @@ def test_an_outcome_survives_a_row_that_changed_meanwhile(scene: Scene) -> None:
 
     def after_a_command(batch):  # type: ignore[no-untyped-def]
         scene.store.record = real  # type: ignore[method-assign]
-        chores._mark(scene.store, scene.clock.now(), lambda job: replace(job, error_message="touched"))
+        admin._mark(scene.store, scene.clock.now(), lambda job: replace(job, error_message="touched"))
         return real(batch)
 
     scene.store.record = after_a_command  # type: ignore[method-assign]
@@ -85,11 +85,11 @@ def test_to_follow_no_longer_is_not_half_done_when_the_daemon_changes_the_row_in
     scene.store.record = after_the_daemon  # type: ignore[method-assign]
     project = Project(scene)
     if changes == 1:
-        assert [one.done for one in chores.stop_following(scene.store, project, scene.clock.now())] == [True, True]
+        assert [one.done for one in admin.stop_following(scene.store, project, scene.clock.now())] == [True, True]
         assert (scene.row().status, len(project.deleted)) == (JobStatus.DONE, 1)
     else:
         with pytest.raises(BadInput, match="keeps changing the rows"):
-            chores.stop_following(scene.store, project, scene.clock.now())
+            admin.stop_following(scene.store, project, scene.clock.now())
         assert (scene.row().status, project.deleted) == (JobStatus.RUNNING, []), "else the daemon would call it cancelled"
 
 

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from sts_manager.domain.errors import BadInput, StoreNotPrepared, StoreTooNew, StoreUnavailable
+from sts_manager.domain.location import without_password
 from sts_manager.domain.model import Chosen, JobStatus, Limit, PausedBy, Route
-from sts_manager.domain.naming import Prefix, checked_prefixes
-from sts_manager.domain.place import without_password
-from sts_manager.stores import sql
-from sts_manager.stores.sql import open_store
+from sts_manager.domain.names import Prefix, checked_prefixes
+from sts_manager.stores.sql import store as sql
+from sts_manager.stores.sql.store import open_store
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 

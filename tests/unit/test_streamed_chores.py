@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sts_manager import chores
+from sts_manager import admin
 from sts_manager.domain.model import JobStatus, PrefixJob, changed
-from sts_manager.domain.naming import Prefix
+from sts_manager.domain.names import Prefix
 from sts_manager.ports import Batch
-from sts_manager.stores.sql import open_store
+from sts_manager.stores.sql.store import open_store
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
@@ -43,9 +43,9 @@ class Counting(MemoryStore):
 def test_rows_are_changed_as_they_are_read() -> None:
     """They were read to their end first: 1 KiB each, and a million of them a gigabyte (L5)."""
     store = Counting()
-    done = sum(one.done for one in chores.retry_errors(store, NOW, code=None))
+    done = sum(one.done for one in admin.retry_errors(store, NOW, code=None))
     assert done == NUMBER
-    assert store.most <= chores.ROWS_AT_ONCE
+    assert store.most <= admin.ROWS_AT_ONCE
     assert store.counts()[JobStatus.WAITING] == NUMBER
 
 
@@ -61,7 +61,7 @@ def test_what_the_daemon_finishes_meanwhile_is_not_met_again(tmp_path: Path) -> 
 
         finish()
         met = []
-        for one in chores.rerun_all(store, NOW):
+        for one in admin.rerun_all(store, NOW):
             met.append(one.name)
             if len(met) % 500 == 0:
                 finish()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from google.cloud import storage_transfer_v1 as sts
 
+from sts_manager.domain.location import place
 from sts_manager.domain.model import OperationState, Route, StartJob
-from sts_manager.domain.naming import JobName, Prefix, job_name
-from sts_manager.domain.place import place
-from sts_manager.routes.sts import is_one_time, snapshot
-from sts_manager.routes.sts_spec import S3Access, TransferSettings, differences, transfer_job, transfer_spec
+from sts_manager.domain.names import JobName, Prefix, job_name
+from sts_manager.routes.sts.route import is_one_time, snapshot
+from sts_manager.routes.sts.spec import S3Access, TransferSettings, differences, transfer_job, transfer_spec
 from tools.emulators.sts.copier import Status
 from tools.emulators.sts.defaults import fill_defaults
 from tools.emulators.sts.rules import check_job

@@ -8,12 +8,12 @@ import pytest
 
 from cdn_worker.domain.http import headers_of, status_of
 from cdn_worker.domain.integrity import MultipartMd5, etag_of, goog_hash
+from cdn_worker.domain.listing_page import parse_page
 from cdn_worker.domain.metadata import kept
-from cdn_worker.domain.pages import parse_page
 from cdn_worker.domain.ranges import steps_up
 from cdn_worker.domain.signing import Policy, unsafe
 from cdn_worker.domain.url_list import HEADER, UrlList
-from sts_manager.domain.place import place
+from sts_manager.domain.location import place
 
 MD5 = "0123456789abcdef0123456789abcdef"
 HOST = "d1.example.net"

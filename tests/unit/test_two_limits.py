@@ -8,10 +8,10 @@ from datetime import datetime
 
 import pytest
 
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.errors import Denied, Retryable
 from sts_manager.domain.model import Chosen, Hold, JobStatus, Limit, OperationState, Policy, PrefixJob, Route
-from sts_manager.domain.naming import checked_prefixes
-from sts_manager.reconciler import Reconciler
+from sts_manager.domain.names import checked_prefixes
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService

@@ -20,8 +20,8 @@ from sts_manager.domain.model import (
     StartJob,
     StartRefused,
 )
-from sts_manager.domain.naming import OperationName, Prefix, checked_prefixes, job_name
-from sts_manager.domain.settle import settle
+from sts_manager.domain.names import OperationName, Prefix, checked_prefixes, job_name
+from sts_manager.domain.transitions import settle
 from tests.fakes.clock import START
 
 POLICY = Policy(migration="0badcafe", route=Route.STS_S3)

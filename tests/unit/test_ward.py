@@ -8,8 +8,8 @@ from collections import deque
 
 import pytest
 
-from cdn_worker.copying.steps import Task
-from cdn_worker.ward import ALONE_MAX, DEATHS_MAX, Entry, Ward, tickets_of
+from cdn_worker.copier.suspects import ALONE_MAX, DEATHS_MAX, Entry, Ward, tickets_of
+from cdn_worker.object_copy.commands import Task
 
 OBJECTS = 1500
 

@@ -34,7 +34,7 @@ from sts_manager.domain.model import (
     SteeringFailed,
     changed,
 )
-from sts_manager.domain.naming import JobName, OperationName, Prefix, prefix_fault
+from sts_manager.domain.names import JobName, OperationName, Prefix, prefix_fault
 from tests.fakes.clock import START as NOW
 
 WORDS = Path(__file__).with_name("words.txt")

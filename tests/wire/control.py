@@ -29,18 +29,17 @@ from google.protobuf import json_format
 from google.pubsub_v1 import types as pubsub_types
 from requests.adapters import BaseAdapter
 
+from cdn_worker.credentials.signing_keys import signer_from_secret
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.domain.signing import Digest
-from cdn_worker.keypairs import signer_from_secret
 from cdn_worker.queues.pubsub import PubSubQueue
 from sts_manager.domain.errors import StsManagerError
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.names import OperationName
 from sts_manager.metrics import cloud_monitoring
-from sts_manager.routes import sts as route
-from sts_manager.routes import transfer_log
-from sts_manager.routes.pacer import Pacer
-from sts_manager.stores.bigquery_client import Warehouse, fault_of
-from sts_manager.stores.bigquery_sql import Names
+from sts_manager.routes.sts import route, transfer_log
+from sts_manager.routes.sts.rate_limiter import Pacer
+from sts_manager.stores.bigquery.client import Warehouse, fault_of
+from sts_manager.stores.bigquery.statements import Names
 from tests.fakes.clock import FakeClock
 from tests.wire.samples import Sample
 
@@ -264,7 +263,7 @@ def store_write(sample: Sample, _given: Given) -> Any:
         seen.append(fault_of(error).value)
         return fault_of(error)
 
-    with mock.patch("sts_manager.stores.bigquery_client.fault_of", note):
+    with mock.patch("sts_manager.stores.bigquery.client.fault_of", note):
         found = _raises(lambda: store.write("UPDATE t SET a = 1 WHERE TRUE", {}))
     if "returns" in found:
         found = {"affected": found["returns"].affected}

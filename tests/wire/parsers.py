@@ -11,21 +11,21 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from cdn_worker.copying import copied
-from cdn_worker.copying.canary import canary
-from cdn_worker.copying.steps import Outcome, Renew, Resume, Stream, Streamed, Task, Wait, Way, wrong
-from cdn_worker.domain import pages
+from cdn_worker.domain import listing_page
 from cdn_worker.domain.http import Answer, Host, Request
 from cdn_worker.domain.integrity import Stored, etag_of
 from cdn_worker.domain.keys import KeyMapping
+from cdn_worker.domain.listing_page import Listed
 from cdn_worker.domain.metadata import kept
-from cdn_worker.domain.pages import Listed
 from cdn_worker.domain.verdict import KeyVerdict
-from cdn_worker.planning import Ground, Planned, Planner, Walk
+from cdn_worker.listing.diff import Ground, Planned, Planner, Walk
+from cdn_worker.object_copy import copied
+from cdn_worker.object_copy.cdn_probe import canary
+from cdn_worker.object_copy.commands import Outcome, Renew, Resume, Stream, Streamed, Task, Wait, Way, wrong
 from cdn_worker.ports import Access, Source
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.cdn import CdnSource
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.storage.cdn import CdnSource
+from cdn_worker.storage.gcs import GcsSink
+from cdn_worker.storage.s3 import S3Source
 from tests.wire.samples import Sample
 
 Given = Mapping[str, Any]
@@ -209,7 +209,7 @@ def _listed(one: Listed) -> dict[str, Any]:
 
 def slow_page(sample: Sample, _given: Given) -> Any:
     """Whether the quick scanner and the ordinary parser say the same."""
-    return pages.parse_page(sample.body) == pages._parsed(sample.body)
+    return listing_page.parse_page(sample.body) == listing_page._parsed(sample.body)
 
 
 def source_explained(sample: Sample, _given: Given) -> Any:

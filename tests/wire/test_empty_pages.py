@@ -11,7 +11,7 @@ import pytest
 
 from cdn_worker.domain.http import Answer, Request
 from cdn_worker.domain.keys import KeyMapping
-from cdn_worker.planning import Planned, Planner
+from cdn_worker.listing.diff import Planned, Planner
 from tests.unit.test_planning import Turns, ground, plan
 from tests.wire.parsers import LAST_PAGE
 from tools.bench.copying.synthetic import Keys, Synthetic

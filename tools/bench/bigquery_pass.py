@@ -17,12 +17,12 @@ from typing import Any
 from google.cloud import bigquery
 
 from sts_manager.clock import SystemClock
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.model import JobStatus, Policy, Route
-from sts_manager.domain.naming import checked_prefixes
-from sts_manager.reconciler import Reconciler
-from sts_manager.stores.bigquery_client import connect
-from sts_manager.stores.bigquery_setup import open_store, preparation
-from sts_manager.stores.bigquery_sql import Names
+from sts_manager.domain.names import checked_prefixes
+from sts_manager.stores.bigquery.client import connect
+from sts_manager.stores.bigquery.setup import open_store, preparation
+from sts_manager.stores.bigquery.statements import Names
 from sts_manager.stores.lease import StoreLease
 from tools.bench.million import InstantService
 from tools.emulators.stage import PROJECT, Stage

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import botocore.session
 from botocore.parsers import create_parser
 
-from cdn_worker.domain.pages import parse_page
+from cdn_worker.domain.listing_page import parse_page
 
 KEYS = 1000
 ROUNDS = 7

@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sts_manager.cli.prefix_file import read_prefixes
 from sts_manager.clock import SystemClock
+from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.model import Counters, JobStatus, OperationSnapshot, OperationState, Policy, Route, StartJob
-from sts_manager.domain.naming import OperationName
+from sts_manager.domain.names import OperationName
 from sts_manager.ports import Started
-from sts_manager.prefix_file import read_prefixes
-from sts_manager.reconciler import Reconciler
-from sts_manager.stores.sql import SqlStore, open_store
+from sts_manager.stores.sql.store import SqlStore, open_store
 
 RUNNING_MAX = 200
 PASSES = 8

@@ -62,8 +62,8 @@ def ours(url: str, lanes: int = 8) -> Used:
 
 LISTING = """
 import sys
-from cdn_worker.engine.loop import Engine
-from cdn_worker.sources.s3 import S3Source
+from cdn_worker.http.engine import Engine
+from cdn_worker.storage.s3 import S3Source
 engine, bucket, keys = Engine(), S3Source(sys.argv[1], "bucket", "us-east-1"), 0
 def ask(token=""):
     engine.exchange(bucket.page(prefix="logs/", token=token), take)

@@ -19,12 +19,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdn_worker.codec import encoded
-from cdn_worker.contract import JobSpec, ListTask
+from cdn_worker.protocol.codec import encoded
+from cdn_worker.protocol.messages import JobSpec, ListTask
 from cdn_worker.queues.sqlite import sqlite_queues
 from sts_manager.clock import SystemClock
-from sts_manager.pool.keeper import PoolKeeper
-from sts_manager.pool.ledger import PoolLedger
+from sts_manager.routes.pool.controller import PoolKeeper
+from sts_manager.routes.pool.ledger import PoolLedger
 from tools.bench.copying import grounds as places
 
 OBJECTS, SIZE, TURNS = 60_000, 16 << 10, 3

@@ -12,8 +12,8 @@ from google.cloud import bigquery
 
 from sts_manager.doctor.probe.context import Context
 from sts_manager.doctor.probe.observation import Observation, hide, judge, leave_out, note
-from sts_manager.stores.bigquery_client import CALL_S, ONCE, QUERY_S, VENDOR, Fault, Parameter, Warehouse, fault_of, message_of
-from sts_manager.stores.bigquery_sql import BEGIN, COMMIT
+from sts_manager.stores.bigquery.client import CALL_S, ONCE, QUERY_S, VENDOR, Fault, Parameter, Warehouse, fault_of, message_of
+from sts_manager.stores.bigquery.statements import BEGIN, COMMIT
 
 SCRIPT, MERGED, CONFLICT = "BigQuery: a script's answer", "BigQuery: rows of a MERGE", "BigQuery: two scripts at once"
 ALL = (SCRIPT, MERGED, CONFLICT)

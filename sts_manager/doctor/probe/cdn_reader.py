@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cdn_worker.credentials.signing_keys import signer_from_file, signer_from_secret
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.signing import Digest, Signer, sign_prefix
-from cdn_worker.keypairs import signer_from_file, signer_from_secret
 from sts_manager.doctor.probe.context import Context
 
 LIFE = timedelta(hours=1)

@@ -15,8 +15,8 @@ from sts_manager.doctor.probe.observation import hide
 from sts_manager.doctor.probe.record import MARKER, ROOT, ProbeRecord, RecordFile, id_in, parse_record, time_in
 from sts_manager.doctor.probe.storage import Refusal
 from sts_manager.domain.errors import NotFound, StsManagerError
-from sts_manager.domain.place import Scheme, place
-from sts_manager.stores.bigquery_client import CALL_S, ONCE, VENDOR
+from sts_manager.domain.location import Scheme, place
+from sts_manager.stores.bigquery.client import CALL_S, ONCE, VENDOR
 
 FAULTS: tuple[type[Exception], ...] = (
     *(StsManagerError, requests.RequestException, BotoCoreError, ClientError, Refusal, *VENDOR),

@@ -13,12 +13,12 @@ import requests
 from sts_manager.doctor.finding import Patient
 from sts_manager.doctor.probe.record import ProbeRecord
 from sts_manager.doctor.probe.storage import CloudStorage
-from sts_manager.domain.place import Place, Scheme
+from sts_manager.domain.location import Place, Scheme
 from sts_manager.metrics.cloud_monitoring import AlertPolicies
 from sts_manager.ports import MetricsSink
-from sts_manager.routes.sts import StsClient
-from sts_manager.routes.sts_spec import TransferSettings
-from sts_manager.stores.bigquery_client import Warehouse
+from sts_manager.routes.sts.route import StsClient
+from sts_manager.routes.sts.spec import TransferSettings
+from sts_manager.stores.bigquery.client import Warehouse
 
 TRANSFER_WAIT_S, TRANSFER_POLL_S = 900.0, 5.0
 LOG_WAIT_S, LOG_POLL_S = 180.0, 5.0

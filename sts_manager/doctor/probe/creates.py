@@ -10,10 +10,10 @@ from google.cloud import storage_transfer_v1 as sts
 from sts_manager.doctor.probe.context import Context
 from sts_manager.doctor.probe.observation import Observation, hide, judge, leave_out, note, unsettle
 from sts_manager.domain.errors import Denied, Permanent, Retryable, StsManagerError, Throttled
+from sts_manager.domain.location import Place, Scheme
 from sts_manager.domain.model import Route, StartJob
-from sts_manager.domain.naming import JobName, Prefix
-from sts_manager.domain.place import Place, Scheme
-from sts_manager.routes.sts_spec import S3Access, TransferSettings, transfer_job
+from sts_manager.domain.names import JobName, Prefix
+from sts_manager.routes.sts.spec import S3Access, TransferSettings, transfer_job
 
 NO_DESTINATION, NO_SOURCE, NO_ROLE = "create: no such destination", "create: no such S3 source", "create: wrong role"
 ACCOUNT = "000000000000"

@@ -13,8 +13,8 @@ from sts_manager.doctor.probe.context import TRANSFER_POLL_S, TRANSFER_WAIT_S, C
 from sts_manager.doctor.probe.creates import CreateFacts, classify
 from sts_manager.domain.errors import NotFound, StsManagerError
 from sts_manager.domain.model import OperationSnapshot
-from sts_manager.domain.naming import JobName, OperationName
-from sts_manager.routes.sts_spec import differences
+from sts_manager.domain.names import JobName, OperationName
+from sts_manager.routes.sts.spec import differences
 
 SECRET = "aws_s3_data_source.aws_access_key"  # noqa: S105 - the name of a field that is left out
 

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from sts_manager.domain.errors import BadInput
-from sts_manager.domain.naming import JOB_NAME_STEM, JobName
+from sts_manager.domain.names import JOB_NAME_STEM, JobName
 
 ROOT = ".sts-manager/probe-"
 """How every object begins that a probe writes, in the destination and (`--probe-source-write`) in the source."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from cdn_worker.domain.keys import name_fault
 from sts_manager.doctor.probe.context import Context
-from sts_manager.domain.naming import prefix_fault
+from sts_manager.domain.names import prefix_fault
 
 LISTED_MAX = 5_000
 SMALL_BYTES = 1 << 20

@@ -8,8 +8,8 @@ from typing import Any
 from sts_manager.doctor.probe.context import LOG_POLL_S, LOG_WAIT_S, Context
 from sts_manager.doctor.probe.observation import Observation, judge, unsettle
 from sts_manager.domain.errors import StsManagerError
-from sts_manager.domain.naming import OperationName
-from sts_manager.routes.transfer_log import DEADLINE_S, LOGGING, LOGGING_EMULATOR, read_failures, session_at
+from sts_manager.domain.names import OperationName
+from sts_manager.routes.sts.transfer_log import DEADLINE_S, LOGGING, LOGGING_EMULATOR, read_failures, session_at
 
 LOG = "log of a failed object"
 BEGAN_WITHIN = timedelta(hours=1)

@@ -29,8 +29,8 @@ from sts_manager.doctor.probe.source import CACHE_CONTROL, CONTENT_TYPE, OWNER, 
 from sts_manager.doctor.probe.storage import Answer
 from sts_manager.doctor.probe.transfer_log import LOG, probe_log
 from sts_manager.domain.model import OperationSnapshot, OperationState
-from sts_manager.domain.naming import OperationName
-from sts_manager.routes.sts_spec import TransferSettings, transfer_job
+from sts_manager.domain.names import OperationName
+from sts_manager.routes.sts.spec import TransferSettings, transfer_job
 
 SPEC, NAME, SECOND = "transfer: spec as returned", "transfer: operation's name", "transfer: second run"
 STATES, RESULT, COPY, CARRIED = "transfer: states", "transfer: result", "transfer: the copy", "transfer: metadata"

@@ -13,7 +13,7 @@ from sts_manager.doctor.probe.context import Context
 from sts_manager.doctor.probe.observation import Observation, judge, leave_out, note, unsettle
 from sts_manager.doctor.probe.operations import OperationTrace, begin, watch
 from sts_manager.doctor.probe.source import SourceObject, SourceView
-from sts_manager.routes.sts_spec import ListedTransfer, list_job
+from sts_manager.routes.sts.spec import ListedTransfer, list_job
 
 TAKEN, NAMES, NO_MD5 = "URL list", "URL list: names", "URL list: a row without MD5"
 ALL = (TAKEN, NAMES, NO_MD5)

@@ -8,13 +8,13 @@ import sys
 import time
 from typing import Any
 
-from cdn_worker.copier import Copier
-from cdn_worker.copying.steps import Task, Way
+from cdn_worker.copier.scheduler import Copier
 from cdn_worker.domain.keys import KeyMapping
 from cdn_worker.domain.verdict import KeyVerdict, Verdict
-from cdn_worker.engine.loop import Engine, Limits
-from cdn_worker.sinks.gcs import GcsSink
-from cdn_worker.sources.cdn import CdnSource
+from cdn_worker.http.engine import Engine, Limits
+from cdn_worker.object_copy.commands import Task, Way
+from cdn_worker.storage.cdn import CdnSource
+from cdn_worker.storage.gcs import GcsSink
 
 
 def main(work: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""`cdn-worker copy`: one prefix, one machine."""

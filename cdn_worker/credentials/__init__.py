@@ -1,0 +1,1 @@
+"""Credentials and signing keys, and their renewal before they end."""

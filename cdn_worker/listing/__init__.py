@@ -1,0 +1,1 @@
+"""Source and destination, listed in lock step and compared."""

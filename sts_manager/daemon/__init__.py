@@ -1,0 +1,1 @@
+"""The daemon: its loop, one pass of it, its heartbeat."""
