@@ -179,6 +179,7 @@ class DaemonProcess:
             cdn_running_max=3,
             attempts_max=ATTEMPTS_MAX,
             follows=follows,
+            tells_empty=True,
             retry_delay=timedelta(seconds=60),
             retry_delay_max=timedelta(minutes=10),
             breaker_delay=timedelta(minutes=2),

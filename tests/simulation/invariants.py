@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from google.cloud import storage_transfer_v1 as sts
 
-from sts_manager.domain.model import JobStatus, PrefixJob, Route
+from sts_manager.domain.model import EMPTY, JobStatus, PrefixJob, Route
 from sts_manager.domain.names import Prefix, repaired_job, whole_of
 from sts_manager.ports import HistoryRow
 from tests.fakes.memory_store import MemoryStore
@@ -124,6 +124,10 @@ def _copied(world: World, job: PrefixJob) -> None:
     counters = job.counters
     settled = counters.objects_copied + counters.objects_skipped
     assert settled == len(wanted), f"{job.prefix!r}: {settled} settled of {len(wanted)}: {counters}"
+    told = job.error_code == EMPTY
+    assert told is not bool(wanted), (
+        f"{job.prefix!r} matches {len(wanted)} objects, and is{' ' if told else ' not '}called empty: {job}"
+    )
 
 
 def coverage(met: Counter[tuple[str, str]]) -> tuple[list[str], dict[str, dict[str, int]]]:

@@ -138,7 +138,7 @@ def peak(count: int) -> int:
 
 
 def test_ten_times_the_keys_take_no_more_memory() -> None:
-    assert peak(100_000) < 1.5 * peak(10_000) + (8 << 20)
+    assert peak(50_000) < 1.5 * peak(5_000) + (4 << 20)
 
 
 def listed(key: str = "logs/a", size: int = 1000, etag: str = BODY_ETAG, storage_class: str = "STANDARD") -> Listed:
