@@ -368,7 +368,7 @@ DEFECTS = (
     ),
     Defect(
         "C7 what is given back was delivered in vain (memory)",
-        "cdn_worker/queues/memory.py",
+        "tests/fakes/memory_queue.py",
         "held[0].in_vain -= not counted",
         "held[0].in_vain -= 0",
         (QUEUES, SCENES),
@@ -382,7 +382,7 @@ DEFECTS = (
     ),
     Defect(
         "C7 a lease that ended while its holder lives counts as a death",
-        "cdn_worker/queues/memory.py",
+        "tests/fakes/memory_queue.py",
         "                    ended.in_vain -= 1",
         "                    pass",
         (QUEUES,),

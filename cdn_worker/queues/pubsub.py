@@ -29,7 +29,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
-from cdn_worker.queues.memory import superseded
+from cdn_worker.queues.rules import DELIVERIES_MAX, superseded
 
 EMULATOR = "PUBSUB_EMULATOR_HOST"
 STORAGE_EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -42,7 +42,6 @@ ACKS_AT_ONCE = 1000
 USUAL_BYTES = 100_000
 """Of a message, before there was one."""
 REASON_BYTES = 1000
-DELIVERIES_MAX = 10
 RETENTION_S = 7 * 24 * 3600
 LEASE_LEAST, LEASE_MOST = 10, 600
 NAMES = ("lists", "copies", "huge", "reports", "dead")

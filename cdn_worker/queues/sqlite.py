@@ -15,7 +15,7 @@ from pathlib import Path
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
 from cdn_worker.protocol.sqlite_file import SqliteFile
-from cdn_worker.queues.memory import BYTES_MAX, DELIVERIES_MAX, delivered_in_vain, superseded
+from cdn_worker.queues.rules import BYTES_MAX, DELIVERIES_MAX, delivered_in_vain, superseded
 
 SCHEMA = 2
 BUSY_S = 10.0

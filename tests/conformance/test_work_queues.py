@@ -15,10 +15,10 @@ from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, QueueUnavailable
 from cdn_worker.protocol.sqlite_file import SqliteFile
 from cdn_worker.queues.factory import open_queues, prepare_queues
-from cdn_worker.queues.memory import memory_queues
 from cdn_worker.queues.sqlite import sqlite_queues
 from tests.conformance.work_queue import *  # noqa: F403
 from tests.conformance.work_queue import DELIVERIES_MAX, Bench, drained
+from tests.fakes.memory_queue import memory_queues
 from tests.stages import gcs_client, wait_for
 from tools.emulators.stage import PROJECT, Stage
 

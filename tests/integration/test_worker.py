@@ -20,9 +20,9 @@ from cdn_worker.http.engine import Limits
 from cdn_worker.ports import Queues
 from cdn_worker.protocol.codec import decoded_report, encoded
 from cdn_worker.protocol.messages import CopyReport, JobSpec, ListTask, Report
-from cdn_worker.queues.memory import memory_queues
 from cdn_worker.queues.sqlite import sqlite_queues
 from cdn_worker.worker.worker import Pool, Worker
+from tests.fakes.memory_queue import memory_queues
 from tests.stages import SINK, SOURCE, at_sink, fill, wait_for
 from tools.emulators.cdn import KEY_PAIR_ID
 from tools.emulators.stage import KEYS, Stage

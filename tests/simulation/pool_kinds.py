@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cdn_worker.domain.http import Answer, Fault, Request
 from cdn_worker.protocol.codec import decoded_task, encoded
 from cdn_worker.protocol.messages import CopyReport, CopyTask, Counts, Item, JobSpec, ListTask
-from cdn_worker.queues.memory import MemoryQueue
 from cdn_worker.worker.worker import Pool
+from tests.fakes.memory_queue import MemoryQueue
 from tests.simulation.buckets import CDN, GCS, S3
 from tests.simulation.timeline import Process
 from tests.simulation.workers import POOL, SimWorker

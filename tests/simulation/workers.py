@@ -22,11 +22,11 @@ from cdn_worker.http.engine import Engine, Timer
 from cdn_worker.object_copy import copied
 from cdn_worker.object_copy.commands import Resume, Task, Way
 from cdn_worker.ports import Access, JobState, Queues, QueueUnavailable
-from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
 from cdn_worker.storage.setup import Setup, way_of
 from cdn_worker.worker.list_task import Sizes
 from cdn_worker.worker.queue_client import Kind, Post
 from cdn_worker.worker.worker import Pool, Worker
+from tests.fakes.memory_queue import MemoryBoard, MemoryQueue
 from tests.simulation.buckets import CDN, GCS, S3, Buckets
 from tests.simulation.chance import Called, Chance
 from tests.simulation.streams import BUFFER_MAX, SimPlayer

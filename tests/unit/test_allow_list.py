@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from cdn_worker.cli import app
 from cdn_worker.protocol.codec import encoded
 from cdn_worker.protocol.messages import OTHER_BUCKET, CopyTask, Item, JobSpec, ListTask, Refused
-from cdn_worker.queues.memory import memory_queues
 from cdn_worker.worker.worker import Pool as WorkerPool
 from sts_manager.domain.errors import StoreUnavailable
 from sts_manager.domain.model import Chosen, Route, StartJob
@@ -31,6 +30,7 @@ from sts_manager.routes.pool.ledger import PoolLedger
 from sts_manager.routes.pool.setup import Pool
 from sts_manager.settings import Settings
 from tests.fakes.clock import FakeClock
+from tests.fakes.memory_queue import memory_queues
 from tests.fakes.memory_store import MemoryStore
 from tests.simulation.workers import POOL
 from tests.stages import wait_for

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, WorkQueue
-from cdn_worker.queues.memory import MemoryBoard, MemoryQueue
 from cdn_worker.queues.sqlite import SqliteQueue, sqlite_queues
 from cdn_worker.worker.queue_client import Kind, Parcel, Post
+from tests.fakes.memory_queue import MemoryBoard, MemoryQueue
 from tests.stages import wait_for
 
 

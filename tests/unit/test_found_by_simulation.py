@@ -14,7 +14,6 @@ import pytest
 
 from cdn_worker.protocol.codec import encoded
 from cdn_worker.protocol.messages import ROOT, CopyTask, Item, ListReport
-from cdn_worker.queues.memory import memory_queues
 from sts_manager.daemon.reconciler import Reconciler
 from sts_manager.domain.decide import decide, starts
 from sts_manager.domain.errors import Denied, LeaseLost, Retryable, StsManagerError, Throttled
@@ -41,6 +40,7 @@ from sts_manager.routes.pool.ledger import Folded, PoolLedger
 from sts_manager.routes.sts.route import StsRoute
 from sts_manager.stores.lease import StoreLease
 from tests.fakes.clock import START, FakeClock
+from tests.fakes.memory_queue import memory_queues
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.transfer_service import FakeTransferService
 from tests.simulation.chance import Chance

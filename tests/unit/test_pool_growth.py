@@ -16,7 +16,6 @@ import pytest
 
 from cdn_worker.protocol.codec import encoded
 from cdn_worker.protocol.messages import ROOT, CopyReport, Counts, Failure, ListFailed, ListReport, Report, Trouble
-from cdn_worker.queues.memory import memory_queues
 from sts_manager.domain.model import FailedObject, KnownObject, OperationState, PrefixJob
 from sts_manager.domain.names import JobName
 from sts_manager.domain.names import Prefix as StorePrefix
@@ -26,6 +25,7 @@ from sts_manager.routes.pool.folding import ENDS_AFTER, ERRORS_MAX, WELL_FOR
 from sts_manager.routes.pool.ledger import PoolLedger
 from sts_manager.routes.pool.operation import CANCELLED, snapshot
 from tests.fakes.clock import FakeClock
+from tests.fakes.memory_queue import memory_queues
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.test_pool_ledger import JOB, NOW, SPEC, Prefix, begun, copied, listed, state, swept
 

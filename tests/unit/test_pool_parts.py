@@ -21,7 +21,6 @@ from cdn_worker.ports import Leased, Queues, QueueUnavailable
 from cdn_worker.protocol.codec import encoded
 from cdn_worker.protocol.messages import ROOT, JobSpec, ListReport, Report
 from cdn_worker.protocol.sqlite_file import SqliteFile
-from cdn_worker.queues.memory import MemoryBoard, MemoryQueue, memory_queues
 from cdn_worker.worker.health import answered
 from cdn_worker.worker.queue_client import Parcel, Post, PostBroken
 from cdn_worker.worker.worker import Figures
@@ -34,6 +33,7 @@ from sts_manager.routes.pool.ledger import Folded, PoolLedger
 from sts_manager.routes.pool.operation import Job, job_of, operation_of, snapshot
 from sts_manager.routes.pool.setup import Pool
 from sts_manager.settings import Settings
+from tests.fakes.memory_queue import MemoryBoard, MemoryQueue, memory_queues
 from tests.fakes.memory_store import MemoryStore
 from tests.stages import wait_for
 from tests.unit.test_copying import BODY, MD5, got, played, resource, stored, way

@@ -1,4 +1,4 @@
-"""A queue in memory, for tests: it passes the suite of the real ones."""
+"""A queue in memory: it passes the suite of the real ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from cdn_worker.ports import JobState, Leased, Queues, Superseded
-
-DELIVERIES_MAX = 10
-BYTES_MAX = 1 << 40
-"""Taken at once where nobody says how many: no bound."""
+from cdn_worker.queues.rules import BYTES_MAX, DELIVERIES_MAX, delivered_in_vain, superseded
 
 
 @dataclass(slots=True, eq=False)
@@ -157,11 +154,3 @@ def memory_queues(
 
     board = MemoryBoard()
     return Queues(lists=queue(), copies=queue(), huge=queue(), reports=queue(), dead=dead, board=board, lease_s=lease_s)
-
-
-def delivered_in_vain(times: int) -> str:
-    return f"delivered {times} times, and never answered: whoever took it died or hung"
-
-
-def superseded(ours: int, theirs: int) -> str:
-    return f"a daemon with a later lease (epoch {theirs}) has posted since this one (epoch {ours}) led"
