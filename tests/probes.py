@@ -12,13 +12,13 @@ from typing import Any
 
 from sts_manager import app
 from sts_manager.cli import probe as probe_wiring
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor.probe.consent import examine_bucket, settle_rights
 from sts_manager.doctor.probe.context import Clients, Context
 from sts_manager.doctor.probe.observation import Observation, Outcome, Report
 from sts_manager.doctor.probe.record import RecordFile
 from sts_manager.doctor.probe.run import run_probe
 from sts_manager.doctor.probe.storage import CloudStorage
-from sts_manager.probe_options import ProbeOptions
 from sts_manager.settings import Settings, load_settings
 from tests.end_to_end.test_pool import cdn_flags
 from tests.stages import SINK, SOURCE, s3_client

@@ -1,4 +1,4 @@
-"""One copying loop in a process of its own: `python -m cdn_worker.copier.process FD`, started by `processes`.
+"""One copying loop in a process of its own: `python -m cdn_worker.copier.process FD`, started by `process_pool`.
 
 It gets tasks over a socket and gives verdicts back. When the other end is gone, it stops at once: whoever starts again finds what
 was done at the sink.

@@ -21,8 +21,9 @@ class Trial(NamedTuple):
 
     wrong     why nothing can be read through it, as (code, text for a person); None when nothing speaks against it
     spoiled   the object cannot be read for a reason of its own (archived, deleted, changed): it says nothing
-    stale     the CDN has another version than the bucket, as `wrong` tells. Of one object that may be what its cache kept, and
-              the object is read from the bucket then; of STALE_MAX of them it says what `wrong` says
+    stale     the CDN has another version than the bucket, or compressed it, as `wrong` tells. Of one object that may be what its
+              cache kept (it is read from the bucket then), or what this kind of content meets; of STALE_MAX of them it says
+              what `wrong` says
     """
 
     wrong: tuple[str, str] | None = None

@@ -1,4 +1,4 @@
-"""Messages as bytes, and bytes as messages: JSON of version 1, read field by field. See `contract` for what they mean.
+"""Messages as bytes, and bytes as messages: JSON of version 1, read field by field. See `messages` for what they mean.
 
 Whatever does not fit is refused with a reason and never acted upon: a queue is an open door.
 """

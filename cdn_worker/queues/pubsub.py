@@ -29,7 +29,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
-from cdn_worker.queues.rules import DELIVERIES_MAX, superseded
+from cdn_worker.queues.rules import DELIVERIES_MAX, explain_superseded
 
 EMULATOR = "PUBSUB_EMULATOR_HOST"
 STORAGE_EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -202,7 +202,7 @@ class GcsBoard:
             generation, board = self._there()
             known = board.get("epoch", 0)
             if epoch < known:
-                raise Superseded(superseded(epoch, known))
+                raise Superseded(explain_superseded(epoch, known))
             jobs = {job: state.value for job, state in states.items()}
             self._put(board | {"epoch": epoch, "jobs": jobs}, generation)
 

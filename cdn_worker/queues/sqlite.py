@@ -15,7 +15,7 @@ from pathlib import Path
 from cdn_worker.domain.errors import BadInput
 from cdn_worker.ports import JobState, Leased, Queues, QueueUnavailable, Superseded
 from cdn_worker.protocol.sqlite_file import SqliteFile
-from cdn_worker.queues.rules import BYTES_MAX, DELIVERIES_MAX, delivered_in_vain, superseded
+from cdn_worker.queues.rules import BYTES_MAX, DELIVERIES_MAX, explain_dead_letter, explain_superseded
 
 SCHEMA = 2
 BUSY_S = 10.0
@@ -125,7 +125,7 @@ class SqliteQueue:
             found = []
             for number, body, attempts, reason, taken in rows:
                 if self._dead and attempts > self._deliveries_max:
-                    self._move(connection, number, token, delivered_in_vain(attempts - 1))
+                    self._move(connection, number, token, explain_dead_letter(attempts - 1))
                 else:
                     found.append(Leased(body, f"{number}:{token}", attempts, reason, taken > 1))
         return found
@@ -208,7 +208,7 @@ class SqliteBoard:
         with self._file.transaction() as connection:
             row = connection.execute("SELECT value FROM about WHERE key = 'epoch'").fetchone()
             if row is not None and epoch < int(row["value"]):
-                raise Superseded(superseded(epoch, int(row["value"])))
+                raise Superseded(explain_superseded(epoch, int(row["value"])))
             connection.execute("INSERT OR REPLACE INTO about VALUES ('epoch', ?)", (str(epoch),))
             connection.execute("DELETE FROM board")
             connection.executemany("INSERT INTO board VALUES (?, ?)", [(job, state.value) for job, state in states.items()])

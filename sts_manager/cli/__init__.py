@@ -34,6 +34,7 @@ from sts_manager.cli.options import (
     report,
 )
 from sts_manager.cli.prefix_file import ROUTES, PrefixFile, read_prefixes
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.daemon.loop import Ending, Stop
 from sts_manager.daemon.pass_result import PassResult
 from sts_manager.doctor.finding import Level
@@ -43,7 +44,6 @@ from sts_manager.domain.model import EMPTY, Hold, JobStatus, Route, StartRefused
 from sts_manager.domain.names import Prefix
 from sts_manager.domain.routing import AUTO
 from sts_manager.ports import JobStore
-from sts_manager.probe_options import ProbeOptions
 from sts_manager.settings import Settings, seconds_of, shown
 from sts_manager.stores import queries
 

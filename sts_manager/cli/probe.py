@@ -22,6 +22,7 @@ from rich.console import Console
 from cdn_worker.domain.errors import CdnWorkerError
 from sts_manager import app
 from sts_manager.cli import probe_view
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor import google
 from sts_manager.doctor.probe.cdn_reader import check_signing
 from sts_manager.doctor.probe.cleaning import FAULTS
@@ -38,7 +39,6 @@ from sts_manager.domain.location import Scheme
 from sts_manager.domain.service_answers import ServiceAnswers
 from sts_manager.metrics.cloud_monitoring import AlertPolicies, CloudMonitoring, Origin
 from sts_manager.ports import MetricsSink
-from sts_manager.probe_options import ProbeOptions
 from sts_manager.routes.pool.copy_spec import beside_store
 from sts_manager.routes.sts.spec import TransferSettings
 from sts_manager.routes.sts.transfer_log import session_at

@@ -1,4 +1,4 @@
-"""What an operator sees: status, history, plans. Values in, text out; `cli.py` prints it."""
+"""What an operator sees: status, history, plans. Values in, text out; the commands print it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sts_manager.stores.queries import Answer
 
 STOPPED = {Limit.POOL: "in the worker pool", Limit.SERVICE: "in the transfer service"}
 ADVICE: Mapping[str, str] = {
-    "CDN_MISMATCH": "mend --cdn-url or the distribution's origin; the daemon probes again by itself",
+    "CDN_MISMATCH": "mend --cdn-url or the distribution, as the example says; the daemon probes again by itself",
     "POISON_TASK": "see the workers' log for why they died; then `sts-manager retry PREFIX`",
     "POISON": "workers died of these objects: see their log; then `sts-manager retry PREFIX`, which tries just these",
     "URL_LIST_NAMES": "the service names objects of a URL list in a way that cannot be undone: route cdn or sts-s3",

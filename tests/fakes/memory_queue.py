@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from cdn_worker.ports import JobState, Leased, Queues, Superseded
-from cdn_worker.queues.rules import BYTES_MAX, DELIVERIES_MAX, delivered_in_vain, superseded
+from cdn_worker.queues.rules import BYTES_MAX, DELIVERIES_MAX, explain_dead_letter, explain_superseded
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,7 @@ class MemoryQueue:
         while self._waiting and len(found) < most and size < bytes_max:
             one = self._waiting.popleft()
             if self._dead is not None and one.in_vain >= self._deliveries_max:
-                self._dead.admit(one.body, delivered_in_vain(one.in_vain))
+                self._dead.admit(one.body, explain_dead_letter(one.in_vain))
                 continue
             one.in_vain += 1
             one.taken += 1
@@ -134,7 +134,7 @@ class MemoryBoard:
 
     def post(self, states: Mapping[str, JobState], *, epoch: int = 0) -> None:
         if epoch < self._epoch:
-            raise Superseded(superseded(epoch, self._epoch))
+            raise Superseded(explain_superseded(epoch, self._epoch))
         self._states, self._epoch = dict(states), epoch
 
     def read(self) -> Mapping[str, JobState]:

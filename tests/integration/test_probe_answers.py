@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor.probe import creates, monitoring, transfers, uploads
 from sts_manager.doctor.probe.context import Clients
 from sts_manager.doctor.probe.observation import Outcome
 from sts_manager.doctor.probe.source import OWNER
 from sts_manager.doctor.probe.storage import CloudStorage
 from sts_manager.doctor.probe.transfer_log import LOG
-from sts_manager.probe_options import ProbeOptions
 from tests.probes import OBJECTS, Probing, contradicted, remains, rows
 from tests.stages import SINK, fill
 from tools.emulators.stage import Stage

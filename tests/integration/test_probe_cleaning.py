@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor.probe import transfers
 from sts_manager.doctor.probe.cleaning import clean_earlier
 from sts_manager.doctor.probe.observation import Outcome
 from sts_manager.doctor.probe.record import MARKER, ProbeRecord, RecordFile, make_id
 from sts_manager.doctor.probe.run import LATE_S
 from sts_manager.domain.errors import BadInput, Fatal
-from sts_manager.probe_options import ProbeOptions
 from tests.end_to_end.commands import BUCKETS, Shell
 from tests.probes import OBJECTS, Death, Hours, Killed, Probing, deadly, outcomes, remains, rows
 from tests.proofs import sized

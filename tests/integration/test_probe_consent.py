@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from sts_manager.cli import probe as probe_wiring
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor.probe import monitoring, transfers
 from sts_manager.doctor.probe.observation import Outcome
 from sts_manager.domain.errors import BadInput, Fatal
-from sts_manager.probe_options import ProbeOptions
 from tests.end_to_end.commands import BUCKETS, Shell
 from tests.probes import OBJECTS, Probing, outcomes, remains, rows
 from tests.stages import SINK, fill

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from sts_manager import app
 from sts_manager.cli import probe as probe_wiring
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor.finding import Finding, Level
 from sts_manager.doctor.run import examine
 from sts_manager.domain.heartbeat import Vitals
 from sts_manager.domain.service_answers import ServiceAnswers
-from sts_manager.probe_options import ProbeOptions
 from sts_manager.settings import load_settings
 from tests.end_to_end.test_url_lists import Lists
 from tests.probes import OBJECTS, Probing

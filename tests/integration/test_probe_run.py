@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from sts_manager.cli.probe_options import ProbeOptions
 from sts_manager.doctor.probe import bigquery as bigquery_probe
 from sts_manager.doctor.probe import cloudfront, creates, monitoring, s3, transfers, uploads, url_lists
 from sts_manager.doctor.probe.observation import Outcome
 from sts_manager.doctor.probe.source import OWNER
 from sts_manager.doctor.probe.transfer_log import LOG
-from sts_manager.probe_options import ProbeOptions
 from tests.end_to_end.commands import BUCKETS, Shell
 from tests.end_to_end.test_pool import cdn_flags
 from tests.probes import OBJECTS, Probing, contradicted, outcomes, remains, rows

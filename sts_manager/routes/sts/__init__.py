@@ -1,1 +1,1 @@
-"""The routes that Google's Storage Transfer Service travels: from S3, from Cloud Storage, event-driven."""
+"""The routes that Google's Storage Transfer Service travels: its client, its quotas, its log."""
